@@ -1,0 +1,83 @@
+# Targets are listed by `make`. Arguments: JOB, BUDGET, RESUME, DEVICE, WHAT, RUN, PYTHON.
+# make itself ends with 2 whatever went wrong; edgeprune's own exit codes (docs/cli.md) are seen
+# by calling .venv/bin/edgeprune directly.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+JOB    ?= examples/fashion_mnist/job.toml
+BUDGET ?=
+RESUME ?=
+DEVICE ?= mobile_cpu
+WHAT   ?= $(JOB)
+RUN    ?= deploy/mobile_cpu/fashion_resnet
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } \
+	      /^## / { printf "\n%s\n", substr($$0, 4) } \
+	      /^[a-z_]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "make ends with 2 on any failure; for edgeprune's exit codes call $(BIN)/edgeprune itself."
+
+## Set up
+
+.PHONY: setup
+setup: $(STAMP) ## Make the virtual environment in .venv, with everything needed here
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "$(PYTHON) was not found: install Python 3.11 or later, or name it: make setup PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or later is needed, $(PYTHON) is $$("$(PYTHON)" -V 2>&1). Name another: make setup PYTHON=python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+## Use
+
+.PHONY: mobile_cpu
+mobile_cpu: $(STAMP) ## Run the whole job on this CPU [JOB=job.toml] [BUDGET=50%] [RESUME=1]
+	$(BIN)/edgeprune run "$(JOB)" --device mobile_cpu $(if $(BUDGET),--budget "$(BUDGET)") $(if $(RESUME),--resume)
+
+.PHONY: profile
+profile: $(STAMP) ## Show cost and memory of each layer [DEVICE=mobile_cpu] [WHAT=job.toml]
+	$(BIN)/edgeprune profile "$(WHAT)" --device "$(DEVICE)"
+
+.PHONY: report
+report: $(STAMP) ## Rewrite report.html of a finished run [RUN=deploy/DEVICE/JOB]
+	$(BIN)/edgeprune report "$(RUN)"
+
+.PHONY: train
+train: $(STAMP) ## Train the dense network of the Fashion-MNIST example again (about 30 minutes)
+	$(BIN)/python examples/fashion_mnist/train.py
+
+## Develop
+
+.PHONY: test
+test: $(STAMP) ## Run the tests
+	$(BIN)/pytest
+
+.PHONY: check
+check: $(STAMP) ## Lint, formatting, types, import contracts, generated documentation
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate_cli.py --check
+
+.PHONY: docs
+docs: $(STAMP) ## Write docs/cli.md from the help of the command line
+	$(BIN)/python docs/generate_cli.py
+
+.PHONY: clean
+clean: ## Remove caches and built packages; keeps .venv and deploy/
+	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find edgeprune examples tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
