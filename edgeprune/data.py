@@ -1,0 +1,148 @@
+"""The data of a job: batches for training, calibration, validation and test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeprune.errors import DataError
+
+Inputs = Tensor | tuple[Tensor, ...]
+Batch = tuple[Inputs, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+Metric = Callable[[Tensor, Tensor], float]
+
+
+def top1(output: Tensor, target: Tensor) -> float:
+    """Return the share of rows of `output` [N, classes] whose largest entry is at `target` [N]."""
+    return float((output.argmax(dim=1) == target).float().mean())
+
+
+@dataclass(frozen=True)
+class Data:
+    """Everything edgeprune needs to know of the data.
+
+    Args:
+        example_inputs: one input (or tuple of inputs) of the shape that will run on the device.
+        train: batches for recovery, or None: then only calibration inputs are used.
+        calibration: batches for importance, sensitivity and BatchNorm statistics.
+        validation: batches that choose between models.
+        loss: loss(output, target) -> scalar tensor; cross-entropy by default.
+        metric: metric(output, target) -> float, higher is better; top-1 accuracy by default.
+        test: batches for the final figures; validation serves where it is None.
+
+    Batches are (inputs, target); every iterable must allow several passes.
+    """
+
+    example_inputs: Inputs
+    train: Iterable[Batch] | None
+    calibration: Iterable[Batch]
+    validation: Iterable[Batch]
+    loss: Loss = torch.nn.functional.cross_entropy
+    metric: Metric = top1
+    test: Iterable[Batch] | None = None
+
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        """The example inputs as a tuple."""
+        return as_tuple(self.example_inputs)
+
+    @property
+    def metric_name(self) -> str:
+        """What reports call the metric."""
+        return (
+            "top-1 accuracy" if self.metric is top1 else getattr(self.metric, "__name__", "metric")
+        )
+
+    def check(self) -> None:
+        """Look at the first batch of every part.
+
+        Raises:
+            DataError: a part is empty, gives no (inputs, target), or has non-finite inputs.
+        """
+        for tensor in self.example:
+            if not isinstance(tensor, Tensor):
+                raise DataError(
+                    f"data: example_inputs holds a {type(tensor).__name__}, not a tensor"
+                )
+        parts = {"calibration": self.calibration, "validation": self.validation}
+        if self.train is not None:
+            parts["train"] = self.train
+        if self.test is not None:
+            parts["test"] = self.test
+        for name, part in parts.items():
+            first = next(iter(batches(part, name)), None)
+            if first is None:
+                raise DataError(
+                    f"data: {name} is empty",
+                    "the data factory must return at least one batch of it",
+                )
+            inputs, _ = first
+            shapes = [tuple(x.shape[1:]) for x in inputs]
+            wanted = [tuple(x.shape[1:]) for x in self.example]
+            if shapes != wanted:
+                raise DataError(
+                    f"data: inputs of {name} have shapes {shapes} after the batch dimension, "
+                    f"example_inputs {wanted}"
+                )
+            if not all(bool(torch.isfinite(x).all()) for x in inputs if x.is_floating_point()):
+                raise DataError(f"data: the first batch of {name} holds NaN or infinity")
+
+
+def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Return one or several inputs as a tuple."""
+    return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+
+
+def batches(
+    part: Iterable[Batch], name: str = "data"
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    """Yield the batches of `part` with their inputs as a tuple.
+
+    Raises:
+        DataError: something else than (inputs, target) came, or a second pass found nothing.
+    """
+    for index, batch in enumerate(part):
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise DataError(
+                f"data: batch {index} of {name} is a {type(batch).__name__}, not (inputs, target)"
+            )
+        inputs, target = batch
+        if not all(isinstance(x, Tensor) for x in (*as_tuple(inputs), target)):
+            raise DataError(f"data: batch {index} of {name} holds something that is not a tensor")
+        yield as_tuple(inputs), target
+
+
+def first_batches(
+    part: Iterable[Batch], count: int, name: str
+) -> list[tuple[tuple[Tensor, ...], Tensor]]:
+    """Return batches from the start of `part` that hold at least `count` samples, if there are.
+
+    Raises:
+        DataError: `part` is empty.
+    """
+    taken: list[tuple[tuple[Tensor, ...], Tensor]] = []
+    samples = 0
+    for inputs, target in batches(part, name):
+        taken.append((inputs, target))
+        samples += len(inputs[0])
+        if samples >= count:
+            break
+    if not taken:
+        raise DataError(f"data: {name} is empty or can be iterated only once")
+    return taken
+
+
+def call(model: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    """Return the single output tensor of `model` for `inputs`."""
+    output: Any = model(*inputs)
+    if not isinstance(output, Tensor):
+        raise DataError(
+            f"the model returns a {type(output).__name__}",
+            "wrap it so that it returns one tensor; several outputs are not supported yet",
+        )
+    return output

@@ -1,0 +1,131 @@
+"""Every error a user can meet, and the exit code it ends with.
+
+    EdgepruneError
+    |- UsageError              2   the request cannot be carried out as written
+    |  |- JobError                 the job file; all of its faults at once
+    |  |- UnknownDeviceError       no such profile; lists the known ones
+    |  |- FactoryError             model or data factory cannot be imported or called
+    |  |- WeightsError             weights missing, unreadable, unfitting or not finite
+    |  |- DataError                data loader empty or of the wrong shape
+    |  |- OutputError              output folder cannot be written
+    |  `- ResumeError              the run folder belongs to another run, or another run holds it
+    |- GateError               1   a budget, parity, accuracy or speed-up gate cannot be met
+    |  `- BudgetError              the budget lies below the smallest reachable cost
+    |- DeviceError             3   the device does not answer
+    |- UnstableError           4   a measurement does not settle
+    |- UnsupportedModelError   5   a layer that cannot be traced, priced, cut or exported
+    |- InternalCheckError      5   a transform broke its own promise; nothing was shipped
+    `- DeadlineError         124   the time allowed ran out
+
+An interrupt from the keyboard ends with 130.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+DONE = 0
+INTERRUPTED = 130
+
+
+class EdgepruneError(Exception):
+    """Base of all errors meant for the user.
+
+    Args:
+        what: what is wrong, with file and key where there is one.
+        hint: what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  {self.hint}" if self.hint else self.what
+
+
+class UsageError(EdgepruneError):
+    """The request cannot be carried out as written."""
+
+    exit_code = 2
+
+
+class JobError(UsageError):
+    """Faults of a job file, all of them.
+
+    Args:
+        path: the job file.
+        faults: one line each: key, line where known, what is wrong.
+    """
+
+    def __init__(self, path: str, faults: Sequence[str], hint: str = "") -> None:
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        super().__init__(f"{path}: {count}\n" + "\n".join(f"  - {f}" for f in faults), hint)
+        self.faults = tuple(faults)
+
+
+class UnknownDeviceError(UsageError):
+    """No device profile has this name."""
+
+
+class FactoryError(UsageError):
+    """A model or data factory cannot be imported or called."""
+
+
+class WeightsError(UsageError):
+    """Weights are missing, unreadable, do not fit the model, or are not finite."""
+
+
+class DataError(UsageError):
+    """A data loader is empty or gives something other than (inputs, target)."""
+
+
+class OutputError(UsageError):
+    """The output folder cannot be written."""
+
+
+class ResumeError(UsageError):
+    """The run folder belongs to another run, or another process is using it."""
+
+
+class GateError(EdgepruneError):
+    """A gate cannot be met."""
+
+    exit_code = 1
+
+
+class BudgetError(GateError):
+    """The budget lies below the smallest cost that can be reached."""
+
+
+class DeviceError(EdgepruneError):
+    """The device does not answer, or answers with an error."""
+
+    exit_code = 3
+
+
+class UnstableError(EdgepruneError):
+    """A measurement does not settle within the time allowed."""
+
+    exit_code = 4
+
+
+class UnsupportedModelError(EdgepruneError):
+    """A layer that cannot be traced, priced, cut or exported; says which and why."""
+
+    exit_code = 5
+
+
+class InternalCheckError(EdgepruneError):
+    """A transform did not keep its promise; what it made is not used."""
+
+    exit_code = 5
+
+
+class DeadlineError(EdgepruneError):
+    """The time allowed ran out."""
+
+    exit_code = 124

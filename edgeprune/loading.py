@@ -1,0 +1,222 @@
+"""Models, weights and data named in a job, loaded without ever unpickling code."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import random
+import sys
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from edgeprune.data import Data
+from edgeprune.errors import (
+    DataError,
+    EdgepruneError,
+    FactoryError,
+    UnsupportedModelError,
+    WeightsError,
+)
+from edgeprune.job import Job
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def load_model(job: Job, folder: Path) -> nn.Module:
+    """Return the job's model in eval mode, with its weights.
+
+    Raises:
+        FactoryError: the factory cannot be imported or does not return a module.
+        WeightsError: the weights are unreadable, do not fit or are not finite.
+    """
+    seed_everything(job.seed)
+    model = call_factory(job.model.factory, folder, "model.factory")
+    if not isinstance(model, nn.Module):
+        raise FactoryError(
+            f"model.factory {job.model.factory!r} returned a {type(model).__name__}, "
+            "not a torch.nn.Module"
+        )
+    if job.model.weights is not None:
+        load_weights(model, folder / job.model.weights)
+    check_finite(model)
+    return model.eval()
+
+
+def load_data(job: Job, folder: Path) -> Data:
+    """Return the job's data, its first batches checked.
+
+    Raises:
+        FactoryError: the factory cannot be imported or does not return edgeprune.Data.
+        DataError: a part of it is empty or malformed.
+    """
+    seed_everything(job.seed)
+    data = call_factory(job.data.factory, folder, "data.factory", seed=job.seed)
+    if not isinstance(data, Data):
+        raise FactoryError(
+            f"data.factory {job.data.factory!r} returned a {type(data).__name__}, "
+            "not edgeprune.Data"
+        )
+    data.check()
+    return data
+
+
+def call_factory(factory: str, folder: Path, key: str, **offered: Any) -> Any:
+    """Import "module:function" beside the job or from sys.path, and call it.
+
+    Those of the `offered` keyword arguments that the function names are passed.
+
+    Raises:
+        FactoryError: import or call failed; says how.
+    """
+    module_name, _, function_name = factory.partition(":")
+    module = _import(module_name, folder, key)
+    function: Any = module
+    for part in function_name.split("."):
+        function = getattr(function, part, None)
+    if not callable(function):
+        raise FactoryError(
+            f"{key}: {module_name} ({module.__file__}) has no function {function_name!r}"
+        )
+    try:
+        named = set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        named = set()
+    try:
+        return function(**{name: value for name, value in offered.items() if name in named})
+    except EdgepruneError:
+        raise
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except Exception as error:
+        raise FactoryError(f"{key} {factory!r} failed: {type(error).__name__}: {error}") from error
+
+
+def _import(name: str, folder: Path, key: str) -> Any:
+    """Import `name`, beside the job first; a module of another job is not mistaken for it."""
+    local = folder.resolve()
+    top = name.partition(".")[0]
+    beside = (local / f"{top}.py").is_file() or (local / top / "__init__.py").is_file()
+    loaded = sys.modules.get(top)
+    if beside and loaded is not None:
+        origin = getattr(loaded, "__file__", None)
+        if origin is None or not Path(origin).resolve().is_relative_to(local):
+            for module in [m for m in sys.modules if m == top or m.startswith(f"{top}.")]:
+                del sys.modules[module]
+    sys.path.insert(0, str(local))
+    try:
+        importlib.invalidate_caches()
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name in (name, top):
+            hint = f"it is looked for in {local} and on sys.path"
+            raise FactoryError(f"{key}: no module named {name!r}", hint) from None
+        raise FactoryError(f"{key}: {name} needs {error.name!r}, which is not installed") from error
+    except EdgepruneError:
+        raise
+    except Exception as error:
+        raise FactoryError(
+            f"{key}: importing {name} failed: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        sys.path.remove(str(local))
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the state dict in a .safetensors, .pt or .pth file.
+
+    Raises:
+        WeightsError: missing, unreadable, or a pickle that holds more than tensors.
+    """
+    if not path.is_file():
+        raise WeightsError(f"model.weights: no file {path}")
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except (safetensors.SafetensorError, OSError, ValueError) as error:
+            raise WeightsError(
+                f"model.weights: {path} is not a safetensors file: {error}"
+            ) from None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(
+            f"model.weights: {path} is not plain weights and is not loaded: {reason}",
+            "save the state dict only: safetensors.torch.save_file(model.state_dict(), ...)",
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise WeightsError(f"model.weights: {path} cannot be read: {error}") from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(
+            f"model.weights: {path} holds no state dict (names -> tensors)",
+            "save model.state_dict() itself, not a checkpoint around it",
+        )
+    return state
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load the state dict at `path` into `model`; every name and shape must fit.
+
+    Raises:
+        WeightsError: lists what is missing, left over or of another shape.
+    """
+    state = read_state(path)
+    own = model.state_dict()
+    faults = [f"missing: {name}" for name in own if name not in state]
+    faults += [f"not in the model: {name}" for name in state if name not in own]
+    faults += [
+        f"{name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if faults:
+        more = [f"... and {len(faults) - 8} more"] if len(faults) > 8 else []
+        listed = "".join(f"\n  - {fault}" for fault in [*faults[:8], *more])
+        raise WeightsError(f"model.weights: {path} does not fit the model:{listed}")
+    model.load_state_dict(state)
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise WeightsError if a parameter or buffer holds NaN or infinity."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise WeightsError(
+                f"model.weights: {name} holds {count} NaN or infinite values of {tensor.numel()}",
+                "train again or restore a good checkpoint: nothing can be measured on such a model",
+            )
+
+
+def check_runs(model: nn.Module, data: Data) -> Tensor:
+    """Run the model on the example inputs and return its output.
+
+    Raises:
+        UnsupportedModelError: the forward pass fails or gives something other than one tensor.
+        DataError: the output is not finite.
+    """
+    try:
+        with torch.inference_mode():
+            output = model(*data.example)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"the model does not run on example_inputs: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(output, Tensor):
+        raise UnsupportedModelError(
+            f"the model returns a {type(output).__name__}", "wrap it so that it returns one tensor"
+        )
+    if not bool(torch.isfinite(output).all()):
+        raise DataError("the model's output for example_inputs holds NaN or infinity")
+    return output

@@ -1,0 +1,203 @@
+"""The run folder: one JSON file a finished stage, written atomically, resumed by identity."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from edgeprune.errors import OutputError, ResumeError
+from edgeprune.records import Record
+
+SCHEMA = 1
+R = TypeVar("R", bound=Record)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes its place only if the block succeeds.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        # The write has failed already; a partial file that cannot be removed changes nothing.
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """Return the error to show when `path` could not be written."""
+    reason = error.strerror or str(error)
+    hint = "choose another folder with --out"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "free some space, then run again with --resume: finished stages are kept"
+    return OutputError(f"cannot write {path}: {reason}", hint)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically."""
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically."""
+    with atomic(path) as partial:
+        partial.write_bytes(content)
+
+
+class RunFolder:
+    """The state of one run, in `<out>/.run`.
+
+    Args:
+        out: the folder the run ships to.
+        identity: everything the results depend on, as name -> text.
+        resume: go on with what is there; otherwise an older state is set aside.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        ResumeError: another process holds the folder, or its identity differs.
+    """
+
+    def __init__(self, out: Path, identity: dict[str, str], *, resume: bool) -> None:
+        self.out, self.path, self.identity = out, out / ".run", identity
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            self._lock = (out / ".run.lock").open("a")
+        except OSError as error:
+            raise output_error(out, error) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise ResumeError(
+                f"{out} is in use by another run",
+                "wait for it, or choose another folder with --out",
+            ) from None
+        try:
+            self._open(resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, resume: bool) -> None:
+        recorded = self.path / "identity.json"
+        if resume and recorded.is_file():
+            self._check_identity(recorded)
+            return
+        if self.path.exists():
+            previous = self.out / ".run.previous"
+            try:
+                shutil.rmtree(previous, ignore_errors=True)
+                self.path.rename(previous)
+            except OSError as error:
+                raise output_error(self.path, error) from error
+        write_text(recorded, json.dumps(self.identity, indent=1, sort_keys=True))
+
+    def _check_identity(self, recorded: Path) -> None:
+        try:
+            before = json.loads(recorded.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ResumeError(
+                f"{recorded} cannot be read: {error}", "run without --resume"
+            ) from None
+        names = sorted({*before, *self.identity})
+        changed = [name for name in names if before.get(name) != self.identity.get(name)]
+        if changed:
+            listed = "".join(
+                f"\n  - {name}: was {_short(before.get(name))}, is {_short(after)}"
+                for name, after in ((name, self.identity.get(name)) for name in changed)
+            )
+            raise ResumeError(
+                f"{self.out}: the unfinished run is another one:{listed}",
+                "run without --resume to start anew, or restore what changed",
+            )
+
+    def close(self) -> None:
+        """Give the folder free."""
+        self._lock.close()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file of this run."""
+        return self.path / name
+
+    def load(self, stage: str, record: type[R], files: tuple[str, ...] = ()) -> R | None:
+        """Return the finished result of `stage`, or None if it has to be done (again).
+
+        A result counts only if its schema fits and every one of its `files` is unchanged.
+        """
+        path = self.path / f"{stage}.json"
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            if document["schema"] != SCHEMA or document["record"] != record.__name__:
+                return None
+            recorded = document["files"]
+            if any(sha256_of(self.file(name)) != recorded.get(name) for name in files):
+                return None
+            return record.model_validate(document["result"])
+        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+            return None
+
+    def save(self, stage: str, result: Record, files: tuple[str, ...] = ()) -> None:
+        """Write the result of `stage`; its `files` must have been written before."""
+        document = {
+            "schema": SCHEMA,
+            "stage": stage,
+            "record": type(result).__name__,
+            "files": {name: sha256_of(self.file(name)) for name in files},
+            "result": result.model_dump(mode="json", by_alias=True),
+        }
+        write_text(self.path / f"{stage}.json", json.dumps(document, indent=1))
+
+    def stage(
+        self,
+        name: str,
+        record: type[R],
+        work: Callable[[], R],
+        files: tuple[str, ...] = (),
+        on_skip: Callable[[str], None] = lambda _: None,
+    ) -> R:
+        """Return the result of stage `name`: the finished one, or that of `work`, saved."""
+        done = self.load(name, record, files)
+        if done is not None:
+            on_skip(name)
+            return done
+        result = work()
+        self.save(name, result, files)
+        return result
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
