@@ -1,0 +1,1 @@
+"""Which channels hang together, and their physical removal."""

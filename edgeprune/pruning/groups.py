@@ -1,0 +1,305 @@
+"""Channel groups of a model: the only module that imports torch_pruning.
+
+A group is the set of layers that must lose channel k together (DepGraph, arXiv 2301.12900).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from edgeprune.errors import InternalCheckError, UnsupportedModelError
+from edgeprune.records import ChannelGroup, GroupList, SkippedGroup
+
+ROOTS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+Inputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One layer of a group: channel k of the group is `indices[k]` along `side` of `layer`.
+
+    A flattened layer holds several entries a channel: indices[k] then has more than one.
+    """
+
+    layer: str
+    side: str  # "out" or "in"
+    indices: tuple[tuple[int, ...], ...]
+
+
+def find_groups(model: nn.Module, inputs: Inputs, keep: Sequence[str] = ()) -> GroupList:
+    """Return the groups of `model`; `keep` names layers (or prefixes of them) never cut.
+
+    Every group is proved: one channel is cut from a copy, which must run, keep its output shape,
+    and give the output of the masked dense model.
+
+    Raises:
+        UnsupportedModelError: the model cannot be traced, or `keep` names no layer.
+    """
+    layers = dict(model.named_modules())
+    for name in keep:
+        if not any(layer == name or layer.startswith(f"{name}.") for layer in layers):
+            raise UnsupportedModelError(
+                f"prune.keep: the model has no layer {name!r}",
+                f"its layers: {', '.join(n for n, m in layers.items() if isinstance(m, ROOTS))}",
+            )
+    found: list[ChannelGroup] = []
+    skipped: list[SkippedGroup] = []
+    for name, width, members in _trace(model, inputs):
+        group = _describe(name, width, members, layers)
+        touched = (*group.outputs, *group.carriers)
+        kept = [k for k in keep for t in touched if t == k or t.startswith(f"{k}.")]
+        reason = f"prune.keep names {kept[0]}" if kept else _proof(model, inputs, name, width)
+        if reason:
+            skipped.append(SkippedGroup(name=name, width=width, reason=reason))
+        else:
+            found.append(group)
+    order = {layer: index for index, layer in enumerate(layers)}
+    return GroupList(
+        groups=tuple(sorted(found, key=lambda group: order[group.name])),
+        skipped=tuple(sorted(skipped, key=lambda group: order[group.name])),
+    )
+
+
+def cut(model: nn.Module, inputs: Inputs, kept: Mapping[str, Sequence[int]]) -> nn.Module:
+    """Return a copy of `model` in which each named group has only its `kept` channels.
+
+    Raises:
+        InternalCheckError: a group refuses the cut.
+    """
+    slim = copy.deepcopy(model).eval()
+    layers = dict(slim.named_modules())
+    graph = _graph(slim, inputs)
+    for name, channels in kept.items():
+        root = layers[name]
+        width = _width(root)
+        gone = sorted(set(range(width)) - set(channels))
+        if not gone:
+            continue
+        group = graph.get_pruning_group(root, _function(root), gone)
+        if not graph.check_pruning_group(group):
+            raise InternalCheckError(
+                f"group {name}: cutting {len(gone)} of {width} channels leaves none"
+            )
+        group.prune()
+    for parameter in slim.parameters():
+        parameter.grad = None
+    return slim.eval()
+
+
+def narrowing(
+    model: nn.Module, inputs: Inputs, name: str, kept: Iterable[Sequence[int]]
+) -> Iterator[nn.Module]:
+    """Yield one copy of `model` with group `name` cut further and further.
+
+    The model is traced once, so this is much cheaper than a `cut` for each width. The same module
+    is yielded again and again; what a caller does to its other parts stays.
+
+    Args:
+        model: the dense model.
+        inputs: example inputs.
+        name: the group.
+        kept: channels that stay, in the dense numbering, each a subset of the one before.
+
+    Raises:
+        InternalCheckError: the sets are not nested.
+    """
+    slim = copy.deepcopy(model).eval()
+    graph = _graph(slim, inputs)
+    root = dict(slim.named_modules())[name]
+    left = list(range(_width(root)))
+    for channels in kept:
+        stay = set(channels)
+        if not stay or not stay <= set(left):
+            raise InternalCheckError(f"group {name}: the channels to keep are not nested")
+        gone = [position for position, channel in enumerate(left) if channel not in stay]
+        if gone:
+            graph.get_pruning_group(root, _function(root), gone).prune()
+            left = [channel for channel in left if channel in stay]
+        yield slim.eval()
+
+
+def mask(model: nn.Module, inputs: Inputs, kept: Mapping[str, Sequence[int]]) -> nn.Module:
+    """Return a copy of `model` of full width that computes what the cut model must compute.
+
+    The weights that consume a removed channel are set to 0 and, so that nothing is left of it,
+    those that produce it too.
+    """
+    masked = copy.deepcopy(model).eval()
+    layers = dict(masked.named_modules())
+    traced = {name: members for name, _, members in _trace(masked, inputs)}
+    for name, channels in kept.items():
+        keep = set(channels)
+        for member in traced[name]:
+            gone = [i for k, at in enumerate(member.indices) if k not in keep for i in at]
+            _zero(layers[member.layer], member.side, gone)
+    return masked
+
+
+def widths(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
+    """Return the width (output channels) of each named layer."""
+    layers = dict(model.named_modules())
+    return {name: _width(layers[name]) for name in names}
+
+
+def group_scores(model: nn.Module, inputs: Inputs, criterion: str) -> dict[str, Tensor]:
+    """Return torch-pruning's score of every channel of every group, not normalised.
+
+    `taylor` needs the gradients of the loss in `.grad` (arXiv 1906.10771), `l1` and `l2` only
+    weights. Scores are summed over the layers of a group.
+
+    Raises:
+        InternalCheckError: a score is not finite or not one per channel.
+    """
+    importance: Any
+    if criterion == "taylor":
+        importance = tp.importance.GroupTaylorImportance(group_reduction="sum", normalizer=None)
+    else:
+        power = {"l1": 1, "l2": 2}[criterion]
+        importance = tp.importance.GroupMagnitudeImportance(
+            p=power, group_reduction="sum", normalizer=None
+        )
+    names = {module: name for name, module in model.named_modules()}
+    scores: dict[str, Tensor] = {}
+    for group in _all_groups(_graph(model, inputs)):
+        root = group[0].dep.target.module
+        score = importance(group)
+        if score is None:
+            continue
+        score = score.detach().clone()
+        name = names[root]
+        if score.shape != (_width(root),) or not bool(torch.isfinite(score).all()):
+            raise InternalCheckError(
+                f"importance {criterion} of group {name} is not one finite score a channel"
+            )
+        scores[name] = score
+    return scores
+
+
+def _graph(model: nn.Module, inputs: Inputs) -> Any:
+    """Build the dependency graph; the model is put into eval mode for it."""
+    try:
+        with torch.enable_grad():
+            return tp.DependencyGraph().build_dependency(model.eval(), example_inputs=inputs)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"the model cannot be traced for pruning: {type(error).__name__}: {error}",
+            "typical causes: control flow that depends on values, modules that are never called",
+        ) from error
+
+
+def _all_groups(graph: Any) -> list[Any]:
+    return list(graph.get_all_groups(ignored_layers=[], root_module_types=list(ROOTS)))
+
+
+def _trace(model: nn.Module, inputs: Inputs) -> list[tuple[str, int, list[Member]]]:
+    """Return (root layer, width, members) of all groups of the traced model."""
+    names = {module: name for name, module in model.named_modules()}
+    graph = _graph(model, inputs)
+    traced = []
+    for group in _all_groups(graph):
+        root = group[0].dep.target.module
+        if root not in names:
+            continue  # a bare parameter: torch-pruning gives it a module of its own
+        members: list[Member] = []
+        for item in group:
+            module, handler = item.dep.target.module, item.dep.handler
+            if module not in names or not isinstance(module, nn.Module):
+                continue
+            if graph.is_out_channel_pruning_fn(handler):
+                side = "out"
+            elif graph.is_in_channel_pruning_fn(handler):
+                side = "in"
+            else:
+                continue
+            indices: dict[int, list[int]] = {}
+            for at, origin in zip(item.idxs, item.root_idxs, strict=True):
+                indices.setdefault(int(origin), []).append(int(at))
+            ordered = tuple(tuple(indices.get(k, ())) for k in range(_width(root)))
+            members.append(Member(names[module], side, ordered))
+        traced.append((names[root], _width(root), members))
+    return traced
+
+
+def _describe(
+    name: str, width: int, members: list[Member], layers: dict[str, nn.Module]
+) -> ChannelGroup:
+    def listed(wanted: str, *, roots: bool) -> tuple[str, ...]:
+        chosen = [
+            m.layer
+            for m in members
+            if (m.side == wanted or not roots) and _is_carrier(layers[m.layer]) != roots
+        ]
+        return tuple(dict.fromkeys(chosen))
+
+    return ChannelGroup(
+        name=name,
+        width=width,
+        outputs=listed("out", roots=True),
+        inputs=listed("in", roots=True),
+        carriers=listed("", roots=False),
+    )
+
+
+def _is_carrier(module: nn.Module) -> bool:
+    """Whether the layer passes channels on one to one (normalisation, depthwise, PReLU)."""
+    if isinstance(module, ROOTS) and not isinstance(module, nn.Linear):
+        return module.groups > 1 and module.groups == module.in_channels
+    return not isinstance(module, ROOTS)
+
+
+def _proof(model: nn.Module, inputs: Inputs, name: str, width: int) -> str:
+    """Return why the group cannot be cut, or "" if cutting one channel works and is exact."""
+    if width < 2:
+        return "it has a single channel"
+    kept = {name: [k for k in range(width) if k != 0]}
+    try:
+        cut_model, masked_model = cut(model, inputs, kept), mask(model, inputs, kept)
+        with torch.inference_mode():
+            before, after, masked = (m(*inputs) for m in (model, cut_model, masked_model))
+    except Exception as error:  # noqa: BLE001 - whatever breaks the cut is the reason not to cut
+        return f"cutting it fails: {type(error).__name__}: {str(error).splitlines()[0]}"
+    if after.shape != before.shape:
+        return "it is the model's output"
+    scale = float(masked.abs().max()) or 1.0
+    if float((after - masked).abs().max()) > 1e-4 * scale:
+        return "cutting it does not give the output of the masked model"
+    return ""
+
+
+def _width(module: nn.Module) -> int:
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    return int(module.out_channels)  # type: ignore[arg-type]
+
+
+def _function(module: nn.Module) -> Any:
+    if isinstance(module, nn.Linear):
+        return tp.prune_linear_out_channels
+    if _is_carrier(module):
+        return tp.prune_depthwise_conv_out_channels
+    return tp.prune_conv_out_channels
+
+
+def _zero(module: nn.Module, side: str, indices: list[int]) -> None:
+    """Set to 0 what `module` holds of the given channels."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or not indices:
+        return
+    transposed = isinstance(module, nn.ConvTranspose2d)
+    with torch.no_grad():
+        if side == "out" or _is_carrier(module) or weight.ndim == 1:
+            axis = 1 if transposed and not _is_carrier(module) else 0
+            weight.index_fill_(axis, torch.tensor(indices), 0.0)
+            bias = getattr(module, "bias", None)
+            if isinstance(bias, Tensor):
+                bias[indices] = 0.0
+        else:
+            weight.index_fill_(0 if transposed else 1, torch.tensor(indices), 0.0)
