@@ -1,0 +1,155 @@
+"""ONNX models of a single layer at chosen widths, for taking prices."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from edgeprune.export.segments import BINARY, UNARY, Graph, Segment
+
+Shape = tuple[int, ...]
+POOLS = {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"}
+KEEPS_CHANNELS = frozenset(UNARY | BINARY | POOLS)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A layer whose widths can be changed.
+
+    `width_in` and `width_out` are dense; `flat` is the number of entries a channel has in a
+    flattened input; `resizable` is False for operators whose shape logic is not known here.
+    """
+
+    segment: Segment
+    width_in: int
+    width_out: int
+    flat: int
+    depthwise: bool
+    resizable: bool
+    input_shapes: tuple[Shape, ...]
+    kinds: tuple[int, ...]
+
+
+def template(graph: Graph, segment: Segment, group_width: int | None = None) -> Template:
+    """Return the template of `segment`; `group_width` is the width of the group that feeds it."""
+    node = segment.nodes[0]
+    shapes = tuple(graph.shapes.get(name, ()) for name in segment.inputs)
+    width_in = _channels(segment.input_shape, node.op_type)
+    width_out = _channels(graph.shapes.get(node.output[0], ()), node.op_type)
+    flat, depthwise = 1, False
+    resizable = node.op_type in KEEPS_CHANNELS
+    if node.op_type in ("Gemm", "MatMul"):
+        weight = segment.weights.get(node.input[1])
+        resizable = weight is not None and len(weight) == 2 and len(segment.inputs) == 1
+        if group_width and width_in % group_width == 0:
+            flat = width_in // group_width
+    elif node.op_type in ("Conv", "ConvTranspose"):
+        groups = _attribute(node, "group", 1)
+        depthwise = groups > 1 and groups == width_in
+        resizable = (groups == 1 or depthwise) and node.input[1] in segment.weights
+    kinds = tuple(onnx.TensorProto.FLOAT for _ in shapes)
+    return Template(
+        segment,
+        width_in // flat,
+        width_out,
+        flat,
+        depthwise,
+        resizable and bool(width_in),
+        shapes,
+        kinds,
+    )
+
+
+def fragment(layer: Template, width_in: int, width_out: int, seed: int = 0) -> bytes:
+    """Return an ONNX model of `layer` at these widths: its operator, random weights, activation.
+
+    A fused Add is left out: alone, its other operand would stand in another memory layout than in
+    the whole model. The scale of the cost table accounts for it.
+
+    Raises:
+        ValueError: the layer is not resizable and the widths are not its dense ones.
+    """
+    dense = (layer.width_in, layer.width_out)
+    if not layer.resizable and (width_in, width_out) != dense:
+        raise ValueError(f"{layer.segment.name}: {layer.segment.operator} has no known shape logic")
+    random = np.random.default_rng(seed)
+    source = layer.segment.nodes[0]
+    node = copy.deepcopy(source)
+    initializers = []
+    for index, name in enumerate(source.input):
+        if name in layer.segment.weights and layer.segment.operator not in ("ReduceMean",):
+            shape = _resized(layer, index, layer.segment.weights[name], width_in, width_out)
+            values = random.normal(0, 0.05, shape).astype(np.float32)
+            initializers.append(numpy_helper.from_array(values, name))
+    if source.op_type == "ReduceMean" and len(source.input) > 1:
+        axes = np.arange(2, len(layer.input_shapes[0]), dtype=np.int64)
+        initializers.append(numpy_helper.from_array(axes, source.input[1]))
+    if layer.depthwise:
+        for attribute in node.attribute:
+            if attribute.name == "group":
+                attribute.i = width_in
+    nodes = [node]
+    for follower in layer.segment.nodes[1:]:
+        if follower.op_type in UNARY and len([i for i in follower.input if i]) == 1:
+            fused = copy.deepcopy(follower)
+            fused.input[0] = nodes[-1].output[0]
+            nodes.append(fused)
+    inputs = [
+        helper.make_tensor_value_info(name, kind, _input_shape(layer, shape, width_in))
+        for name, shape, kind in zip(
+            layer.segment.inputs, layer.input_shapes, layer.kinds, strict=True
+        )
+    ]
+    output = helper.make_tensor_value_info(nodes[-1].output[0], onnx.TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "layer", inputs, [output], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _input_shape(layer: Template, shape: Shape, width_in: int) -> Shape:
+    if not layer.resizable:
+        return shape
+    axis = len(shape) - 1 if layer.segment.operator in ("Gemm", "MatMul") else 1
+    resized = list(shape)
+    if len(resized) > axis and resized[axis] == layer.width_in * layer.flat:
+        resized[axis] = width_in * layer.flat
+    return tuple(resized)
+
+
+def _resized(layer: Template, index: int, shape: Shape, width_in: int, width_out: int) -> Shape:
+    """Return the shape of weight number `index` of the layer's operator at these widths."""
+    operator = layer.segment.operator
+    if not layer.resizable:
+        return shape
+    if operator == "Conv":
+        if index == 1:
+            return (width_out, 1 if layer.depthwise else width_in, *shape[2:])
+        return (width_out,)
+    if operator == "ConvTranspose":
+        if index == 1:
+            return (width_in, 1 if layer.depthwise else width_out, *shape[2:])
+        return (width_out,)
+    if operator in ("Gemm", "MatMul"):
+        contracted = width_in * layer.flat
+        if index == 1:
+            transposed = _attribute(layer.segment.nodes[0], "transB", 0)
+            return (width_out, contracted) if transposed else (contracted, width_out)
+        return (width_out,) if len(shape) == 1 else (*shape[:-1], width_out)
+    return tuple(width_out if size == layer.width_out else size for size in shape)
+
+
+def _channels(shape: Shape, operator: str) -> int:
+    if not shape:
+        return 0
+    if operator in ("Gemm", "MatMul"):
+        return shape[-1]
+    return shape[1] if len(shape) > 1 else 0
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    return next((int(a.i) for a in node.attribute if a.name == name), default)

@@ -1,0 +1,212 @@
+"""One ONNX file from a torch model: the only module that calls torch.onnx and onnx-ir's passes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+import torch
+from torch import Tensor, nn
+
+from edgeprune.errors import InternalCheckError, UnsupportedModelError
+from edgeprune.records import Artifact, TensorInfo
+from edgeprune.store import atomic, sha256_of
+
+PREFIX = "edgeprune."
+SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
+
+
+def export(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    path: Path,
+    *,
+    opset: int,
+    metadata: Mapping[str, str] | None = None,
+) -> Artifact:
+    """Write `model` to `path` as one ONNX file with fixed shapes.
+
+    Requires: the model is in eval mode and runs on `inputs`.
+    Ensures: nodes and tensors are named after torch layers; no path of this machine and no stack
+    trace is left; no weight is denormal (onnxruntime issue 7448: an order of magnitude slower);
+    `metadata` stands in metadata_props under "edgeprune."; the ONNX checker passes.
+
+    Raises:
+        UnsupportedModelError: torch.onnx cannot export the model.
+        InternalCheckError: the checker refuses what was exported.
+    """
+    names = ["input"] if len(inputs) == 1 else [f"input_{i}" for i in range(len(inputs))]
+    exported = _torch_export(model.eval(), inputs, names, opset)
+    _rename(exported, {name for name, _ in model.named_modules()})
+    _flush_denormals(exported)
+    passes.ClearMetadataAndDocStringPass()(exported)
+    passes.RemoveUnusedNodesPass()(exported)
+    exported.producer_name = "edgeprune"
+    exported.producer_version = None
+    exported.metadata_props.clear()
+    for key, value in sorted((metadata or {}).items()):
+        exported.metadata_props[PREFIX + key] = value
+    proto = ir.to_proto(exported)
+    _infer_shapes(proto)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise InternalCheckError(f"the exported model is not valid ONNX: {error}") from error
+    with atomic(path) as partial:
+        partial.write_bytes(proto.SerializeToString(deterministic=True))
+    return describe(path)
+
+
+def describe(path: Path) -> Artifact:
+    """Return what the ONNX file at `path` is.
+
+    Raises:
+        UnsupportedModelError: not an ONNX file, or an input has no fixed shape.
+    """
+    proto = load(path)
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    return Artifact(
+        path=path.name,
+        sha256=sha256_of(path),
+        file_bytes=path.stat().st_size,
+        opset=next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0),
+        inputs=tuple(_info(v) for v in proto.graph.input if v.name not in initializers),
+        outputs=tuple(_info(v) for v in proto.graph.output),
+        metadata={entry.key: entry.value for entry in proto.metadata_props},
+    )
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Return the ONNX model at `path`, with shapes inferred.
+
+    Raises:
+        UnsupportedModelError: the file is missing or not an ONNX model.
+    """
+    try:
+        proto = onnx.load(path)
+    except OSError as error:
+        raise UnsupportedModelError(f"{path} cannot be read: {error.strerror}") from None
+    except Exception as error:  # noqa: BLE001 - protobuf raises classes of its own backends
+        raise UnsupportedModelError(f"{path} is not an ONNX model: {error}") from None
+    if not proto.graph.node or not proto.opset_import:
+        raise UnsupportedModelError(f"{path} is not an ONNX model: it has no nodes or no opset")
+    _infer_shapes(proto)
+    return proto
+
+
+def _infer_shapes(proto: onnx.ModelProto) -> None:
+    proto.graph.CopyFrom(onnx.shape_inference.infer_shapes(proto).graph)
+
+
+def _torch_export(
+    model: nn.Module, inputs: tuple[Tensor, ...], names: list[str], opset: int
+) -> ir.Model:
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model,
+                inputs,
+                dynamo=True,
+                opset_version=opset,
+                external_data=False,
+                input_names=names,
+                output_names=["output"],
+                verbose=False,
+            )
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise UnsupportedModelError(
+            f"the model cannot be exported to ONNX: {type(error).__name__}: {first}",
+            "torch.export must be able to trace it: no control flow on values, one tensor out",
+        ) from error
+    if program is None:
+        raise InternalCheckError("torch.onnx.export returned nothing")
+    exported: ir.Model = program.model
+    return exported
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes about other packages away from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _rename(model: ir.Model, layers: set[str]) -> None:
+    """Name every node `layer/Operator` after the torch layer it comes from, and its output alike.
+
+    A convolution takes the name of its weight: BatchNorm was folded into it and left its own scope.
+    """
+    outputs = {value.name for value in model.graph.outputs}
+    used: dict[str, int] = {}
+    for node in model.graph:
+        layer = _layer_of(node, layers)
+        base = f"{layer}/{node.op_type}" if layer else node.op_type
+        used[base] = used.get(base, 0) + 1
+        node.name = base if used[base] == 1 else f"{base}_{used[base]}"
+        for index, value in enumerate(node.outputs):
+            if value.name not in outputs:
+                value.name = f"{node.name}:{index}"
+
+
+def _layer_of(node: ir.Node, layers: set[str]) -> str:
+    for value in node.inputs:
+        if value is not None and value.is_initializer() and value.name:
+            owner = value.name.rpartition(".")[0]
+            if owner and owner in layers:
+                return owner
+    scopes: Any = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
+    try:
+        parts = [part.strip(" '\"") for part in scopes.strip("[]").split(",")]
+    except AttributeError:
+        return ""
+    known = [part for part in parts if part and part in layers]
+    return known[-1] if known else ""
+
+
+def _flush_denormals(model: ir.Model) -> None:
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT:
+            continue
+        array = tensor.numpy()
+        tiny = (np.abs(array) < SMALLEST_NORMAL) & (array != 0)
+        if tiny.any():
+            value.const_value = ir.tensor(np.where(tiny, np.float32(0), array), name=value.name)
+
+
+def _info(value: onnx.ValueInfoProto) -> TensorInfo:
+    shape = fixed_shape(value)
+    if shape is None:
+        raise UnsupportedModelError(
+            f"tensor {value.name!r} has no fixed shape",
+            "export the model with the shapes that will run on the device",
+        )
+    kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    return TensorInfo(name=value.name, dtype=str(kind), shape=shape)
+
+
+def fixed_shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
+    """Return the shape of a value, or None if a dimension is not a number."""
+    dims = value.type.tensor_type.shape.dim
+    if not value.type.tensor_type.HasField("shape") or not all(
+        d.HasField("dim_value") for d in dims
+    ):
+        return None
+    return tuple(d.dim_value for d in dims)

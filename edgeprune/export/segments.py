@@ -1,0 +1,234 @@
+"""How an ONNX graph falls into layers: a weighted operator and the cheap ones fused behind it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+from edgeprune.export.onnx_graph import fixed_shape, load
+
+ANCHORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+UNARY = frozenset(
+    {
+        "Relu",
+        "Clip",
+        "LeakyRelu",
+        "Sigmoid",
+        "Tanh",
+        "HardSigmoid",
+        "HardSwish",
+        "Elu",
+        "Gelu",
+        "Identity",
+    }
+)
+BINARY = frozenset({"Add", "Mul", "Sub"})
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Segment:
+    """A layer as a runtime executes it.
+
+    `name` is the torch layer where known; `nodes` start with the anchor; `tensors` are the names of
+    all outputs of these nodes, the last being what other layers read; `addends` are activations
+    that a fused Add reads besides the chain.
+    """
+
+    name: str
+    operator: str
+    nodes: list[onnx.NodeProto]
+    inputs: list[str]
+    output: str
+    weights: dict[str, Shape] = field(default_factory=dict)
+    addends: list[str] = field(default_factory=list)
+    input_shape: Shape = ()
+    output_shape: Shape = ()
+    macs: int = 0
+    parameters: int = 0
+    parameter_bytes: int = 0
+    activation_bytes: int = 0
+
+    @property
+    def aliases(self) -> set[str]:
+        """Names under which a runtime may report this layer."""
+        return (
+            {self.name} | {n.name for n in self.nodes} | {o for n in self.nodes for o in n.output}
+        )
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The layers of an ONNX model in execution order, with all shapes."""
+
+    segments: tuple[Segment, ...]
+    shapes: dict[str, Shape]
+    element_bytes: dict[str, int]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference."""
+        return sum(segment.macs for segment in self.segments)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(segment.parameters for segment in self.segments)
+
+    def peak_activation_bytes(self) -> int:
+        """Return the largest sum of activations alive at one time, fused layers as one step.
+
+        Inputs count while they are still to be read. No in-place reuse is assumed, except that
+        a fused layer's inner tensors do not exist.
+        """
+        last: dict[str, int] = {}
+        for step, segment in enumerate(self.segments):
+            for name in (*segment.inputs, *segment.addends):
+                last[name] = step
+        for name in self.outputs:
+            last[name] = len(self.segments)
+        alive = {name: self._bytes(name) for name in self.inputs}
+        peak = sum(alive.values())
+        for step, segment in enumerate(self.segments):
+            alive[segment.output] = self._bytes(segment.output)
+            peak = max(peak, sum(alive.values()))
+            alive = {name: size for name, size in alive.items() if last.get(name, -1) > step}
+        return peak
+
+    def _bytes(self, name: str) -> int:
+        return math.prod(self.shapes.get(name, (0,))) * self.element_bytes.get(name, 4)
+
+
+def read_graph(path: Path) -> Graph:
+    """Return the layers of the ONNX file at `path`.
+
+    Raises:
+        UnsupportedModelError: not an ONNX model.
+    """
+    proto = load(path)
+    graph = proto.graph
+    constants = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    sizes = {tensor.name: _element_bytes(tensor.data_type) for tensor in graph.initializer}
+    shapes: dict[str, Shape] = dict(constants)
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shape = fixed_shape(value)
+        if shape is not None:
+            shapes[value.name] = shape
+        sizes[value.name] = _element_bytes(value.type.tensor_type.elem_type)
+    for node in graph.node:
+        if node.op_type == "Constant":
+            constants[node.output[0]] = shapes.get(node.output[0], ())
+    segments = _partition(graph, constants)
+    for segment in segments:
+        _measure(segment, shapes, sizes, constants)
+    inputs = tuple(value.name for value in graph.input if value.name not in constants)
+    return Graph(tuple(segments), shapes, sizes, inputs, tuple(v.name for v in graph.output))
+
+
+def _partition(graph: onnx.GraphProto, constants: dict[str, Shape]) -> list[Segment]:
+    """Assign every node to one layer; a fused Add belongs to the later of its producers."""
+    readers: dict[str, int] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers[name] = readers.get(name, 0) + 1
+    for value in graph.output:
+        readers[value.name] = readers.get(value.name, 0) + 1
+    owner: dict[str, Segment] = {}
+    segments: list[Segment] = []
+    for node in graph.node:
+        if node.op_type == "Constant":
+            continue
+        data = [name for name in node.input if name and name not in constants]
+        host = _host(node, data, owner, readers, segments)
+        if host is None:
+            name = node.name.rpartition("/")[0] or node.name or node.output[0]
+            host = Segment(name, node.op_type, [node], list(dict.fromkeys(data)), node.output[0])
+            segments.append(host)
+        else:
+            host.nodes.append(node)
+            host.addends += [name for name in data if owner.get(name) is not host]
+            host.output = node.output[0]
+            segments.remove(host)  # it runs when its last operand is there
+            segments.append(host)
+        for name in node.input:
+            if name in constants:
+                host.weights.setdefault(name, constants[name])
+        for output in node.output:
+            owner[output] = host
+    _make_unique(segments)
+    return segments
+
+
+def _host(
+    node: onnx.NodeProto,
+    data: list[str],
+    owner: dict[str, Segment],
+    readers: dict[str, int],
+    segments: list[Segment],
+) -> Segment | None:
+    """Return the layer that swallows `node`, or None if it starts one of its own."""
+    unary = node.op_type in UNARY and len(data) == 1
+    if not unary and node.op_type not in BINARY:
+        return None
+    best: Segment | None = None
+    for name in data:
+        host = owner.get(name)
+        if (
+            host is None
+            or host.operator not in ANCHORS
+            or host.output != name
+            or readers[name] != 1
+        ):
+            continue
+        if best is None or segments.index(host) > segments.index(best):
+            best = host
+    return best
+
+
+def _make_unique(segments: list[Segment]) -> None:
+    seen: dict[str, int] = {}
+    for segment in segments:
+        seen[segment.name] = seen.get(segment.name, 0) + 1
+        if seen[segment.name] > 1:
+            segment.name = f"{segment.name}/{segment.operator}_{seen[segment.name]}"
+
+
+def _measure(
+    segment: Segment, shapes: dict[str, Shape], sizes: dict[str, int], constants: dict[str, Shape]
+) -> None:
+    node = segment.nodes[0]
+    segment.input_shape = shapes.get(segment.inputs[0], ()) if segment.inputs else ()
+    segment.output_shape = shapes.get(segment.output, ())
+    segment.activation_bytes = math.prod(segment.output_shape) * sizes.get(segment.output, 4)
+    counted = {
+        name: shape for name, shape in segment.weights.items() if _is_weight(node, name, shape)
+    }
+    segment.parameters = sum(math.prod(shape) for shape in counted.values())
+    segment.parameter_bytes = sum(math.prod(s) * sizes.get(n, 4) for n, s in counted.items())
+    weight = constants.get(node.input[1]) if len(node.input) > 1 else None
+    first_output = shapes.get(node.output[0], ())
+    if weight is None or not first_output:
+        return
+    if node.op_type == "Conv":
+        segment.macs = math.prod(first_output) * math.prod(weight[1:])
+    elif node.op_type == "ConvTranspose":
+        segment.macs = math.prod(segment.input_shape) * math.prod(weight[1:])
+    elif node.op_type in ("Gemm", "MatMul"):
+        contracted = segment.input_shape[-1] if segment.input_shape else 0
+        segment.macs = math.prod(first_output) * contracted
+
+
+def _is_weight(node: onnx.NodeProto, name: str, shape: Shape) -> bool:
+    """Axes and target shapes are operands, not weights."""
+    return node.op_type not in ("Reshape", "ReduceMean", "Squeeze", "Unsqueeze") and bool(shape)
+
+
+def _element_bytes(kind: int) -> int:
+    if kind == onnx.TensorProto.UNDEFINED:
+        return 4
+    return int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
