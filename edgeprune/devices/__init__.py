@@ -1,0 +1,1 @@
+"""Where models run: device profiles, and how a device is asked."""

@@ -1,0 +1,123 @@
+"""What this machine can do for edgeprune, and what would help."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from edgeprune.devices.opening import runtime_providers
+from edgeprune.errors import DeviceError
+
+
+class Check(NamedTuple):
+    """One thing looked at: whether it is well, what was found, what would help."""
+
+    what: str
+    ok: bool
+    found: str
+    help: str
+    needed: bool
+
+
+def diagnose() -> list[Check]:
+    """Return all checks of this machine."""
+    checks = [
+        _python(),
+        *(_package(n) for n in ("torch", "torch-pruning", "onnx", "onnxruntime", "highspy")),
+    ]
+    checks += [
+        _provider(),
+        _processors(),
+        _load(),
+        _governor(),
+        _memory(),
+        _scratch(),
+        _tool("make"),
+    ]
+    return checks
+
+
+def _python() -> Check:
+    ok = sys.version_info >= (3, 11)
+    return Check("Python", ok, platform.python_version(), "install Python 3.11 or later", True)
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(name, True, importlib.metadata.version(name), "", True)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, False, "not installed", "make setup", True)
+
+
+def _provider() -> Check:
+    try:
+        providers = runtime_providers()
+    except DeviceError as error:
+        return Check("onnxruntime starts", False, error.what, "make setup", True)
+    return Check("execution providers", True, ", ".join(providers), "", True)
+
+
+def _processors() -> Check:
+    count = len(os.sched_getaffinity(0))
+    return Check(
+        "processors",
+        count >= 2,
+        str(count),
+        "with one, edgeprune itself disturbs what it measures",
+        False,
+    )
+
+
+def _load() -> Check:
+    load, count = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    return Check(
+        "load",
+        load < 0.5 * count,
+        f"{load:.2f} over the last minute",
+        "close other programs before measuring",
+        False,
+    )
+
+
+def _governor() -> Check:
+    path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    try:
+        found = path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return Check("frequency governor", True, "not visible here", "", False)
+    return Check(
+        "frequency governor",
+        found == "performance",
+        found,
+        "cpupower frequency-set -g performance",
+        False,
+    )
+
+
+def _memory() -> Check:
+    free = psutil.virtual_memory().available / 2**30
+    return Check("memory", free >= 2, f"{free:.1f} GiB available", "close other programs", False)
+
+
+def _scratch() -> Check:
+    free = shutil.disk_usage(tempfile.gettempdir()).free / 2**30
+    return Check(
+        "scratch space",
+        free >= 1,
+        f"{free:.1f} GiB in {tempfile.gettempdir()}",
+        "set TMPDIR to a larger disk",
+        True,
+    )
+
+
+def _tool(name: str) -> Check:
+    found = shutil.which(name)
+    return Check(name, found is not None, found or "not found", f"install {name}", False)

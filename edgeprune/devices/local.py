@@ -1,0 +1,83 @@
+"""This machine as the device: the worker in a fresh process, answers by file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from edgeprune.devices.protocol import Answer, Request
+from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
+from edgeprune.records import DeviceSpec
+
+GRACE_SECONDS = 120.0  # for the start of the process, opening of sessions and warm-up
+WORKER = Path(__file__).resolve().parent.parent / "profiler" / "worker.py"
+
+
+@dataclass(frozen=True)
+class LocalDevice:
+    """The machine that edgeprune itself runs on."""
+
+    spec: DeviceSpec
+
+    def ask(self, request: Request) -> Answer:
+        """Run the worker on `request` and return its answer; this process sleeps meanwhile."""
+        session = {
+            "threads": self.spec.threads,
+            "affinity": self.spec.affinity,
+            "providers": self.spec.providers,
+            "graph_optimization": self.spec.graph_optimization,
+        }
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
+            asked, answered = Path(scratch, "request.json"), Path(scratch, "result.json")
+            asked.write_text(
+                json.dumps({**request.model_dump(), "session": session}), encoding="utf-8"
+            )
+            command = [sys.executable, "-I", str(WORKER), str(asked), str(answered)]
+            limit = request.deadline_seconds + GRACE_SECONDS + 2.0 * len(request.models)
+            try:
+                done = subprocess.run(
+                    command,
+                    cwd=scratch,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    errors="replace",
+                    timeout=limit,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise DeadlineError(
+                    f"device {self.spec.name}: no answer within {limit:.0f} s",
+                    "is the machine overloaded?",
+                ) from None
+            if done.returncode != 0:
+                raise self._failure(request, done.returncode, done.stderr)
+            try:
+                return Answer.model_validate_json(answered.read_bytes())
+            except (OSError, ValidationError) as error:
+                raise DeviceError(f"device {self.spec.name}: unreadable answer: {error}") from error
+
+    def _failure(
+        self, request: Request, code: int, stderr: str
+    ) -> DeviceError | UnsupportedModelError:
+        """Tell a model that the runtime refuses from a device that fails."""
+        last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "no message")
+        models = ", ".join(dict.fromkeys(model.name for model in request.models[:3]))
+        if "onnxruntime_pybind11_state" in last or last.startswith("ValueError"):
+            reason = last.partition(": ")[2] or last
+            return UnsupportedModelError(
+                f"onnxruntime on {self.spec.name} refuses {models}: {reason}"
+            )
+        if code < 0:
+            last = f"its process was ended by signal {-code}"
+        return DeviceError(
+            f"device {self.spec.name}: the worker failed: {last}",
+            "edgeprune doctor checks this machine",
+        )

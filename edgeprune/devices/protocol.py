@@ -1,0 +1,93 @@
+"""The one question every device answers, and its answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from edgeprune.records import DeviceSpec, Environment
+
+
+class Message(BaseModel):
+    """Base of the messages: frozen, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelFile(Message):
+    """A model to run: a name for the answer, and its file."""
+
+    name: str
+    file: str
+
+
+class Request(Message):
+    """What to do with which models; see profiler/worker.py for the tasks.
+
+    `rounds` visits are made to every model with `inner` runs each; `paired` alternates the order of
+    two models instead of drawing it; after `deadline_seconds` the worker stops and says so.
+    """
+
+    task: Literal["time", "layers", "run"]
+    models: tuple[ModelFile, ...]
+    rounds: int = 1
+    inner: int = 1
+    paired: bool = False
+    warmup_runs: int = 10
+    warmup_seconds: float = 1.0
+    deadline_seconds: float = 60.0
+    seed: int = 0
+    inputs: str | None = None
+    outputs: str | None = None
+
+
+class NodeTimes(Message):
+    """Times of one node of the runtime's own graph."""
+
+    name: str
+    operator: str | None
+    provider: str | None
+    values_us: tuple[float, ...]
+
+
+class ModelAnswer(Message):
+    """Raw samples of one model; which fields are filled depends on the task."""
+
+    name: str
+    load_seconds: float
+    warmup: int = 0
+    values_ns: tuple[float, ...] = ()
+    nodes: tuple[NodeTimes, ...] = ()
+    runs_us: tuple[float, ...] = ()
+    peak_bytes: int | None = None
+
+
+class Answer(Message):
+    """What one fresh process on the device brought back."""
+
+    stopped: Literal["fixed", "time"]
+    models: tuple[ModelAnswer, ...]
+    environment: Environment
+
+
+class Device(Protocol):
+    """A device that can be asked."""
+
+    @property
+    def spec(self) -> DeviceSpec:
+        """The profile of the device."""
+
+    def ask(self, request: Request) -> Answer:
+        """Answer `request` in a fresh process.
+
+        Raises:
+            DeviceError: the device does not answer or its worker failed.
+            DeadlineError: it did not answer in time.
+        """
+
+
+def file_of(name: str, path: Path) -> ModelFile:
+    """Return the model file `path` under `name`."""
+    return ModelFile(name=name, file=str(path.resolve()))

@@ -1,0 +1,48 @@
+"""Device profiles: profiles/<name>.toml -> DeviceSpec."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from edgeprune.errors import JobError, UnknownDeviceError
+from edgeprune.records import DeviceSpec
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def profile_folder() -> Path:
+    """Return the folder of the shipped profiles: the installed package's, else the checkout's."""
+    installed = PACKAGE / "_profiles"
+    return installed if installed.is_dir() else PACKAGE.parent / "profiles"
+
+
+def known_devices() -> tuple[str, ...]:
+    """Return the names of all shipped profiles, sorted."""
+    return tuple(sorted(path.stem for path in profile_folder().glob("*.toml")))
+
+
+def load_spec(device: str) -> DeviceSpec:
+    """Return the profile called `device`, or in the file `device` if it ends in .toml.
+
+    Raises:
+        UnknownDeviceError: no such profile.
+        JobError: the profile has faults; all are listed.
+    """
+    path = Path(device) if device.endswith(".toml") else profile_folder() / f"{device}.toml"
+    if not path.is_file() or (not device.endswith(".toml") and device not in known_devices()):
+        raise UnknownDeviceError(
+            f"unknown device {device!r}",
+            f"known devices: {', '.join(known_devices())}; or name a profile file (….toml)",
+        )
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise JobError(str(path), [f"not a device profile: {error}"]) from None
+    try:
+        return DeviceSpec.model_validate({"name": path.stem, **table})
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise JobError(str(path), faults, "docs/devices.md lists every key") from None

@@ -1,0 +1,135 @@
+"""Costs of whole models, and of one model against another, from several fresh processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from edgeprune.devices.protocol import Answer, Device, Request, file_of
+from edgeprune.errors import DeviceError, UnstableError
+from edgeprune.profiler.stats import (
+    Interval,
+    floor_of,
+    median_interval,
+    paired_ratios,
+    relative_half_width,
+)
+from edgeprune.records import Comparison, Environment, Samples
+
+Note = Callable[[str], None]
+
+
+def sample(
+    device: Device, path: Path, *, processes: int = 3, rounds: int = 100, seed: int = 0
+) -> tuple[Samples, Environment]:
+    """Return the cost of whole runs of the model at `path`, in the device's unit."""
+    values, warmup, environment = [], 0, None
+    for index in range(processes):
+        request = Request(
+            task="time", models=(file_of("model", path),), rounds=rounds, seed=seed + index
+        )
+        answer = device.ask(request)
+        environment = _same(environment, answer)
+        values.append(tuple(v / 1000.0 for v in answer.models[0].values_ns))
+        warmup = max(warmup, answer.models[0].warmup)
+    assert environment is not None
+    samples = Samples(
+        name=path.name,
+        unit=device.spec.unit,
+        processes=tuple(values),
+        warmup=warmup,
+        stopped="fixed",
+    )
+    return samples, environment
+
+
+def compare(
+    device: Device,
+    first: Path,
+    second: Path,
+    *,
+    half_width: float = 0.005,
+    seconds: float = 30.0,
+    settle: float = 0.05,
+    confidence: float = 0.95,
+    seed: int = 0,
+    note: Note = lambda _: None,
+) -> tuple[Comparison, Environment]:
+    """Compare the cost of two models in interleaved pairs: first / second.
+
+    Fresh processes of about one second of pairs each are added until the interval's relative half
+    width is at most `half_width` or `seconds` have passed.
+
+    Raises:
+        UnstableError: time is up and the half width is still above `settle`.
+        DeviceError: the device fails or changes while it is measured.
+    """
+    started = time.monotonic()
+    firsts: list[tuple[float, ...]] = []
+    seconds_: list[tuple[float, ...]] = []
+    environment: Environment | None = None
+    rounds, interval, stopped = 40, (1.0, 0.0, 2.0), "time"
+    while len(firsts) < 4 or time.monotonic() - started < seconds:
+        request = Request(
+            task="time",
+            models=(file_of("first", first), file_of("second", second)),
+            rounds=rounds,
+            paired=True,
+            warmup_seconds=0.5,
+            seed=seed + len(firsts),
+        )
+        answer = device.ask(request)
+        environment = _same(environment, answer)
+        a, b = (tuple(v / 1000.0 for v in model.values_ns) for model in answer.models)
+        if not firsts:  # the first process only tells how many pairs a second holds
+            rounds = int(min(400, max(30, 1e6 / (_middle(a) + _middle(b)))))
+        firsts.append(a)
+        seconds_.append(b)
+        interval = _interval(firsts, seconds_, confidence, seed)
+        doubt = 100 * relative_half_width(interval)
+        note(f"{sum(map(len, firsts))} pairs, ratio {interval[0]:.3f} ± {doubt:.1f} %")
+        if len(firsts) >= 5 and relative_half_width(interval) <= half_width:
+            stopped = "enough"
+            break
+    if relative_half_width(interval) > settle:
+        raise UnstableError(
+            f"device {device.spec.name}: after {time.monotonic() - started:.0f} s the ratio is "
+            f"only known to lie between {interval[1]:.3f} and {interval[2]:.3f}",
+            "close other programs and run again; edgeprune run --resume keeps what is finished",
+        )
+    assert environment is not None
+    flat_first = [v for process in firsts for v in process]
+    flat_second = [v for process in seconds_ for v in process]
+    comparison = Comparison(
+        median=interval[0],
+        low=interval[1],
+        high=interval[2],
+        confidence=confidence,
+        pairs=len(flat_first),
+        processes=len(firsts),
+        first_cost=_middle(tuple(flat_first)),
+        second_cost=_middle(tuple(flat_second)),
+        minimum_ratio=floor_of(flat_first) / floor_of(flat_second),
+        stopped="enough" if stopped == "enough" else "time",
+    )
+    return comparison, environment
+
+
+def _interval(
+    first: list[tuple[float, ...]], second: list[tuple[float, ...]], confidence: float, seed: int
+) -> Interval:
+    ratios = [tuple(paired_ratios(a, b)) for a, b in zip(first, second, strict=True)]
+    return median_interval(ratios, confidence=confidence, seed=seed)
+
+
+def _middle(values: tuple[float, ...]) -> float:
+    ordered = sorted(values)
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+def _same(before: Environment | None, answer: Answer) -> Environment:
+    """Return the answer's environment; it must be comparable with that of earlier processes."""
+    if before is not None and (differences := before.differences(answer.environment)):
+        raise DeviceError("the device changed while it was measured: " + "; ".join(differences))
+    return answer.environment
