@@ -1,0 +1,1 @@
+"""What a width costs on a device."""

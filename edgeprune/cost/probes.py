@@ -1,0 +1,117 @@
+"""Prices of single layers: fused ONNX sub-graphs, timed on the device."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from edgeprune.devices.protocol import Device, ModelAnswer, Request, file_of
+from edgeprune.errors import UnsupportedModelError
+from edgeprune.export.fragments import Template, fragment
+from edgeprune.profiler.stats import floor_of
+
+CHUNK = 48  # models a process holds at once
+LAYOUT = frozenset({"ReorderInput", "ReorderOutput"})
+Widths = tuple[int, int]
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Probes:
+    """Prices taken so far, shared between layers of the same shape.
+
+    Args:
+        device: where to measure.
+        seed: order of the runs and random weights.
+    """
+
+    device: Device
+    seed: int = 0
+    taken: dict[str, float] = field(default_factory=dict)
+    _keys: dict[tuple[int, Widths], str] = field(default_factory=dict)
+
+    def price(self, layer: Template, widths: Widths) -> float:
+        """Return a price that `take` measured before.
+
+        Raises:
+            UnsupportedModelError: it was not measured.
+        """
+        key = self._keys.get((id(layer), widths))
+        if key is None or key not in self.taken:
+            raise UnsupportedModelError(
+                f"layer {layer.segment.name} has no price at widths {widths}"
+            )
+        return self.taken[key]
+
+    def take(
+        self,
+        wanted: Iterable[tuple[Template, Widths]],
+        *,
+        processes: int = 1,
+        rounds: int = 10,
+        inner: int = 4,
+        again: bool = False,
+        progress: Progress = lambda done, total: None,
+    ) -> None:
+        """Measure what is `wanted`; what was measured before is measured anew only if `again`."""
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
+            files: dict[str, Path] = {}
+            for layer, widths in wanted:
+                content = fragment(layer, *widths, seed=self.seed)
+                key = self._keys.get((id(layer), widths)) or _signature(layer, widths)
+                self._keys[id(layer), widths] = key
+                if key in files or (key in self.taken and not again):
+                    continue
+                files[key] = Path(scratch, f"{len(files)}.onnx")
+                files[key].write_bytes(content)
+            order = np.random.default_rng(self.seed).permutation(sorted(files))
+            chunks = [order[i : i + CHUNK].tolist() for i in range(0, len(order), CHUNK)]
+            best: dict[str, float] = {}
+            for done, (process, chunk) in enumerate(
+                (p, c) for p in range(processes) for c in chunks
+            ):
+                progress(done, processes * len(chunks))
+                for key, cost in self._ask(chunk, files, rounds, inner, process).items():
+                    best[key] = min(cost, best.get(key, cost))
+            progress(1, 1)
+            self.taken.update(best)
+
+    def _ask(
+        self, keys: Sequence[str], files: dict[str, Path], rounds: int, inner: int, process: int
+    ) -> dict[str, float]:
+        request = Request(
+            task="layers",
+            models=tuple(file_of(key, files[key]) for key in keys),
+            rounds=rounds,
+            inner=inner,
+            warmup_runs=3,
+            seed=self.seed + process,
+        )
+        return {model.name: _cost(model) for model in self.device.ask(request).models}
+
+
+def _cost(model: ModelAnswer) -> float:
+    """Return the price: all nodes but the changes of layout at the borders of the sub-graph."""
+    nodes = [node for node in model.nodes if node.operator not in LAYOUT]
+    if not nodes:
+        raise UnsupportedModelError(f"the device reports no node for probe {model.name}")
+    return sum(floor_of(node.values_us) for node in nodes)
+
+
+def _signature(layer: Template, widths: Widths) -> str:
+    """Return the same text for two probes that compute the same thing under other names."""
+    segment = layer.segment
+    attributes = [
+        sorted(attribute.SerializeToString().hex() for attribute in node.attribute)
+        for node in segment.nodes
+    ]
+    shapes = [shape[2:] if len(shape) > 2 else len(shape) for shape in layer.input_shapes]
+    weights = [shape[2:] for shape in segment.weights.values()]
+    operators = [node.op_type for node in segment.nodes]
+    facts = (operators, attributes, shapes, weights, layer.flat, layer.depthwise, widths)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -1,0 +1,39 @@
+"""Which widths are worth offering: the tops of the stairs, found by measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def grid(width: int, points: int = 32) -> tuple[int, ...]:
+    """Return about `points` evenly spaced widths from narrow to `width`, `width` included."""
+    step = max(1, width // points)
+    return tuple(sorted({*range(step, width + 1, step), width}))
+
+
+def worth_offering(
+    widths: Sequence[int], costs: Sequence[float], *, tolerance: float = 0.02, most: int = 16
+) -> tuple[int, ...]:
+    """Return the widths that are cheaper than every wider one, from narrow to wide.
+
+    A width is offered only if it costs less than `1 - tolerance` times the cheapest wider width, so
+    of a flat stair only its widest width remains and a width that is slower than a wider one never
+    appears. If more than `most` remain, the tolerance grows until they do not.
+
+    Args:
+        widths: ascending; the last is the dense width, which is always offered.
+        costs: cost at each width, above 0.
+        tolerance: share of the cost that a narrower width must save.
+        most: widths offered at the most.
+    """
+    if len(widths) != len(costs) or not widths or list(widths) != sorted(set(widths)):
+        raise ValueError("widths must be ascending, with one cost each")
+    offered = [widths[-1]]
+    cheapest = costs[-1]
+    for width, cost in zip(widths[-2::-1], costs[-2::-1], strict=True):
+        if cost < (1 - tolerance) * cheapest:
+            offered.append(width)
+            cheapest = cost
+    if len(offered) > most:
+        return worth_offering(widths, costs, tolerance=1.3 * tolerance + 0.001, most=most)
+    return tuple(reversed(offered))
