@@ -1,0 +1,1 @@
+"""Which channels matter, and how much a width costs in loss."""

@@ -1,0 +1,1 @@
+"""Winning accuracy back after channels are gone."""

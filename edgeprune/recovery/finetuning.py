@@ -1,0 +1,162 @@
+"""Fine-tuning a slim model, with distillation from the dense one."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edgeprune.data import Batch, Data, batches, call, first_batches
+from edgeprune.errors import DataError
+from edgeprune.job import RecoverSection
+from edgeprune.recovery.batchnorm import recalibrate
+
+CHECKS = 8  # validations during fine-tuning
+CHECK_SAMPLES = 2000
+GRADIENT_NORM = 2.0
+Point = tuple[int, float, float]
+Pair = tuple[tuple[Tensor, ...], Tensor]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A recovered model, the metric of its best state and after recalibration alone, the history.
+
+    `history` holds (step, training loss, validation metric) at each check.
+    """
+
+    model: nn.Module
+    best: float
+    recalibrated: float
+    history: tuple[Point, ...]
+
+
+def recover(
+    slim: nn.Module,
+    dense: nn.Module,
+    data: Data,
+    settings: RecoverSection,
+    *,
+    seed: int,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> Recovery:
+    """Return `slim` recovered in at most `settings.steps` steps; the best state is kept.
+
+    BatchNorm statistics are recalibrated first. Then SGD with Nesterov momentum under a one-cycle
+    schedule minimises (1 - a) * loss + a * T^2 * KL(teacher / T || student / T) (arXiv 1503.02531).
+    Without training data the calibration inputs serve and only the dense model's outputs teach.
+    The state of best metric on (at most 2,000 samples of) validation data wins, step 0 included.
+
+    Raises:
+        DataError: no batches, or the loss stops being finite.
+    """
+    torch.manual_seed(seed)
+    model = copy.deepcopy(slim)
+    calibration = first_batches(data.calibration, CHECK_SAMPLES, "calibration")
+    recalibrate(model, [inputs for inputs, _ in calibration])
+    checked = first_batches(data.validation, CHECK_SAMPLES, "validation")
+    best = recalibrated = metric_on(model, data, checked)
+    state = copy.deepcopy(model.state_dict())
+    history: list[Point] = []
+    if settings.steps == 0:
+        return Recovery(model.eval(), best, recalibrated, ())
+    teacher = copy.deepcopy(dense).eval()
+    weight = settings.distill_weight if settings.distill else 0.0
+    if data.train is None:
+        weight = 1.0
+    optimizer, schedule = _optimizer(model, settings)
+    every = max(1, settings.steps // CHECKS)
+    stream = _endless(data.train if data.train is not None else data.calibration)
+    running = 0.0
+    for step in range(1, settings.steps + 1):
+        model.train()
+        inputs, target = next(stream)
+        loss = _loss(model, teacher, data, inputs, target, weight, settings.temperature)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
+        optimizer.step()
+        schedule.step()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DataError(
+                f"recovery: the loss is not finite at step {step}", "lower [recover] learning_rate"
+            )
+        running = value if step == 1 else 0.95 * running + 0.05 * value
+        if step % every == 0 or step == settings.steps:
+            metric = metric_on(model, data, checked)
+            history.append((step, running, metric))
+            if metric > best:
+                best, state = metric, copy.deepcopy(model.state_dict())
+        progress(step, settings.steps, f"loss {running:.3f}, best {data.metric_name} {best:.4f}")
+    model.load_state_dict(state)
+    return Recovery(model.eval(), best, recalibrated, tuple(history))
+
+
+def metric_on(model: nn.Module, data: Data, samples: list[Pair]) -> float:
+    """Return the metric of `model` over `samples`, weighted by batch size."""
+    model.eval()
+    with torch.inference_mode():
+        total = sum(data.metric(call(model, x), y) * len(y) for x, y in samples)
+    return total / sum(len(y) for _, y in samples)
+
+
+def _optimizer(
+    model: nn.Module, settings: RecoverSection
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, total_steps=settings.steps + 1, pct_start=0.15
+    )
+    return optimizer, schedule
+
+
+def _loss(
+    model: nn.Module,
+    teacher: nn.Module,
+    data: Data,
+    inputs: tuple[Tensor, ...],
+    target: Tensor,
+    weight: float,
+    temperature: float,
+) -> Tensor:
+    output = call(model, inputs)
+    total = output.new_zeros(())
+    if weight < 1.0:
+        total = total + (1.0 - weight) * data.loss(output, target)
+    if weight > 0.0:
+        with torch.no_grad():
+            wanted = call(teacher, inputs)
+        total = total + weight * distillation(output, wanted, temperature)
+    return total
+
+
+def distillation(output: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """Return T^2 * KL(softmax(wanted / T) || softmax(output / T)), mean over rows [N, classes].
+
+    A single output column has no distribution over classes: there the mean squared error serves.
+    """
+    if output.shape[-1] == 1 or output.ndim < 2:
+        return nn.functional.mse_loss(output, wanted)
+    student = nn.functional.log_softmax(output / temperature, dim=1)
+    teacher = nn.functional.log_softmax(wanted / temperature, dim=1)
+    divergence = nn.functional.kl_div(student, teacher, log_target=True, reduction="none").sum(1)
+    return temperature**2 * divergence.mean()
+
+
+def _endless(part: Iterable[Batch]) -> Iterator[Pair]:
+    """Yield batches of `part` over and over."""
+    while True:
+        count = 0
+        for pair in batches(part, "train"):
+            count += 1
+            yield pair
+        if count == 0:
+            raise DataError("data: train is empty or can be iterated only once")
