@@ -1,0 +1,1 @@
+"""How wide each group may be."""
