@@ -1,0 +1,1 @@
+"""What is claimed of the slim model, and the proof."""

@@ -1,0 +1,86 @@
+"""Accuracy of the exported files, computed by the runtime over the whole evaluation data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgeprune.data import Data
+from edgeprune.devices.protocol import Device
+from edgeprune.errors import DataError
+from edgeprune.records import Artifact
+from edgeprune.verify.inference import infer
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The metric over all samples, and batch by batch with the batch's size."""
+
+    value: float
+    batches: tuple[tuple[float, int], ...]
+
+    @property
+    def samples(self) -> int:
+        """Number of samples evaluated."""
+        return sum(count for _, count in self.batches)
+
+
+def evaluate(
+    device: Device,
+    path: Path,
+    artifact: Artifact,
+    data: Data,
+    progress: Callable[[int], None] = lambda samples: None,
+) -> Accuracy:
+    """Return the metric of the ONNX file at `path` on the test data, or validation where none is.
+
+    Raises:
+        DataError: the data is empty on this pass.
+    """
+    part = data.test if data.test is not None else data.validation
+    rows = tuple(
+        (data.metric(output, target), len(target))
+        for output, (_, target) in infer(device, path, artifact, part, progress)
+    )
+    if not rows:
+        raise DataError("data: the evaluation data is empty or can be iterated only once")
+    return Accuracy(sum(v * n for v, n in rows) / sum(n for _, n in rows), rows)
+
+
+def drop_interval(
+    dense: Accuracy,
+    slim: Accuracy,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> tuple[float, float]:
+    """Return the bootstrap interval of dense - slim over the same batches.
+
+    Raises:
+        ValueError: the two were evaluated on different batches.
+    """
+    if [n for _, n in dense.batches] != [n for _, n in slim.batches]:
+        raise ValueError("the two models were evaluated on different batches")
+    drops = np.array([a - b for (a, _), (b, _) in zip(dense.batches, slim.batches, strict=True)])
+    sizes = np.array([n for _, n in dense.batches], dtype=np.float64)
+    return _weighted_interval(drops, sizes, confidence, seed, resamples)
+
+
+def _weighted_interval(
+    values: Sequence[float] | np.ndarray,
+    weights: np.ndarray,
+    confidence: float,
+    seed: int,
+    resamples: int,
+) -> tuple[float, float]:
+    random = np.random.default_rng(seed)
+    chosen = random.integers(0, len(weights), (resamples, len(weights)))
+    array = np.asarray(values)
+    means = (array[chosen] * weights[chosen]).sum(1) / weights[chosen].sum(1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)

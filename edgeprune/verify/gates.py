@@ -1,0 +1,129 @@
+"""The conditions of success, and the verdict over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeprune.job import Job
+from edgeprune.records import (
+    Budget,
+    Comparison,
+    Environment,
+    Figures,
+    Gate,
+    Kind,
+    Parity,
+    PlanSummary,
+    Prediction,
+    Speedup,
+    Unit,
+    Verdict,
+    WidthPlan,
+)
+from edgeprune.verify.accuracy import Accuracy, drop_interval
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that was found out about the two models."""
+
+    dense: Figures
+    slim: Figures
+    comparison: Comparison
+    parity: Parity
+    dense_accuracy: Accuracy
+    slim_accuracy: Accuracy
+    recalibrated_accuracy: float
+    environment: Environment
+
+
+def judge(
+    job: Job,
+    plan: WidthPlan,
+    evidence: Evidence,
+    *,
+    device: str,
+    kind: Kind,
+    unit: Unit,
+    metric: str,
+    on_test: bool,
+) -> Verdict:
+    """Return the verdict: every gate met, or not, or (met None) not measurable on this device."""
+    limit = job.request.limit(evidence.dense.cost, unit)
+    budget = Budget(
+        asked=job.request.text,
+        limit=limit,
+        reached=evidence.slim.cost,
+        met=evidence.slim.cost <= limit,
+    )
+    gates = _gates(job, evidence, budget, kind)
+    low, high = drop_interval(evidence.dense_accuracy, evidence.slim_accuracy, seed=job.seed)
+    return Verdict(
+        job=job.name,
+        device=device,
+        kind=kind,
+        unit=unit,
+        passed=all(gate.met is not False for gate in gates),
+        dense=evidence.dense,
+        slim=evidence.slim,
+        speedup=Speedup(
+            median=evidence.comparison.median,
+            low=evidence.comparison.low,
+            high=evidence.comparison.high,
+            confidence=evidence.comparison.confidence,
+            pairs=evidence.comparison.pairs,
+        ),
+        parity=evidence.parity,
+        budget=budget,
+        predicted=Prediction(cost=plan.predicted, error=plan.predicted_error),
+        plan=PlanSummary(
+            widths={name: (group.before, group.after) for name, group in plan.groups.items()},
+            gap=plan.gap,
+            digest=plan.digest,
+            criteria={name: group.criterion for name, group in plan.groups.items()},
+        ),
+        gates=gates,
+        metric=metric,
+        accuracy_on="test" if on_test else "validation",
+        accuracy_samples=evidence.slim_accuracy.samples,
+        accuracy_drop_interval=(low, high),
+        recalibrated_accuracy=evidence.recalibrated_accuracy,
+        seed=job.seed,
+        environment=evidence.environment,
+    )
+
+
+def _gates(job: Job, evidence: Evidence, budget: Budget, kind: Kind) -> tuple[Gate, ...]:
+    drop = evidence.dense.accuracy - evidence.slim.accuracy
+    speed = evidence.comparison
+    estimated = kind == "estimated"
+    gates = [
+        Gate(name="parity", met=evidence.parity.passed, limit=1e-4, value=evidence.parity.max_abs),
+        Gate(
+            name="accuracy",
+            met=drop <= job.budget.max_accuracy_drop + 1e-12,
+            limit=job.budget.max_accuracy_drop,
+            value=drop,
+        ),
+        Gate(name="budget", met=budget.met, limit=budget.limit, value=budget.reached),
+        Gate(
+            name="speedup",
+            met=None if estimated else speed.low > 1.0,
+            limit=1.0,
+            value=speed.low,
+            note="not measured: this device yields estimates only" if estimated else "",
+        ),
+    ]
+    if job.budget.ram_kb is not None:
+        used = evidence.slim.peak_activation_bytes / 1024
+        gates.append(
+            Gate(name="ram", met=used <= job.budget.ram_kb, limit=job.budget.ram_kb, value=used)
+        )
+    if job.budget.flash_kb is not None:
+        size = evidence.slim.file_bytes / 1024
+        gates.append(
+            Gate(
+                name="flash", met=size <= job.budget.flash_kb, limit=job.budget.flash_kb, value=size
+            )
+        )
+    return tuple(gates)

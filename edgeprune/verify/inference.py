@@ -1,0 +1,88 @@
+"""Outputs of an ONNX file over real data, computed by the runtime in the worker."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeprune.data import Batch, batches
+from edgeprune.devices.local import LocalDevice
+from edgeprune.devices.protocol import Device, Request, file_of
+from edgeprune.records import Artifact, DeviceSpec
+
+AT_ONCE = 2048  # samples a worker process takes
+Pair = tuple[tuple[Tensor, ...], Tensor]
+
+
+def numeric_device(device: Device) -> Device:
+    """Return the device that computes outputs: `device`, or this machine where it is simulated."""
+    if device.spec.transport != "simulated":
+        return device
+    spec = DeviceSpec(
+        name=f"{device.spec.name} (numerics on this machine)",
+        title="local CPU",
+        kind="cpu",
+        runtime="onnxruntime",
+        transport="local",
+        unit="us",
+        figure="measured",
+    )
+    return LocalDevice(spec)
+
+
+def infer(
+    device: Device,
+    path: Path,
+    artifact: Artifact,
+    part: Iterable[Batch],
+    progress: Callable[[int], None] = lambda samples: None,
+) -> Iterator[tuple[Tensor, Pair]]:
+    """Yield (output of the runtime, (inputs, target)) for every batch of `part`.
+
+    Raises:
+        DeviceError: the device fails.
+        DataError: `part` is malformed.
+    """
+    waiting: list[Pair] = []
+    samples = 0
+    for inputs, target in batches(part):
+        waiting.append((inputs, target))
+        if sum(len(x[0]) for x, _ in waiting) >= AT_ONCE:
+            yield from _answers(device, path, artifact, waiting)
+            samples += sum(len(x[0]) for x, _ in waiting)
+            progress(samples)
+            waiting = []
+    if waiting:
+        yield from _answers(device, path, artifact, waiting)
+
+
+def _answers(
+    device: Device, path: Path, artifact: Artifact, pairs: list[Pair]
+) -> Iterator[tuple[Tensor, Pair]]:
+    columns = {
+        info.name: torch.cat([inputs[index] for inputs, _ in pairs]).numpy()
+        for index, info in enumerate(artifact.inputs)
+    }
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
+        asked, answered = Path(scratch, "inputs.npz"), Path(scratch, "outputs.npy")
+        np.savez(asked, **columns)  # type: ignore[arg-type]
+        device.ask(
+            Request(
+                task="run",
+                models=(file_of("model", path),),
+                inputs=str(asked),
+                outputs=str(answered),
+                deadline_seconds=600.0,
+            )
+        )
+        output = torch.from_numpy(np.load(answered, allow_pickle=False))
+    start = 0
+    for inputs, target in pairs:
+        count = len(inputs[0])
+        yield output[start : start + count], (inputs, target)
+        start += count
