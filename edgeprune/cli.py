@@ -1,0 +1,458 @@
+"""The command line: parse, call, render, and map errors to exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+from cyclopts import App, CycloptsError, Parameter
+
+from edgeprune.errors import DONE, INTERRUPTED, EdgepruneError, GateError, UsageError
+
+if TYPE_CHECKING:
+    from edgeprune.report.console import Console
+
+BUG = 70
+HELP = """Make a PyTorch model meet a budget on a device, and prove it there.
+
+Exit codes: 0 done and every gate met; 1 a gate was not met; 2 usage or configuration;
+3 device not reachable; 4 measurement unstable; 5 unsupported model; 124 timeout; 130 interrupted.
+"""
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("edgeprune")
+
+
+app = App(
+    name="edgeprune",
+    help=HELP,
+    version=_version,
+    help_format="plaintext",
+    result_action="return_value",
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Common:
+    """Options that every command takes.
+
+    Parameters
+    ----------
+    json:
+        Put one JSON document on stdout and nothing else.
+    quiet:
+        Say nothing but errors.
+    verbose:
+        Say more; show tracebacks.
+    """
+
+    json: Annotated[bool, Parameter(negative=())] = False
+    quiet: Annotated[bool, Parameter(negative=())] = False
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative=())] = False
+
+    @property
+    def console(self) -> Console:
+        """The console for these options."""
+        from edgeprune.report.console import Console
+
+        return Console(quiet=self.quiet, verbose=self.verbose)
+
+
+DEFAULT = Common()
+Device = Annotated[str, Parameter(name="--device")]
+Budget = Annotated[str | None, Parameter(name="--budget")]
+Seed = Annotated[int | None, Parameter(name="--seed")]
+
+
+@app.command
+def devices(*, common: Common = DEFAULT) -> int:
+    """List the known device profiles, and which of them can be used here now."""
+    from edgeprune.devices.opening import unavailable
+    from edgeprune.devices.spec import known_devices, load_spec
+
+    rows = []
+    for name in known_devices():
+        spec = load_spec(name)
+        rows.append((spec, unavailable(spec)))
+    _answer(
+        common,
+        {
+            "schema": 1,
+            "devices": [
+                {**spec.model_dump(mode="json"), "available": not reason, "reason": reason}
+                for spec, reason in rows
+            ],
+        },
+    )
+    common.console.devices(
+        [(spec.name, spec.title, spec.figure, reason or "ready") for spec, reason in rows]
+    )
+    return DONE
+
+
+@app.command
+def doctor(*, common: Common = DEFAULT) -> int:
+    """Tell what this machine can do, and the command that adds what is missing."""
+    from edgeprune.devices.diagnosis import diagnose
+
+    checks = diagnose()
+    _answer(common, {"schema": 1, "checks": [check._asdict() for check in checks]})
+    common.console.checks([(check.what, check.ok, check.found, check.help) for check in checks])
+    return DONE if all(check.ok for check in checks if check.needed) else 3
+
+
+@app.command
+def profile(
+    what: str,
+    *,
+    device: Device,
+    shape: str | None = None,
+    seed: Seed = None,
+    common: Common = DEFAULT,
+) -> int:
+    """Measure the cost and memory of every layer.
+
+    Parameters
+    ----------
+    what:
+        A job.toml, an .onnx file, or pkg.module:factory.
+    device:
+        Name of a device profile, or the path of one.
+    shape:
+        Shape of the input for pkg.module:factory, such as 1,3,224,224.
+    seed:
+        Of everything that is drawn.
+    """
+    import tempfile
+
+    from edgeprune.devices.opening import open_device
+    from edgeprune.profiler.layers import profile_model
+
+    opened = open_device(device)
+    console = common.console
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
+        path, name = _model_file(what, shape, Path(scratch, "dense.onnx"))
+        with console.stage(f"Profiling {name} on {opened.spec.name}") as stage:
+            found = profile_model(opened, path, name=name, seed=seed or 0, note=stage.note)
+    _answer(common, found.model_dump(mode="json", by_alias=True))
+    console.profile(found)
+    return DONE
+
+
+@app.command
+def plan(
+    job: Path, *, device: Device, budget: Budget = None, seed: Seed = None, common: Common = DEFAULT
+) -> int:
+    """Profile, price and allocate; change nothing.
+
+    Parameters
+    ----------
+    job:
+        The job file (job.toml).
+    device:
+        Name of a device profile, or the path of one.
+    budget:
+        Instead of the job's: "50%", "2x", "0.8ms", "1.2Minsn".
+    seed:
+        Instead of the job's.
+    """
+    from edgeprune.pipeline import plan_only
+
+    console = common.console
+    settings, model, data, opened = _prepare(job, device, budget, seed)
+    found = plan_only(settings, model, data, opened, console)
+    document = {
+        "schema": 1,
+        "job": settings.name,
+        "device": opened.spec.name,
+        "kind": opened.spec.figure,
+        "unit": opened.spec.unit,
+        "dense_cost": found.table.dense_cost,
+        "budget": {"asked": settings.request.text, "limit": found.plan.budget},
+        "widths": {name: [g.before, g.after] for name, g in found.plan.groups.items()},
+        "criteria": {name: g.criterion for name, g in found.plan.groups.items()},
+        "offered": found.table.widths,
+        "predicted": {"cost": found.plan.predicted, "error": found.plan.predicted_error},
+        "measured": found.plan.corrected,
+        "gap": found.plan.gap,
+        "digest": found.plan.digest,
+        "rounds": [r.model_dump(mode="json") for r in found.plan.rounds],
+        "skipped": [s.model_dump(mode="json") for s in found.groups.skipped],
+    }
+    _answer(common, document)
+    console.plan(found.plan, found.table)
+    return DONE
+
+
+@app.command
+def run(
+    job: Path,
+    *,
+    device: Device,
+    budget: Budget = None,
+    out: Path | None = None,
+    resume: Annotated[bool, Parameter(negative=())] = False,
+    seed: Seed = None,
+    common: Common = DEFAULT,
+) -> int:
+    """Do the whole job and ship into deploy/<device>/<job>/.
+
+    Parameters
+    ----------
+    job:
+        The job file (job.toml).
+    device:
+        Name of a device profile, or the path of one.
+    budget:
+        Instead of the job's: "50%", "2x", "0.8ms", "1.2Minsn".
+    out:
+        The folder that receives the files, instead of deploy/<device>/<job>.
+    resume:
+        Go on where an earlier run of the same job stopped.
+    seed:
+        Instead of the job's.
+    """
+    from edgeprune import pipeline
+
+    console = common.console
+    settings, model, data, opened = _prepare(job, device, budget, seed)
+    folder = out or Path("deploy", opened.spec.name, settings.name)
+    result = pipeline.run(settings, model, data, opened, folder, resume=resume, console=console)
+    _answer(common, result.verdict.model_dump(mode="json", by_alias=True))
+    console.verdict(result.verdict, out=folder)
+    return DONE if result.verdict.passed else GateError.exit_code
+
+
+@app.command
+def verify(
+    before: Path,
+    after: Path,
+    *,
+    device: Device,
+    tolerance: float = 1e-4,
+    seed: Seed = None,
+    common: Common = DEFAULT,
+) -> int:
+    """Compare two ONNX files: parity on the same random inputs, and speed-up with its interval.
+
+    Parameters
+    ----------
+    before:
+        The ONNX file to compare with.
+    after:
+        The ONNX file that should be faster.
+    device:
+        Name of a device profile, or the path of one.
+    tolerance:
+        Largest difference of outputs, absolute, and relative to the largest output above 1.
+    seed:
+        Of inputs and order.
+    """
+    from edgeprune.devices.opening import open_device
+    from edgeprune.export.onnx_graph import describe
+    from edgeprune.profiler.timing import compare
+    from edgeprune.verify.files import file_parity
+    from edgeprune.verify.inference import numeric_device
+
+    opened = open_device(device)
+    console = common.console
+    spec = opened.spec
+    with console.stage(f"Comparing on {spec.name}") as stage:
+        files = [(path, describe(path)) for path in (before, after)]
+        agreement = file_parity(
+            numeric_device(opened), files[0], files[1], tolerance=tolerance, seed=seed or 0
+        )
+        comparison, environment = compare(opened, before, after, seed=seed or 0, note=stage.note)
+    proven = None if spec.figure == "estimated" else comparison.low > 1.0
+    passed = agreement.passed and proven is not False
+    document = {
+        "schema": 1,
+        "device": spec.name,
+        "kind": spec.figure,
+        "unit": spec.unit,
+        "passed": passed,
+        "before": {"file": before.name, "cost": comparison.first_cost},
+        "after": {"file": after.name, "cost": comparison.second_cost},
+        "speedup": {
+            name: getattr(comparison, name)
+            for name in ("median", "low", "high", "confidence", "pairs")
+        },
+        "parity": agreement.model_dump(mode="json"),
+        "gates": [
+            {
+                "name": "parity",
+                "met": agreement.passed,
+                "limit": tolerance,
+                "value": agreement.max_abs,
+            },
+            {"name": "speedup", "met": proven, "limit": 1.0, "value": comparison.low},
+        ],
+        "environment": environment.model_dump(mode="json"),
+    }
+    _answer(common, document)
+    console.comparison(comparison, agreement, before.name, after.name, spec.figure, spec.unit)
+    return DONE if passed else GateError.exit_code
+
+
+@app.command
+def report(run_dir: Path, *, common: Common = DEFAULT) -> int:
+    """Write report.html of a finished run again.
+
+    Parameters
+    ----------
+    run_dir:
+        The folder that `edgeprune run` shipped to.
+    """
+    from edgeprune.ship import rewrite_report
+
+    path = rewrite_report(run_dir)
+    _answer(common, {"schema": 1, "report": str(path)})
+    common.console.info(f"wrote {path}")
+    return DONE
+
+
+def _prepare(
+    job: Path, device: str, budget: str | None, seed: int | None
+) -> tuple[Any, Any, Any, Any]:
+    """Load everything a job names; cheap faults are told before torch is imported."""
+    from edgeprune.devices.spec import load_spec
+    from edgeprune.job import load_job
+
+    settings = load_job(job).with_overrides(budget=budget, seed=seed)
+    _ = settings.request
+    load_spec(device)
+    from edgeprune.devices.opening import open_device
+    from edgeprune.pipeline import load
+
+    opened = open_device(device)
+    model, data = load(settings, job.resolve().parent)
+    return settings, model, data, opened
+
+
+def _model_file(what: str, shape: str | None, path: Path) -> tuple[Path, str]:
+    """Return the ONNX file of a job, of an .onnx path (as it is), or of pkg.module:factory."""
+    if what.endswith(".onnx"):
+        return Path(what), Path(what).name
+    from edgeprune.job import FACTORY, load_job
+
+    if what.endswith(".toml"):
+        job = load_job(Path(what))
+        from edgeprune.export.onnx_graph import export
+        from edgeprune.pipeline import load
+
+        model, data = load(job, Path(what).resolve().parent)
+        export(model, data.example, path, opset=job.export.opset)
+        return path, job.name
+    if not FACTORY.fullmatch(what):
+        raise UsageError(f"{what!r} is not a job.toml, an .onnx file or pkg.module:factory")
+    sizes = _shape(shape)
+    import torch
+
+    from edgeprune.export.onnx_graph import export
+    from edgeprune.loading import call_factory
+
+    model = call_factory(what, Path.cwd(), "model")
+    if not isinstance(model, torch.nn.Module):
+        raise UsageError(f"{what} returned a {type(model).__name__}, not a torch.nn.Module")
+    export(model.eval(), (torch.zeros(sizes),), path, opset=20)
+    return path, what
+
+
+def _shape(text: str | None) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in (text or "").split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise UsageError(
+            "a factory needs the shape of its input"
+            if text is None
+            else f"shape {text!r} cannot be read",
+            "give --shape 1,3,224,224",
+        )
+    return sizes
+
+
+_documents: list[dict[str, Any]] = []
+
+
+def _answer(common: Common, document: dict[str, Any]) -> None:
+    if common.json:
+        _documents.append(document)
+
+
+@contextlib.contextmanager
+def _guarded_stdout(guard: bool) -> Iterator[TextIO]:
+    """Yield the real stdout; meanwhile whatever else writes to descriptor 1 lands on stderr."""
+    if not guard:
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(real, "w", encoding="utf-8", closefd=False) as stream:
+            yield stream
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Carry out a command line and return its exit code."""
+    _documents.clear()
+    wants_json = "--json" in arguments
+    verbose = "-v" in arguments or "--verbose" in arguments
+    with _guarded_stdout(wants_json) as stdout:
+        code = _execute(list(arguments), verbose)
+        for document in _documents:
+            json.dump(document, stdout, allow_nan=False)
+            stdout.write("\n")
+            stdout.flush()
+    return code
+
+
+def _execute(arguments: list[str], verbose: bool) -> int:
+    from edgeprune.report.console import Console
+
+    console = Console(verbose=verbose)
+    try:
+        code = app(arguments or ["--help"], exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        console.error(UsageError(str(error).strip(), "edgeprune --help"))
+        return UsageError.exit_code
+    except EdgepruneError as error:
+        if verbose:
+            traceback.print_exc()
+        console.error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.error("interrupted; edgeprune run --resume goes on from the last finished stage")
+        return INTERRUPTED
+    except OSError as error:
+        if verbose:
+            traceback.print_exc()
+        console.error(UsageError(f"{error.filename or 'file'}: {error.strerror or error}"))
+        return UsageError.exit_code
+    except Exception:  # noqa: BLE001 - the outermost frame: anything here is a bug of edgeprune's
+        traceback.print_exc()
+        console.error("this is a bug in edgeprune; please report it with the traceback above")
+        return BUG
+    return code if isinstance(code, int) else DONE
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    sys.exit(execute(sys.argv[1:]))

@@ -1,0 +1,203 @@
+"""The job: profile -> price -> allocate -> shrink -> recover -> export -> verify -> ship."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edgeprune import stages
+from edgeprune.data import Data
+from edgeprune.devices.opening import open_device
+from edgeprune.devices.protocol import Device
+from edgeprune.job import BudgetSection, Job
+from edgeprune.loading import check_finite, check_runs, load_data, load_model, seed_everything
+from edgeprune.records import (
+    Artifact,
+    CostTable,
+    GroupList,
+    ModelProfile,
+    Recovered,
+    Sensitivity,
+    Shrunk,
+    Verdict,
+    Verification,
+    WidthPlan,
+)
+from edgeprune.report.console import Console
+from edgeprune.ship import ship
+from edgeprune.store import RunFolder
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves: the slim model, its file, its verdict and its plan.
+
+    Args:
+        model: the recovered slim torch model, in eval mode.
+        artifact: the exported file; its path is relative to `folder`.
+        verdict: everything claimed of it.
+        plan: the width of every group.
+        folder: where everything was shipped to.
+    """
+
+    model: nn.Module
+    artifact: Artifact
+    verdict: Verdict
+    plan: WidthPlan
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What `plan` finds without changing anything."""
+
+    groups: GroupList
+    profile: ModelProfile
+    table: CostTable
+    plan: WidthPlan
+
+
+def load(job: Job, folder: Path) -> tuple[nn.Module, Data]:
+    """Return the job's model and data, checked to fit each other."""
+    model, data = load_model(job, folder), load_data(job, folder)
+    check_runs(model, data)
+    return model, data
+
+
+def run(
+    job: Job,
+    model: nn.Module,
+    data: Data,
+    device: Device,
+    out: Path,
+    *,
+    resume: bool = False,
+    console: Console,
+) -> Result:
+    """Do the whole job and ship into `out`; with `resume`, go on where an earlier run stopped.
+
+    Raises:
+        EdgepruneError: any of its kinds; finished stages stay in `out`/.run.
+    """
+    seed_everything(job.seed)
+    with RunFolder(out, stages.identity(job, model, data, device), resume=resume) as folder:
+        this = stages.Run(job, model, data, device, folder, console)
+        groups, dense, table, curves, plan = _plan(this)
+        do, skip = folder.stage, console.skipped
+        do("6-shrink", Shrunk, lambda: stages.cut(this, plan), ("shrunk.safetensors",), skip)
+        recovered = do(
+            "7-recover",
+            Recovered,
+            lambda: stages.win_back(this, plan),
+            ("recovered.safetensors",),
+            skip,
+        )
+        artifact = do("8-export", Artifact, lambda: stages.write(this, plan), ("slim.onnx",), skip)
+        verification = do(
+            "9-verify",
+            Verification,
+            lambda: stages.verify(this, plan, dense, recovered),
+            ("slim.onnx",),
+            skip,
+        )
+        with console.stage("Shipping"):
+            ship(
+                out,
+                verdict=verification.verdict,
+                plan=plan,
+                table=table,
+                curves=curves.curves,
+                history=recovered.history,
+                skipped=groups.skipped,
+                dense_profile=dense,
+                slim_profile=verification.slim_profile,
+                model=this.file("slim.onnx"),
+                artifact=artifact,
+                versions=stages.versions(),
+                licence=job.model.licence,
+                job_title=job.name,
+            )
+        shipped = artifact.model_copy(update={"path": "model.onnx"})
+        return Result(stages.slim_model(this, plan), shipped, verification.verdict, plan, out)
+
+
+def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: Console) -> Planned:
+    """Profile, price and allocate; nothing is kept."""
+    seed_everything(job.seed)
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
+        identity = stages.identity(job, model, data, device)
+        with RunFolder(Path(scratch), identity, resume=False) as folder:
+            this = stages.Run(job, model, data, device, folder, console)
+            groups, dense, table, _, plan = _plan(this)
+            return Planned(groups, dense, table, plan)
+
+
+def _plan(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensitivity, WidthPlan]:
+    do, skip = this.folder.stage, this.console.skipped
+    groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
+    dense = do("2-profile", ModelProfile, lambda: stages.profile(this), ("dense.onnx",), skip)
+    table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
+    curves = do(
+        "4-weigh",
+        Sensitivity,
+        lambda: stages.weigh(this, groups, table),
+        ("scores.safetensors",),
+        skip,
+    )
+    plan = do("5-allocate", WidthPlan, lambda: stages.allocate(this, table, curves), (), skip)
+    return groups, dense, table, curves, plan
+
+
+def slim(
+    model: nn.Module,
+    data: Data,
+    *,
+    device: str | Device = "mobile_cpu",
+    latency: str = "50%",
+    max_accuracy_drop: float = 0.01,
+    out: str | Path | None = None,
+    name: str = "model",
+    seed: int = 0,
+    quiet: bool = True,
+    **sections: Any,
+) -> Result:
+    """Make `model` meet a latency budget on a device and ship it.
+
+    Args:
+        model: a module in eval mode; it is not changed.
+        data: see `edgeprune.Data`.
+        device: name of a device profile, path of one, or an opened device.
+        latency: "50%", "2x", "0.8ms" or "1.2Minsn".
+        max_accuracy_drop: absolute, of the metric.
+        out: folder to ship to; deploy/<device>/<name> by default.
+        name: of the job.
+        seed: of everything that is drawn.
+        quiet: whether to keep progress from stderr.
+        sections: `prune`, `recover` or `export`, as in a job file.
+
+    Returns:
+        The slim model, its file, its verdict and its plan.
+
+    Raises:
+        EdgepruneError: with a message that says what to do.
+    """
+    opened = open_device(device) if isinstance(device, str) else device
+    job = Job.model_validate(
+        {
+            "name": name,
+            "seed": seed,
+            "model": {"factory": "in_memory:model"},
+            "data": {"factory": "in_memory:data"},
+            "budget": BudgetSection(latency=latency, max_accuracy_drop=max_accuracy_drop),
+            **sections,
+        }
+    )
+    check_finite(model)
+    data.check()
+    check_runs(model.eval(), data)
+    folder = Path(out) if out is not None else Path("deploy", opened.spec.name, name)
+    return run(job, model, data, opened, folder, console=Console(quiet=quiet))
