@@ -160,7 +160,9 @@ def group_scores(model: nn.Module, inputs: Inputs, criterion: str) -> dict[str, 
     """
     importance: Any
     if criterion == "taylor":
-        importance = tp.importance.GroupTaylorImportance(group_reduction="sum", normalizer=None)
+        importance = tp.importance.GroupTaylorImportance(
+            group_reduction="sum", normalizer=None, multivariable=True
+        )
     else:
         power = {"l1": 1, "l2": 2}[criterion]
         importance = tp.importance.GroupMagnitudeImportance(

@@ -1,0 +1,338 @@
+"""The screen: progress, tables, warnings and errors, all on standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from edgeprune.errors import EdgepruneError
+from edgeprune.report import figures, summary
+from edgeprune.report.progress import Stage
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+    from rich.text import Text
+
+    from edgeprune.records import (
+        Comparison,
+        CostTable,
+        Kind,
+        ModelProfile,
+        Parity,
+        Unit,
+        Verdict,
+        WidthPlan,
+    )
+
+WIDTH_WITHOUT_TERMINAL = 120
+BAR = 12
+
+
+class Console:
+    """Everything that people see of a run.
+
+    All of it goes to standard error. `NO_COLOR` turns escape codes off. `quiet` leaves results,
+    warnings and errors; `verbose` adds `detail`.
+    """
+
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet, self.verbose = quiet, verbose
+
+    @cached_property
+    def rich(self) -> RichConsole:
+        """The console of rich behind this one."""
+        from rich.console import Console as RichConsole
+
+        width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else WIDTH_WITHOUT_TERMINAL
+        colors: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+        return RichConsole(
+            stderr=True,
+            width=width,
+            markup=False,
+            highlight=False,
+            emoji=False,
+            color_system=colors,
+        )
+
+    @property
+    def live(self) -> bool:
+        """Whether progress bars can be drawn: a terminal that takes escape codes."""
+        plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "") in ("", "dumb")
+        return sys.stderr.isatty() and not plain and not self.quiet
+
+    def line(self, text: str, style: str = "") -> None:
+        """Print one line of text as it is."""
+        if self.live or style:
+            self.rich.print(_plain(text), style=style or None, soft_wrap=True)
+        else:
+            print(_plain(text), file=sys.stderr, flush=True)
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Stage]:
+        """Show that the stage `title` is under way, and how long it took."""
+        stage, started = Stage(self, title), time.monotonic()
+        stage.start()
+        how = "stopped after"
+        try:
+            yield stage
+            how = "done in"
+        finally:
+            stage.finish(f"{how} {time.monotonic() - started:.1f} s")
+
+    def skipped(self, title: str) -> None:
+        """Say that an earlier run finished this stage."""
+        if not self.quiet:
+            self.line(f"{title}: finished earlier, skipped")
+
+    def info(self, text: str) -> None:
+        """Say something that is neither a result nor a warning."""
+        if not self.quiet:
+            self.line(text)
+
+    def detail(self, text: str) -> None:
+        """Say something that only `verbose` wants to know."""
+        if self.verbose and not self.quiet:
+            self.line(text, "dim")
+
+    def warning(self, text: str) -> None:
+        """Warn."""
+        self.line(f"warning: {text}", "yellow")
+
+    def error(self, error: EdgepruneError | str) -> None:
+        """Say what went wrong, and on the next line what to do about it."""
+        what, hint = (error, "") if isinstance(error, str) else (error.what, error.hint)
+        self.line(f"error: {what}", "bold red")
+        if hint:
+            self.line(f"  {hint}")
+
+    def profile(self, profile: ModelProfile) -> None:
+        """Show the layers of a profile by cost, and below them what holds for the whole."""
+        whole = summary.profiled_run(profile)
+        table = _table(
+            "layer",
+            "operator",
+            ">share",
+            "",
+            ">cost",
+            ">MACs",
+            ">output",
+            ">parameters",
+            ">activations",
+        )
+        for layer in sorted(profile.layers, key=lambda layer: -layer.cost):
+            gone = layer.cost == layer.high == 0
+            _add(
+                table,
+                layer.name,
+                layer.operator,
+                "" if gone else f"{100 * layer.cost / whole:.1f} %",
+                self._bar(layer.cost / whole),
+                "0, removed by the runtime"
+                if gone
+                else figures.cost_interval(layer.cost, layer.low, layer.high, profile.unit),
+                figures.count(layer.macs),
+                figures.shape(layer.output_shape),
+                figures.size(layer.parameter_bytes),
+                figures.size(layer.activation_bytes),
+            )
+        if profile.layout:
+            share = profile.layout / whole
+            median = f"{figures.cost(profile.layout, profile.unit)} (median)"
+            _add(
+                table,
+                "changes of layout",
+                "no layer",
+                f"{100 * share:.1f} %",
+                self._bar(share),
+                median,
+            )
+        total = figures.cost_interval(
+            profile.total, profile.total_low, profile.total_high, profile.unit
+        )
+        self._title(f"{profile.model} on {profile.device}", profile.kind)
+        self.rich.print(table)
+        self._facts(
+            ("total", f"{total}, {profile.kind}; runs without the profiler"),
+            (
+                "coverage",
+                f"{figures.percent(profile.coverage)} of the profiled run belongs to named layers",
+            ),
+            ("parameters", f"{figures.count(profile.parameters)} (exact)"),
+            ("MACs", f"{figures.count(profile.macs)} (exact)"),
+            (
+                "peak of activations",
+                f"{figures.size(profile.peak_activation_bytes)} (exact, from shapes)",
+            ),
+            ("reported by the runtime", figures.size(profile.runtime_peak_bytes)),
+        )
+
+    def plan(self, plan: WidthPlan, table: CostTable) -> None:
+        """Show each group's width before and after, the prediction, and the rounds."""
+        rows = _table("group", ">before", ">after", ">kept", "", "criterion", "offered widths")
+        for name, group in plan.groups.items():
+            share = group.after / group.before
+            _add(
+                rows,
+                name,
+                str(group.before),
+                str(group.after),
+                figures.percent(share),
+                self._bar(share),
+                group.criterion,
+                " ".join(map(str, table.widths.get(name, ()))) or "dense only",
+            )
+        self._title(f"plan for {table.device}", table.kind)
+        self.rich.print(rows)
+        found = plan.rounds[-1] if plan.rounds else None
+        error = f"off by {figures.percent(abs(plan.predicted_error))}"
+        error = error if found else "not checked yet, edgeprune run does"
+        self._facts(
+            ("budget", figures.cost(plan.budget, plan.unit)),
+            (
+                "predicted",
+                f"{figures.cost(plan.predicted, plan.unit)} from {len(table.prices)} "
+                f"{table.kind} prices; {error}",
+            ),
+            ("optimality gap", f"{100 * plan.gap:.2g} %, proven by the solver"),
+        )
+        if found:
+            loop = _table(">round", ">predicted", f">{table.kind}", ">error of the prediction")
+            for row in summary.rounds(plan):
+                _add(loop, str(row.number), row.predicted, row.found, row.error)
+            self.rich.print(loop)
+
+    def verdict(self, verdict: Verdict, out: Path | None = None) -> None:
+        """Show dense against slim, the ratio, parity and gates; the last lines say how it ended."""
+        table = _table("", ">dense", ">slim", ">change", "how sure")
+        for row in summary.compared(verdict):
+            _add(table, row.what, row.dense, row.slim, row.change, row.doubt)
+        gates = _table("gate", "", ">value", ">limit", "note")
+        for gate in summary.gates(verdict):
+            style = {"met": "green", "not met": "bold red"}.get(gate.state, "yellow")
+            _add(gates, gate.name, _styled(gate.state, style), gate.value, gate.limit, gate.note)
+        ratio = verdict.speedup
+        sure = figures.doubt(ratio.low, ratio.high, ratio.confidence)
+        self._title(f"{verdict.job} on {verdict.device}", verdict.kind)
+        self.rich.print(table)
+        self._facts(
+            (
+                figures.ratio_name(verdict.kind),
+                f"{figures.ratio(ratio.median, ratio.high - ratio.low)}, {sure}",
+            ),
+            ("parity", _parity(verdict.parity)),
+        )
+        self.rich.print(gates)
+        self.line(summary.outcome(verdict), "bold green" if verdict.passed else "bold red")
+        if out is not None:
+            self.line(f"files: {out}")
+
+    def comparison(
+        self,
+        comparison: Comparison,
+        parity: Parity,
+        first: str,
+        second: str,
+        kind: Kind,
+        unit: Unit,
+    ) -> None:
+        """Show the paired comparison of two files."""
+        c = comparison
+        self._title(f"{first} against {second}", kind)
+        stopped = {
+            "enough": "the interval was narrow enough",
+            "time": "the time allowed ran out",
+            "exact": "counts are exact",
+        }
+        sure = figures.doubt(c.low, c.high, c.confidence)
+        named = f"{figures.ratio(c.median, c.high - c.low)}, {sure}"
+        if c.low <= 1 <= c.high and c.low != c.high:
+            named += "; not significant"
+        self._facts(
+            (first, f"{figures.cost(c.first_cost, unit)}, {kind}, median over the pairs"),
+            (second, f"{figures.cost(c.second_cost, unit)}, {kind}, median over the pairs"),
+            (figures.ratio_name(kind), named),
+            ("ratio of the minima", figures.ratio(c.minimum_ratio)),
+            ("pairs", f"{c.pairs} in {c.processes} processes; {stopped[c.stopped]}"),
+            ("parity", _parity(parity)),
+        )
+
+    def devices(self, rows: Sequence[tuple[str, str, str, str]]) -> None:
+        """Show known devices: name, title, kind of figure, status."""
+        table = _table("device", "what it is", "figures", "status")
+        for row in rows:
+            _add(table, *row)
+        self.rich.print(table)
+
+    def checks(self, rows: Sequence[tuple[str, bool, str, str]]) -> None:
+        """Show what this machine can do: what, whether, details, the command that helps."""
+        table = _table("what", "", "details", "what helps")
+        for what, fine, details, command in rows:
+            mark = _styled("ok", "green") if fine else _styled("missing", "yellow")
+            _add(table, what, mark, details, "" if fine else command)
+        self.rich.print(table)
+
+    def _title(self, text: str, kind: Kind) -> None:
+        self.rich.print()
+        self.rich.print(_plain(text), style="bold", end="")
+        self.rich.print(f"  {figures.kind_text(kind)}", style="dim", soft_wrap=True)
+
+    def _facts(self, *rows: tuple[str, str]) -> None:
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim", overflow="fold")
+        table.add_column(overflow="fold")
+        for name, text in rows:
+            _add(table, name, text)
+        self.rich.print(table)
+        self.rich.print()
+
+    def _bar(self, share: float) -> str:
+        block, half = ("#", "") if self.rich.options.ascii_only else ("█", "▌")
+        halves = round(2 * BAR * min(1.0, max(0.0, share)))
+        return block * (halves // 2) + half * (halves % 2)
+
+
+def _table(*columns: str) -> Table:
+    """Return an empty table; a column whose title starts with '>' is right-aligned."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    for column in columns:
+        right = column.startswith(">")
+        table.add_column(
+            column.removeprefix(">"), justify="right" if right else "left", overflow="fold"
+        )
+    return table
+
+
+def _styled(text: str, style: str = "") -> Text:
+    from rich.text import Text
+
+    return Text(_plain(text), style=style)
+
+
+def _add(table: Table, *cells: str | Text) -> None:
+    table.add_row(*(_styled(cell) if isinstance(cell, str) else cell for cell in cells))
+
+
+def _plain(text: str) -> str:
+    """Return `text` without control characters: names come from files that others wrote."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
+def _parity(parity: Parity) -> str:
+    """Return what parity found; differences are the largest over all samples, hence exact."""
+    state = "holds" if parity.passed else "does not hold"
+    return (
+        f"{state}: largest difference {parity.max_abs:.2g}, relative {parity.max_rel:.2g}, "
+        f"over {parity.samples} samples"
+    )

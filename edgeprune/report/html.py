@@ -1,0 +1,164 @@
+"""The report as one HTML file that needs no network and no script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeprune.records import (
+    Artifact,
+    CostTable,
+    LayerProfile,
+    ModelProfile,
+    Record,
+    SensitivityCurve,
+    SkippedGroup,
+    Unit,
+    Verdict,
+    WidthPlan,
+)
+from edgeprune.report import charts, figures, summary
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+MOST_BARS = 24
+TEMPLATES = Path(__file__).parent
+
+
+class ReportData(Record):
+    """Everything that the report and the model card show.
+
+    `history` holds (step, loss, validation metric); `files` maps the name of a shipped file to its
+    SHA-256; `versions` maps a package to its version.
+    """
+
+    title: str
+    verdict: Verdict
+    dense_profile: ModelProfile
+    slim_profile: ModelProfile | None
+    table: CostTable
+    plan: WidthPlan
+    curves: tuple[SensitivityCurve, ...]
+    history: tuple[tuple[int, float, float], ...]
+    skipped: tuple[SkippedGroup, ...]
+    artifact: Artifact
+    files: dict[str, str]
+    versions: dict[str, str]
+    licence: str | None = None
+
+
+def render(document: ReportData) -> str:
+    """Return the report as the text of an HTML file."""
+    from markupsafe import Markup
+
+    pictures = {name: Markup(svg) for name, svg in _charts(document).items()}
+    page = fill("report.html.j2", document, charts=pictures, layers=_layers(document))
+    return page.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def fill(template: str, document: ReportData, **more: object) -> str:
+    """Return a template of this folder filled with the document; everything in it is escaped."""
+    page = _environment().get_template(template)
+    return page.render(d=document, v=document.verdict, **more)
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals.update(figures=figures, summary=summary)
+    return environment
+
+
+def _layers(document: ReportData) -> list[tuple[LayerProfile, LayerProfile | None]]:
+    """Return the layers of the dense model by cost, each with its namesake in the slim model."""
+    slim = document.slim_profile
+    after = {layer.name: layer for layer in slim.layers} if slim else {}
+    ordered = sorted(document.dense_profile.layers, key=lambda layer: -layer.cost)
+    return [(layer, after.get(layer.name)) for layer in ordered]
+
+
+def _charts(document: ReportData) -> dict[str, str]:
+    verdict, plan = document.verdict, document.plan
+    rows = [pair for pair in _layers(document) if pair[0].cost > 0][:MOST_BARS]
+    name = figures.ratio_name(verdict.kind)
+    return {
+        "ratio": _ratio(verdict, name),
+        "layers": charts.bars(
+            [
+                charts.Pair(
+                    layer.name,
+                    _bar(layer, verdict.unit),
+                    _bar(after, verdict.unit) if after else None,
+                )
+                for layer, after in rows
+            ],
+            title=f"Cost of the layers, dense above slim ({verdict.kind})",
+        ),
+        "widths": charts.widths(
+            [(group, planned.before, planned.after) for group, planned in plan.groups.items()],
+            title="Channels of each group, before and after",
+        ),
+        "curves": charts.curves(
+            list(_panels(document)), title="Increase of the loss against the share of channels kept"
+        ),
+        "history": charts.history(
+            document.history,
+            metric=f"validation {verdict.metric}",
+            title="Loss and validation metric over the steps of recovery",
+        ),
+    }
+
+
+def _ratio(verdict: Verdict, name: str) -> str:
+    found = verdict.speedup
+    limits = [(1.0, "dense model")]
+    if verdict.budget.limit > 0:
+        limits.append((verdict.dense.cost / verdict.budget.limit, f"budget {verdict.budget.asked}"))
+    shown = figures.ratio(found.median, found.high - found.low)
+    return charts.interval(
+        found.median,
+        found.low,
+        found.high,
+        limits=limits,
+        text=f"{name} {shown}, {figures.doubt(found.low, found.high, found.confidence)}",
+        title=f"{name.capitalize()} with its interval, against the dense model and the budget",
+    )
+
+
+def _bar(layer: LayerProfile, unit: Unit) -> charts.Bar:
+    return charts.Bar(layer.cost, layer.low, layer.high, figures.cost(layer.cost, unit))
+
+
+def _panels(document: ReportData) -> Iterable[charts.Panel]:
+    groups = document.plan.groups
+    for group in dict.fromkeys(curve.group for curve in document.curves):
+        lines = tuple(
+            charts.Line(
+                curve.criterion,
+                tuple(
+                    (width / curve.widths[-1], loss)
+                    for width, loss in zip(curve.widths, curve.increases, strict=True)
+                ),
+            )
+            for curve in document.curves
+            if curve.group == group and curve.widths
+        )
+        planned = groups.get(group)
+        yield charts.Panel(
+            group,
+            lines,
+            planned.after / planned.before if planned else None,
+            str(planned.after) if planned else "",
+        )

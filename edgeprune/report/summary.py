@@ -1,0 +1,246 @@
+"""What a verdict and a plan say, in rows and sentences shared by screen, page and model card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgeprune.report import figures
+
+if TYPE_CHECKING:
+    from edgeprune.records import (
+        Artifact,
+        Environment,
+        Gate,
+        ModelProfile,
+        Round,
+        Unit,
+        Verdict,
+        WidthPlan,
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One property of the dense model and of the slim one; `doubt` is an interval or 'exact'."""
+
+    what: str
+    dense: str
+    slim: str
+    change: str
+    doubt: str
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """A gate as shown; `state` is 'met', 'not met' or 'not measured'."""
+
+    name: str
+    state: str
+    value: str
+    limit: str
+    note: str
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """One round of the closed loop as shown."""
+
+    number: int
+    predicted: str
+    found: str
+    error: str
+
+
+def compared(verdict: Verdict) -> tuple[Row, ...]:
+    """Return dense against slim: cost, accuracy, parameters, MACs, file, activations."""
+    dense, slim, ratio = verdict.dense, verdict.slim, verdict.speedup
+    pairs = f"{ratio.pairs} pairs" if ratio.pairs > 1 else "1 pair"
+    change = figures.span(1 / ratio.high, 1 / ratio.low)
+    sure = f"{figures.percent(ratio.confidence)} interval of the change {change}, {pairs}"
+    rows = [
+        Row(
+            f"cost ({verdict.kind})",
+            figures.cost(dense.cost, verdict.unit),
+            figures.cost(slim.cost, verdict.unit),
+            figures.ratio(1 / ratio.median, 0.01),
+            "exact" if ratio.low == ratio.high else sure,
+        ),
+        Row(
+            f"{verdict.metric} ({verdict.accuracy_on})",
+            f"{dense.accuracy:.4f}",
+            f"{slim.accuracy:.4f}",
+            f"{slim.accuracy - dense.accuracy:+.4f}",
+            accuracy_doubt(verdict),
+        ),
+    ]
+    for what, before, after, text in (
+        ("parameters", dense.parameters, slim.parameters, figures.count),
+        ("MACs", dense.macs, slim.macs, figures.count),
+        ("file", dense.file_bytes, slim.file_bytes, figures.size),
+        (
+            "peak of activations",
+            dense.peak_activation_bytes,
+            slim.peak_activation_bytes,
+            figures.size,
+        ),
+    ):
+        change = figures.ratio(after / before, 0.01) if before else "-"
+        rows.append(Row(what, text(before), text(after), change, "exact"))
+    return tuple(rows)
+
+
+def gates(verdict: Verdict) -> tuple[GateRow, ...]:
+    """Return every gate of the verdict as shown."""
+    return tuple(
+        GateRow(
+            name=gate_name(gate, verdict),
+            state={True: "met", False: "not met", None: "not measured"}[gate.met],
+            value="-" if gate.met is None else _gate_value(gate, verdict.unit),
+            limit=_gate_limit(gate, verdict.unit),
+            note=gate.note,
+        )
+        for gate in verdict.gates
+    )
+
+
+def gate_name(gate: Gate, verdict: Verdict) -> str:
+    """Return the name of a gate in words that its kind of figure allows."""
+    if _is_ratio(gate):
+        return figures.ratio_name(verdict.kind)
+    return gate.name.replace("_", " ")
+
+
+def _is_ratio(gate: Gate) -> bool:
+    return gate.name.lower().replace("-", "").replace("_", "") == "speedup"
+
+
+def _gate_value(gate: Gate, unit: Unit) -> str:
+    text = _gate_figure(gate, gate.value, unit)
+    if _is_ratio(gate):
+        return f"{text}, low end"
+    return f"drop {text}" if gate.name == "accuracy" else text
+
+
+def _gate_limit(gate: Gate, unit: Unit) -> str:
+    direction = "above" if _is_ratio(gate) else "at most"
+    return f"{direction} {_gate_figure(gate, gate.limit, unit)}"
+
+
+def _gate_figure(gate: Gate, value: float, unit: Unit) -> str:
+    if _is_ratio(gate):
+        return figures.ratio(value, 0.01)
+    if gate.name == "budget":
+        return figures.cost(value, unit)
+    if gate.name in ("ram", "flash"):
+        return f"{value:,.1f} KiB"
+    return f"{value:.4f}" if gate.name == "accuracy" else f"{value:.2g}"
+
+
+def unmet(verdict: Verdict) -> tuple[str, ...]:
+    """Return the names of the gates that were measured and not met."""
+    return tuple(gate_name(gate, verdict) for gate in verdict.gates if gate.met is False)
+
+
+def unknown(verdict: Verdict) -> tuple[str, ...]:
+    """Return the names of the gates that could not be measured."""
+    return tuple(gate_name(gate, verdict) for gate in verdict.gates if gate.met is None)
+
+
+def outcome(verdict: Verdict) -> str:
+    """Return one sentence: passed, or which gates were not met."""
+    failed, unmeasured = unmet(verdict), unknown(verdict)
+    if verdict.passed:
+        text = f"Passed: every gate {'that was measured ' if unmeasured else ''}is met"
+    elif failed:
+        text = f"Not passed: {listed(failed)} not met"
+    else:
+        text = "Not passed"
+    return f"{text}; not measured: {listed(unmeasured)}." if unmeasured else f"{text}."
+
+
+def answer(verdict: Verdict) -> str:
+    """Return what became of the model, in one sentence that its kind of figure supports."""
+    metric = f"{verdict.accuracy_on} {verdict.metric}"
+    return (
+        f"{_cost_sentence(verdict)}; {metric} goes from {verdict.dense.accuracy:.4f} "
+        f"to {verdict.slim.accuracy:.4f} ({accuracy_doubt(verdict)})."
+    )
+
+
+def accuracy_doubt(verdict: Verdict) -> str:
+    """Return how sure the change of accuracy is: its interval, and over how many samples."""
+    low, high = verdict.accuracy_drop_interval
+    change = f"{0.0 - high:+.4f} to {0.0 - low:+.4f}"
+    return f"95 % interval of the change {change}, {verdict.accuracy_samples:,} samples"
+
+
+def _cost_sentence(verdict: Verdict) -> str:
+    ratio, job, device = verdict.speedup, verdict.job, verdict.device
+    how_sure = figures.doubt(ratio.low, ratio.high, ratio.confidence)
+    times = f"{ratio.median:.2f}"
+    share = figures.percent(1 / ratio.median)
+    if verdict.kind == "estimated":
+        return (
+            f"By a formula and not by measurement, {job} costs {share} of the dense model "
+            f"on {device} (estimated ratio {times}, {how_sure})"
+        )
+    if ratio.low <= 1 <= ratio.high and ratio.low != ratio.high:
+        return f"On {device}, no speed-up of {job} is proven (ratio {times}, {how_sure})"
+    if ratio.high <= 1:
+        return f"On {device}, {job} is no cheaper than the dense model (ratio {times}, {how_sure})"
+    if verdict.kind == "emulated":
+        return f"On {device}, {job} needs {share} of the dense model's instructions ({how_sure})"
+    return f"On {device}, {job} runs {times} times as fast as the dense model ({how_sure})"
+
+
+def rounds(plan: WidthPlan) -> tuple[RoundRow, ...]:
+    """Return the rounds of the closed loop: prediction, what the device said, relative error."""
+    return tuple(
+        _round(index, entry, plan.unit) for index, entry in enumerate(plan.rounds, start=1)
+    )
+
+
+def _round(index: int, entry: Round, unit: Unit) -> RoundRow:
+    return RoundRow(
+        number=index,
+        predicted=figures.cost(entry.predicted, unit),
+        found=figures.cost_interval(entry.measured, entry.low, entry.high, unit),
+        error=figures.signed_percent(entry.predicted / entry.measured - 1)
+        if entry.measured
+        else "-",
+    )
+
+
+def profiled_run(profile: ModelProfile) -> float:
+    """Return the cost of the profiled run, of which the layers' costs and `layout` are parts."""
+    layers = sum(layer.cost for layer in profile.layers)
+    return layers / profile.coverage if profile.coverage and layers else profile.total
+
+
+def listed(names: tuple[str, ...]) -> str:
+    """Return 'a', 'a and b' or 'a, b and c'."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""
+
+
+def usage(artifact: Artifact, environment: Environment) -> str:
+    """Return a Python program that runs the shipped model in plain onnxruntime."""
+    threads = environment.facts.get("threads", "")
+    shown = ", ".join(
+        f"{tensor.name!r}: np.zeros({tensor.shape!r}, dtype={tensor.dtype!r})"
+        for tensor in artifact.inputs
+    )
+    setting = f"options.intra_op_num_threads = {threads}\n" if threads.isdecimal() else ""
+    return (
+        "import numpy as np\n"
+        "import onnxruntime\n"
+        "\n"
+        "options = onnxruntime.SessionOptions()\n"
+        f"{setting}"
+        "session = onnxruntime.InferenceSession(\n"
+        '    "model.onnx", options, providers=["CPUExecutionProvider"]\n'
+        ")\n"
+        f"inputs = {{{shown}}}\n"
+        "outputs = session.run(None, inputs)\n"
+        "print([output.shape for output in outputs])"
+    )

@@ -1,0 +1,190 @@
+"""The shipped folder: model, verdict, model card, report, manifest, checksums."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from edgeprune.errors import InternalCheckError, UsageError
+from edgeprune.records import (
+    Artifact,
+    CostTable,
+    ModelProfile,
+    SensitivityCurve,
+    SkippedGroup,
+    Verdict,
+    WidthPlan,
+)
+from edgeprune.report.card import card
+from edgeprune.report.html import ReportData, render
+from edgeprune.store import atomic, sha256_of, write_text
+
+MODEL, VERDICT, CARD, REPORT = "model.onnx", "verdict.json", "README.md", "report.html"
+MANIFEST, CHECKSUMS = "manifest.json", "SHA256SUMS"
+REPORT_DATA = Path(".run", "report_data.json")
+
+
+def ship(
+    out: Path,
+    *,
+    verdict: Verdict,
+    plan: WidthPlan,
+    table: CostTable,
+    curves: Sequence[SensitivityCurve],
+    history: Sequence[tuple[int, float, float]],
+    skipped: Sequence[SkippedGroup],
+    dense_profile: ModelProfile,
+    slim_profile: ModelProfile | None,
+    model: Path,
+    artifact: Artifact,
+    versions: dict[str, str],
+    licence: str | None,
+    job_title: str,
+) -> tuple[Path, ...]:
+    """Write everything that is shipped into `out`, file by file, the checksums last.
+
+    Args:
+        out: the folder; it is made if need be.
+        verdict: what is claimed of the model.
+        plan: the width of every group.
+        table: the prices that the plan rests on.
+        curves: loss increase of every group and criterion.
+        history: (step, loss, validation metric) of recovery.
+        skipped: groups that are never cut.
+        dense_profile: cost by layer before.
+        slim_profile: cost by layer after, if taken.
+        model: the exported file; it is copied to model.onnx.
+        artifact: what was exported; its SHA-256 must be that of `model`.
+        versions: package -> version.
+        licence: that of the weights, if stated.
+        job_title: heading of report and model card.
+
+    Returns:
+        The shipped files, SHA256SUMS last.
+
+    Raises:
+        InternalCheckError: `model` is not the file that `artifact` describes.
+        OutputError: the folder cannot be written.
+    """
+    if sha256_of(model) != artifact.sha256:
+        raise InternalCheckError(f"{model.name} is not the file that was exported and verified")
+    with atomic(out / MODEL) as partial:
+        shutil.copyfile(model, partial)
+    write_text(out / VERDICT, _json(verdict.model_dump(mode="json", by_alias=True)))
+    document = ReportData(
+        title=job_title,
+        verdict=verdict,
+        dense_profile=dense_profile,
+        slim_profile=slim_profile,
+        table=table,
+        plan=plan,
+        curves=tuple(curves),
+        history=tuple(history),
+        skipped=tuple(skipped),
+        artifact=artifact.model_copy(update={"path": MODEL}),
+        files={},
+        versions=versions,
+        licence=licence,
+    )
+    write_text(out / CARD, card(document))
+    written = (MODEL, VERDICT, CARD)
+    hashes = {name: sha256_of(out / name) for name in written}
+    document = document.model_copy(update={"files": hashes})
+    write_text(out / REPORT_DATA, document.model_dump_json(by_alias=True, indent=1))
+    write_text(out / REPORT, render(document))
+    write_text(out / MANIFEST, _json(_manifest(out, document, (*written, REPORT))))
+    names = (*written, REPORT, MANIFEST)
+    _write_checksums(out, {name: sha256_of(out / name) for name in names})
+    return tuple(out / name for name in (*names, CHECKSUMS))
+
+
+def rewrite_report(run_dir: Path) -> Path:
+    """Write report.html of a shipped folder again; manifest and checksums follow.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        UsageError: the folder holds no shipped run, or its records cannot be read.
+        OutputError: the folder cannot be written.
+    """
+    document = _report_data(run_dir)
+    manifest, checksums = _shipped(run_dir)
+    write_text(run_dir / REPORT, render(document))
+    others = [entry for entry in manifest["files"] if entry["name"] != REPORT]
+    manifest["files"] = [*others, _entry(run_dir, REPORT)]
+    write_text(run_dir / MANIFEST, _json(manifest))
+    changed = {name: sha256_of(run_dir / name) for name in (REPORT, MANIFEST)}
+    _write_checksums(run_dir, {**checksums, **changed})
+    return run_dir / REPORT
+
+
+def _report_data(run_dir: Path) -> ReportData:
+    path = run_dir / REPORT_DATA
+    hint = "name the folder that edgeprune run shipped to: deploy/<device>/<job>"
+    try:
+        return ReportData.model_validate_json(path.read_bytes())
+    except OSError:
+        raise UsageError(f"{run_dir} holds no report data ({REPORT_DATA})", hint) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "document"
+        raise UsageError(
+            f"{path} cannot be used: {where}: {first['msg']}",
+            "edgeprune run --resume writes it again",
+        ) from None
+
+
+def _shipped(run_dir: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the manifest, and the checksums as name -> SHA-256."""
+    try:
+        manifest = json.loads((run_dir / MANIFEST).read_text(encoding="utf-8"))
+        lines = (run_dir / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+        checksums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        if not all(isinstance(entry["name"], str) for entry in manifest["files"]):
+            raise TypeError("a file without a name")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{run_dir}: {MANIFEST} or {CHECKSUMS} is missing or damaged ({type(error).__name__})",
+            "edgeprune run --resume ships the files again",
+        ) from None
+    return manifest, checksums
+
+
+def _manifest(out: Path, document: ReportData, names: Sequence[str]) -> dict[str, Any]:
+    verdict, plan, artifact = document.verdict, document.plan, document.artifact
+    return {
+        "schema": 1,
+        "job": verdict.job,
+        "device": verdict.device,
+        "files": [_entry(out, name) for name in names],
+        "versions": document.versions,
+        "opset": artifact.opset,
+        "inputs": [tensor.model_dump(mode="json") for tensor in artifact.inputs],
+        "outputs": [tensor.model_dump(mode="json") for tensor in artifact.outputs],
+        "plan": {
+            "digest": plan.digest,
+            "widths": {name: [group.before, group.after] for name, group in plan.groups.items()},
+        },
+        "seed": verdict.seed,
+        "licence": document.licence,
+    }
+
+
+def _entry(out: Path, name: str) -> dict[str, Any]:
+    path = out / name
+    return {"name": name, "sha256": sha256_of(path), "bytes": path.stat().st_size}
+
+
+def _write_checksums(out: Path, checksums: Mapping[str, str]) -> None:
+    lines = (f"{digest}  {name}\n" for name, digest in sorted(checksums.items()))
+    write_text(out / CHECKSUMS, "".join(lines))
+
+
+def _json(document: object) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,113 @@
+"""The closed loop against a device whose true cost differs from the prices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+
+from edgeprune.allocation.closed_loop import FULL_USE, ROUNDS, Measured, close_the_loop
+from edgeprune.allocation.problem import LayerTerm, Problem
+from edgeprune.errors import BudgetError
+from edgeprune.records import PlannedGroup, WidthPlan
+
+WIDTHS = tuple(range(8, 136, 8))
+
+
+def a_problem(seed: int) -> Problem:
+    random = np.random.default_rng(seed)
+    count = len(WIDTHS)
+    groups = 5
+    losses = tuple(
+        tuple(sorted(random.uniform(0, 1, count - 1), reverse=True)) + (0.0,) for _ in range(groups)
+    )
+    grid = np.outer(WIDTHS, WIDTHS) / 1000
+    layers = tuple(
+        LayerTerm(f"l{g}", g, g + 1, grid * random.uniform(0.5, 2.0) + 0.5)
+        for g in range(groups - 1)
+    )
+    return Problem(tuple(f"g{g}" for g in range(groups)), (WIDTHS,) * groups, losses, layers, 2.0)
+
+
+def loop(
+    problem: Problem, budget: float, truth: Callable[[Mapping[str, int]], float]
+) -> tuple[WidthPlan, list[dict[str, int]]]:
+    measured: list[dict[str, int]] = []
+
+    def kept(widths: Mapping[str, int]) -> dict[str, PlannedGroup]:
+        return {
+            name: PlannedGroup(before=128, after=w, kept=tuple(range(w)), criterion="l2")
+            for name, w in widths.items()
+        }
+
+    def measure(groups: dict[str, PlannedGroup]) -> Measured:
+        widths = {name: group.after for name, group in groups.items()}
+        measured.append(widths)
+        cost = truth(widths)
+        return Measured(cost, cost, cost)
+
+    dense = problem.cost((len(WIDTHS) - 1,) * 5)
+    plan = close_the_loop(problem, budget, kept=kept, measure=measure, unit="us", dense_cost=dense)
+    return plan, measured
+
+
+def cost_of(problem: Problem, widths: Mapping[str, int]) -> float:
+    return problem.cost([WIDTHS.index(widths[name]) for name in problem.names])
+
+
+@pytest.mark.parametrize("bias", [0.85, 1.0, 1.2])
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.8])
+def test_budget_is_met_and_used_though_prices_are_wrong(bias: float, share: float) -> None:
+    for seed in range(10):
+        problem = a_problem(seed)
+        budget = share * problem.cost((15,) * 5)
+
+        def truth(widths: Mapping[str, int], problem: Problem = problem) -> float:
+            return bias * cost_of(problem, widths)
+
+        plan, measured = loop(problem, budget, truth)
+        assert FULL_USE * budget <= plan.corrected <= budget
+        assert len(measured) <= 3
+        assert plan.rounds[-1].widths == {name: g.after for name, g in plan.groups.items()}
+
+
+def test_an_additive_part_that_no_price_shows_is_corrected() -> None:
+    problem = a_problem(3)
+    hidden = 0.2 * problem.cost((15,) * 5)
+    budget = 0.6 * problem.cost((15,) * 5)
+    plan, _ = loop(problem, budget, lambda widths: hidden + cost_of(problem, widths))
+    assert FULL_USE * budget <= plan.corrected <= budget
+    assert plan.predicted_error == pytest.approx(
+        plan.rounds[0].predicted / plan.rounds[0].measured - 1
+    )
+
+
+def test_no_plan_is_measured_twice_and_rounds_are_bounded() -> None:
+    problem = a_problem(1)
+    random = np.random.default_rng(0)
+    budget = 0.5 * problem.cost((15,) * 5)
+
+    def erratic(widths: Mapping[str, int]) -> float:
+        return cost_of(problem, widths) * float(random.uniform(0.6, 0.9))
+
+    plan, measured = loop(problem, budget, erratic)
+    assert len(measured) <= ROUNDS
+    assert len({tuple(sorted(m.items())) for m in measured}) == len(measured)
+    assert plan.corrected <= budget
+
+
+def test_an_impossible_budget_names_the_smallest_cost() -> None:
+    problem = a_problem(0)
+    smallest = problem.cost((0,) * 5)
+    with pytest.raises(BudgetError) as caught:
+        loop(problem, 0.9 * smallest, lambda widths: cost_of(problem, widths))
+    assert caught.value.exit_code == 1
+    assert f"{smallest:.4g}" in caught.value.what
+
+
+def test_a_budget_that_only_measuring_shows_impossible() -> None:
+    problem = a_problem(0)
+    budget = 0.2 * problem.cost((15,) * 5)
+    with pytest.raises(BudgetError, match="measured"):
+        loop(problem, budget, lambda widths: budget + cost_of(problem, widths))

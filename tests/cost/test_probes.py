@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from edgeprune.cost import probes as module
+from edgeprune.cost.probes import Probes
+from edgeprune.devices.protocol import ModelAnswer, NodeTimes
+from edgeprune.devices.simulated import segment_cost
+from edgeprune.errors import UnsupportedModelError
+from edgeprune.export.fragments import fragment, template
+from edgeprune.export.segments import read_graph
+
+
+class Recording:
+    def __init__(self, device) -> None:
+        self.device, self.spec, self.requests = device, device.spec, []
+
+    def ask(self, request):
+        self.requests.append(request)
+        return self.device.ask(request)
+
+
+@pytest.fixture
+def layer(exported):
+    def of(name: str, layer: str, width: int | None = None):
+        graph = read_graph(exported(name))
+        return template(graph, next(s for s in graph.segments if s.name == layer), width)
+
+    return of
+
+
+def formula(layer, widths, simulation, tmp_path) -> float:
+    path = tmp_path / "probe.onnx"
+    path.write_bytes(fragment(layer, *widths))
+    return sum(segment_cost(s, simulation) for s in read_graph(path).segments)
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "group"),
+    [("plain", "conv2", 16), ("separable", "deep", 16), ("flattened", "4", 16), ("decoder", "up", 16), ("mlp", "2", 32)],
+)
+def test_prices_of_an_exact_device_are_those_of_the_formula(simulated, layer, tmp_path, name, part, group) -> None:
+    device, shape = simulated(step=8, cliff=1.3), layer(name, part, group)
+    pairs = [(w, w) for w in (1, 7, 8, 9, 16)] if shape.depthwise else [(1, 1), (7, 9), (8, 8), (16, 5)]
+    probes = Probes(device)
+    probes.take([(shape, pair) for pair in pairs])
+    for pair in pairs:
+        assert probes.price(shape, pair) == pytest.approx(formula(shape, pair, device.spec.simulation, tmp_path))
+    assert len(probes.taken) == len(pairs)
+
+
+def test_at_dense_widths_the_price_is_that_of_the_layer_in_its_model(simulated, layer) -> None:
+    device, shape = simulated(), layer("plain", "conv2", 16)
+    probes = Probes(device)
+    probes.take([(shape, (16, 24))])
+    assert probes.price(shape, (16, 24)) == pytest.approx(segment_cost(shape.segment, device.spec.simulation))
+
+
+def test_a_price_that_was_not_taken_is_loud(simulated, layer) -> None:
+    probes = Probes(simulated())
+    with pytest.raises(UnsupportedModelError, match=r"layer conv2 has no price at widths \(3, 4\)"):
+        probes.price(layer("plain", "conv2", 16), (3, 4))
+
+
+def test_what_is_known_is_not_measured_again_unless_asked_for(simulated, layer) -> None:
+    device = Recording(simulated(noise=0.1))
+    shape, probes = layer("plain", "conv2", 16), Probes(device)
+    probes.take([(shape, (8, 8))])
+    first = probes.price(shape, (8, 8))
+    probes.take([(shape, (8, 8)), (shape, (8, 16))])
+    assert [len(request.models) for request in device.requests] == [1, 1]
+    assert probes.price(shape, (8, 8)) == first
+    probes.take([(shape, (8, 8))], again=True)
+    assert probes.price(shape, (8, 8)) != first
+
+
+def test_equal_layers_share_one_price_and_unequal_ones_do_not(simulated, layer) -> None:
+    device = Recording(simulated())
+    a1, a2 = layer("residual", "a1", 16), layer("residual", "a2", 16)
+    b2, one, deep = layer("residual", "b2", 24), layer("residual", "project", 16), layer("separable", "deep", 16)
+    probes = Probes(device)
+    probes.take([(a1, (16, 16)), (a2, (16, 16))])
+    assert len(probes.taken) == 1
+    probes.take([(b2, (16, 16)), (one, (16, 16)), (deep, (16, 16))])  # other pixels, kernel, groups
+    assert len(probes.taken) == 4
+
+
+def test_the_number_of_tokens_belongs_to_the_price(simulated, layer) -> None:
+    probes = Probes(simulated(overhead_us=0.0))
+    many, few = layer("tokens", "one", 16), layer("tokens", "two", 16)
+    probes.take([(many, (8, 8)), (few, (8, 8))])
+    assert probes.price(many, (8, 8)) == pytest.approx(4 * probes.price(few, (8, 8)))
+
+
+def test_the_cheapest_of_several_processes_is_the_price(simulated, layer) -> None:
+    shape = layer("plain", "conv2", 16)
+    device = Recording(simulated(noise=0.2))
+    several = Probes(device)
+    several.take([(shape, (8, 8))], processes=4)
+    assert len(device.requests) == 4
+    assert len({request.seed for request in device.requests}) == 4
+    single = Probes(simulated(noise=0.2))
+    single.take([(shape, (8, 8))])
+    assert several.price(shape, (8, 8)) < single.price(shape, (8, 8))
+
+
+def test_many_probes_are_spread_over_processes_and_progress_is_told(simulated, layer, monkeypatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 5)
+    device, told = Recording(simulated()), []
+    Probes(device).take(
+        [(layer("plain", "conv2", 16), (w, 8)) for w in range(1, 13)],
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert [len(request.models) for request in device.requests] == [5, 5, 2]
+    assert told[:3] == [(0, 3), (1, 3), (2, 3)]
+    assert told[-1][0] == told[-1][1]
+
+
+def test_changes_of_layout_at_the_borders_do_not_count() -> None:
+    def node(operator: str, cost: float) -> NodeTimes:
+        return NodeTimes(name=operator, operator=operator, provider="p", values_us=(cost,) * 10)
+
+    nodes = (node("ReorderInput", 5.0), node("Conv", 2.0), node("Relu", 1.0), node("ReorderOutput", 7.0))
+    assert module._cost(ModelAnswer(name="m", load_seconds=0.0, nodes=nodes)) == pytest.approx(3.0)
+    with pytest.raises(UnsupportedModelError, match="no node for probe m"):
+        module._cost(ModelAnswer(name="m", load_seconds=0.0, nodes=nodes[:1]))
+
+
+def test_probes_run_on_this_machine_and_wide_ones_cost_more(local, layer) -> None:
+    shape, probes = layer("residual", "a1", 16), Probes(local)
+    probes.take([(shape, (8, 8)), (shape, (160, 160))])
+    assert 0 < 5 * probes.price(shape, (8, 8)) < probes.price(shape, (160, 160))
+
+
+def test_every_probe_is_a_model_of_one_layer(layer) -> None:
+    model = onnx.load_from_string(fragment(layer("plain", "conv2", 16), 5, 6))
+    assert [node.op_type for node in model.graph.node] == ["Conv", "Relu"]

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeprune.cost.staircase import grid, worth_offering
+
+
+@st.composite
+def curves(draw: st.DrawFn) -> tuple[list[int], list[float]]:
+    widths = sorted(draw(st.sets(st.integers(1, 200), min_size=1, max_size=40)))
+    costs = draw(st.lists(st.floats(0.1, 1000.0), min_size=len(widths), max_size=len(widths)))
+    return widths, costs
+
+
+@given(curves(), st.floats(0.0, 0.2))
+def test_offered_widths_are_cheaper_than_every_wider_one(curve, tolerance: float) -> None:
+    widths, costs = curve
+    cost = dict(zip(widths, costs, strict=True))
+    offered = worth_offering(widths, costs, tolerance=tolerance, most=99)
+    assert offered[-1] == widths[-1]  # dense, always
+    assert list(offered) == sorted(set(offered) & set(widths))
+    for width in offered[:-1]:
+        assert all(cost[width] < cost[wider] for wider in widths if wider > width)
+    for narrow, wide in zip(offered, offered[1:], strict=False):
+        assert cost[narrow] < (1 - tolerance) * cost[wide]
+
+
+@given(curves(), st.floats(0.0, 0.2))
+def test_what_is_not_offered_gains_nothing_over_a_wider_width_that_is(curve, tolerance: float) -> None:
+    widths, costs = curve
+    cost = dict(zip(widths, costs, strict=True))
+    offered = worth_offering(widths, costs, tolerance=tolerance, most=99)
+    for width in set(widths) - set(offered):
+        assert any(o > width and cost[width] >= (1 - tolerance) * cost[o] * (1 - 1e-12) for o in offered)
+
+
+@given(curves(), st.integers(1, 6))
+def test_no_more_than_asked_for(curve, most: int) -> None:
+    widths, costs = curve
+    offered = worth_offering(widths, costs, most=most)
+    assert 1 <= len(offered) <= most
+    assert offered[-1] == widths[-1]
+    assert set(offered) <= set(worth_offering(widths, costs, tolerance=0.0, most=99))
+
+
+@given(curves(), st.floats(0.01, 100.0))
+def test_the_unit_does_not_matter(curve, factor: float) -> None:
+    widths, costs = curve
+    powers = [2.0 ** round(cost / 100) for cost in costs]  # far from any border of the tolerance
+    assert worth_offering(widths, powers) == worth_offering(widths, [factor * p for p in powers])
+
+
+def test_of_a_flat_stair_only_its_top_remains() -> None:
+    assert worth_offering([1, 2, 3, 4, 5, 6], [1.0, 1.0, 2.0, 2.0, 3.0, 3.0]) == (2, 4, 6)
+
+
+def test_a_width_slower_than_a_wider_one_never_appears() -> None:
+    assert worth_offering([6, 7, 8, 9], [5.0, 9.0, 6.0, 7.0]) == (6, 8, 9)
+
+
+def test_gains_within_the_tolerance_are_noise() -> None:
+    assert worth_offering([1, 2], [0.985, 1.0]) == (2,)
+    assert worth_offering([1, 2], [0.975, 1.0]) == (1, 2)
+
+
+@pytest.mark.parametrize(("widths", "costs"), [([], []), ([1], []), ([2, 1], [1.0, 1.0]), ([1, 1], [1.0, 1.0])])
+def test_malformed_curves_are_refused(widths: list[int], costs: list[float]) -> None:
+    with pytest.raises(ValueError, match="ascending"):
+        worth_offering(widths, costs)
+
+
+@given(st.integers(1, 3000))
+def test_the_grid_runs_up_to_the_dense_width(width: int) -> None:
+    points = grid(width)
+    assert points[-1] == width
+    assert list(points) == sorted(set(points))
+    assert points[0] >= 1
+    assert len(points) <= 2 * 32 + 1
+    gaps = {b - a for a, b in zip(points[:-2], points[1:-1], strict=False)}
+    assert len(gaps) <= 1
+
+
+@pytest.mark.parametrize("width", [16, 24, 32, 48, 64, 72, 80, 96, 112, 120, 128, 144, 160, 192, 200, 240, 256])
+def test_the_grid_meets_every_multiple_of_eight(width: int) -> None:
+    """Stairs of 8 are the usual ones; a grid that steps over them finds widths beside them."""
+    assert set(range(8, width + 1, 8)) <= set(grid(width))

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edgeprune.cost.table import PriceList, build_table, predicted_cost
+from edgeprune.devices.simulated import segment_cost
+from edgeprune.errors import UnsupportedModelError
+from edgeprune.export.onnx_graph import export
+from edgeprune.export.segments import ANCHORS, read_graph
+from edgeprune.profiler.layers import profile_model
+from edgeprune.pruning.groups import find_groups
+from edgeprune.pruning.shrink import shrink
+
+EXACT = ["plain", "residual", "separable", "mlp", "decoder", "sigmoid", "tokens"]
+RESHAPING = ["flattened", "conv1d"]  # a Reshape or Squeeze between layers has a price of its own
+
+
+@pytest.fixture(scope="module")
+def tables(exported, groups_of):
+    """(device, model) -> its cost table; exact devices give the same table every time."""
+    made: dict[tuple[str, str], object] = {}
+
+    def of(device, name: str):
+        key = name, str(device.spec.simulation)
+        if key not in made:
+            path = exported(name)
+            profile = profile_model(device, path, name=name, processes=1, rounds=2)
+            made[key] = build_table(device, read_graph(path), groups_of(name).groups, profile, processes=1)
+        return made[key]
+
+    return of
+
+
+def whole_cost(device, path: Path) -> float:
+    return sum(segment_cost(s, device.spec.simulation) for s in read_graph(path).segments)
+
+
+@pytest.mark.parametrize("name", EXACT + RESHAPING)
+def test_the_dense_model_is_predicted_exactly(simulated, tables, exported, groups_of, name: str) -> None:
+    device = simulated()
+    table = tables(device, name)
+    dense = {group.name: group.width for group in groups_of(name).groups}
+    wanted = whole_cost(device, exported(name))
+    assert table.dense_cost == pytest.approx(wanted, rel=1e-9)
+    assert table.scale == pytest.approx(1.0, rel=1e-9)
+    assert predicted_cost(table, dense) == pytest.approx(wanted, rel=1e-9)
+    assert predicted_cost(table, {}) == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", EXACT + RESHAPING)
+def test_plans_are_predicted_exactly(
+    simulated, tables, build, groups_of, make_plan, tmp_path: Path, name: str
+) -> None:
+    """From prices of single layers to the cost of the shrunk, exported model: every mapping counts."""
+    device = simulated()
+    table = tables(device, name)
+    model, inputs = build(name)
+    chosen = {g: table.widths[g][i % 2] for i, g in enumerate(table.widths)}
+    assert any(chosen[g.name] < g.width for g in groups_of(name).groups)
+    slim = shrink(model, inputs, make_plan(groups_of(name), chosen))
+    export(slim, inputs, tmp_path / "slim.onnx", opset=20)
+    wanted = whole_cost(device, tmp_path / "slim.onnx")
+    assert predicted_cost(table, chosen) == pytest.approx(wanted, rel=1e-9)
+    assert wanted < 0.99 * table.dense_cost
+
+
+@pytest.mark.parametrize("cliff", [1.0, 1.3])
+@pytest.mark.parametrize("step", [8, 12, 16])
+def test_the_stairs_found_are_those_of_the_device(simulated, tables, groups_of, step: int, cliff: float) -> None:
+    # Layers are small here: without overhead and with slow arithmetic every stair stands out.
+    table = tables(simulated(step=step, cliff=cliff, overhead_us=0.0, macs_per_us=100.0), "residual")
+    for group in groups_of("residual").groups:
+        assert table.widths[group.name] == tuple(sorted({*range(step, group.width + 1, step), group.width}))
+
+
+@pytest.mark.parametrize(("width", "step"), [(96, 8), (96, 16), (72, 8), (72, 12), (120, 8), (128, 16)])
+def test_stairs_of_wide_layers(simulated, tmp_path: Path, width: int, step: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    )
+    inputs = (torch.randn(1, 3, 6, 6),)
+    groups = [g for g in find_groups(model.eval(), inputs).groups if g.name == "0"]
+    path = tmp_path / "m.onnx"
+    export(model, inputs, path, opset=20)
+    device = simulated(step=step, overhead_us=0.0, macs_per_us=100.0)
+    profile = profile_model(device, path, name="m", processes=1, rounds=2)
+    table = build_table(device, read_graph(path), groups, profile, processes=1)
+    assert table.widths["0"] == tuple(range(step, width + 1, step))
+
+
+@pytest.mark.parametrize("name", EXACT + RESHAPING)
+def test_every_combination_of_offered_widths_has_a_price(simulated, tables, name: str) -> None:
+    table = tables(simulated(), name)
+    for chosen in itertools.product(*table.widths.values()):
+        assert predicted_cost(table, dict(zip(table.widths, chosen, strict=True))) > 0
+    assert all(price.cost > 0 for price in table.prices)
+    assert len({(p.layer, p.width_in, p.width_out) for p in table.prices}) == len(table.prices)
+
+
+def test_narrower_never_costs_more(simulated, tables) -> None:
+    table = tables(simulated(), "residual")
+    for group, widths in table.widths.items():
+        costs = [predicted_cost(table, {group: width}) for width in widths]
+        assert costs == sorted(costs)
+        assert costs[0] < costs[-1]
+
+
+def test_layers_know_the_groups_that_feed_them(simulated, tables) -> None:
+    layers = {layer.name: layer for layer in tables(simulated(), "residual").layers}
+    assert {name: (layers[name].group_in, layers[name].group_out) for name in layers} == {
+        "stem": (None, "stem"), "a1": ("stem", "a1"), "a2": ("a1", "stem"), "b1": ("stem", "b1"),
+        "b2": ("b1", "project"), "project": ("stem", "project"), "ReduceMean": ("project", "project"),
+        "head": ("project", None),
+    }  # fmt: skip
+    separable = {layer.name: layer for layer in tables(simulated(), "separable").layers}
+    assert (separable["deep"].group_in, separable["deep"].group_out) == ("deep", "deep")
+    flattened = {layer.name: layer for layer in tables(simulated(), "flattened").layers}
+    assert (flattened["4"].group_in, flattened["4"].width_in) == ("0", 16)
+
+
+def test_the_table_says_where_its_figures_come_from(simulated, tables) -> None:
+    table = tables(simulated(), "plain")
+    assert (table.device, table.kind, table.unit) == ("simulated", "estimated", "us")
+    assert {price.origin for price in table.prices} == {"estimated"}
+    assert table.probes > 0
+    assert table.environment.facts["device"] == "simulated"
+
+
+def test_a_width_without_a_price_is_loud(simulated, tables) -> None:
+    table = tables(simulated(), "plain")
+    with pytest.raises(UnsupportedModelError, match=r"layer conv\d has no price at widths"):
+        predicted_cost(table, {"conv1": 3})
+    with pytest.raises(UnsupportedModelError, match="layer nowhere has no price"):
+        PriceList.of(table)("nowhere", 1, 1)
+
+
+@pytest.mark.parametrize("name", ["concat", "grouped", "shuffled"])
+def test_layers_whose_shapes_are_not_understood_are_fixed_or_refused(
+    simulated, build, exported, name: str
+) -> None:
+    """Where pricing is refused, following the hint must lead to a table."""
+    model, inputs = build(name)
+    device, graph = simulated(), read_graph(exported(name))
+    profile = profile_model(device, exported(name), name=name, processes=1, rounds=2)
+    keep: tuple[str, ...] = ()
+    for _ in range(4):
+        groups = find_groups(model, inputs, keep).groups
+        try:
+            table = build_table(device, graph, groups, profile, processes=1)
+            break
+        except UnsupportedModelError as error:
+            assert error.exit_code == 5
+            named = error.hint.partition("keep = [")[2].partition("]")[0]
+            keep = (*keep, *(part.strip(' "') for part in named.split(",")))
+            assert named
+    else:
+        pytest.fail(f"keep = {keep} as the hints say, and still refused")
+    assert predicted_cost(table, {}) == pytest.approx(whole_cost(device, exported(name)), rel=1e-9)
+
+
+def test_without_groups_every_layer_is_fixed(simulated, exported) -> None:
+    device, path = simulated(), exported("plain")
+    profile = profile_model(device, path, name="plain", processes=1, rounds=2)
+    table = build_table(device, read_graph(path), (), profile, processes=1)
+    assert table.widths == {}
+    assert predicted_cost(table, {}) == pytest.approx(whole_cost(device, path), rel=1e-9)
+
+
+def test_noise_changes_prices_by_little(simulated, exported, groups_of, tables) -> None:
+    device, path = simulated(noise=0.05), exported("plain")
+    profile = profile_model(device, path, name="plain", processes=2, rounds=20)
+    noisy = build_table(device, read_graph(path), groups_of("plain").groups, profile)
+    exact = PriceList.of(tables(simulated(), "plain"))
+    common = [p for p in noisy.prices if (p.layer, p.width_in, p.width_out) in exact.prices]
+    assert len(common) >= 5
+    for price in common:
+        assert price.cost == pytest.approx(exact(price.layer, price.width_in, price.width_out), rel=0.15)
+
+
+def test_a_table_of_this_machine(local, exported, groups_of) -> None:
+    path = exported("mlp")
+    profile = profile_model(local, path, name="mlp", processes=1, rounds=10)
+    table = build_table(local, read_graph(path), groups_of("mlp").groups, profile, processes=1)
+    assert table.kind == "measured"
+    assert {layer.name for layer in table.layers if layer.operator in ANCHORS} == {"0", "2", "4"}
+    dense = {group.name: group.width for group in groups_of("mlp").groups}
+    assert predicted_cost(table, dense) == pytest.approx(profile.total)
+    assert all(price.cost > 0 for price in table.prices)

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from edgeprune.devices import local as module
+from edgeprune.devices.local import LocalDevice
+from edgeprune.devices.protocol import Request, file_of
+from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
+
+
+def request(*files: Path, **fields) -> Request:
+    models = tuple(file_of(file.stem, file) for file in files)
+    return Request(**{"task": "time", "models": models, "rounds": 3, "warmup_runs": 1, "warmup_seconds": 0.0, **fields})
+
+
+def test_this_machine_answers(local, exported) -> None:
+    answer = local.ask(request(exported("mlp"), exported("plain"), rounds=4, inner=2))
+    assert [model.name for model in answer.models] == ["mlp", "plain"]
+    assert all(len(model.values_ns) == 8 for model in answer.models)
+    assert answer.environment.facts["threads"] == "1"
+    assert not answer.environment.differences(local.ask(request(exported("mlp"))).environment)
+
+
+def test_the_profile_decides_the_session(local_spec, exported) -> None:
+    spec = local_spec.model_copy(update={"threads": 2, "graph_optimization": "disabled", "affinity": (0,)})
+    facts = LocalDevice(spec).ask(request(exported("mlp"))).environment.facts
+    assert (facts["threads"], facts["graph_optimization"]) == ("2", "disabled")
+    assert facts["affinity"] in {"0", ",".join(map(str, sorted(os.sched_getaffinity(0))))}
+
+
+def test_optimisation_is_really_applied(local, local_spec, exported) -> None:
+    def operators(device: LocalDevice) -> list[str | None]:
+        answer = device.ask(request(exported("plain"), task="layers"))
+        return [node.operator for node in answer.models[0].nodes]
+
+    plain = LocalDevice(local_spec.model_copy(update={"graph_optimization": "disabled"}))
+    assert "Relu" in operators(plain)
+    assert "Relu" not in operators(local)
+
+
+def test_outputs_come_back_by_file(local, build, exported, tmp_path: Path) -> None:
+    images = torch.randn(3, 3, 8, 8)
+    np.savez(tmp_path / "in.npz", input=images.numpy())
+    paths = {"inputs": str(tmp_path / "in.npz"), "outputs": str(tmp_path / "out.npy")}
+    local.ask(request(exported("plain"), task="run", **paths))
+    with torch.inference_mode():
+        np.testing.assert_allclose(np.load(paths["outputs"]), build("plain")[0](images).numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x00" * 64])
+@pytest.mark.parametrize("task", ["time", "layers"])
+def test_a_file_that_is_no_model_is_unsupported(local, tmp_path: Path, content: bytes, task: str) -> None:
+    (tmp_path / "broken.onnx").write_bytes(content)
+    with pytest.raises(UnsupportedModelError, match="onnxruntime on mobile_cpu refuses broken: ") as caught:
+        local.ask(request(tmp_path / "broken.onnx", task=task))
+    assert caught.value.exit_code == 5
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_missing_model_is_named(local, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="nowhere"):
+        local.ask(request(tmp_path / "nowhere.onnx"))
+
+
+def model_with(operator: str, tmp_path: Path, shape: list[object], domain: str = "") -> Path:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
+    graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"], domain=domain)], "g", values[:1], values[1:])
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("test.domain", 1)]
+    path = tmp_path / f"{operator}.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return path
+
+
+def test_a_dynamic_shape_is_unsupported(local, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="input 'x' has no fixed shape"):
+        local.ask(request(model_with("Relu", tmp_path, ["batch", 3])))
+
+
+def test_a_dynamic_batch_cannot_be_run_either(local, tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", x=np.zeros((4, 3), np.float32))
+    paths = {"inputs": str(tmp_path / "in.npz"), "outputs": str(tmp_path / "out.npy")}
+    with pytest.raises(UnsupportedModelError):
+        local.ask(request(model_with("Relu", tmp_path, ["batch", 3]), task="run", **paths))
+    assert not (tmp_path / "out.npy").exists()
+
+
+def test_an_operator_that_the_runtime_does_not_know_is_unsupported(local, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="Fancy"):
+        local.ask(request(model_with("Fancy", tmp_path, [1, 3], "test.domain")))
+
+
+def test_a_provider_that_is_missing_is_a_fault_of_the_device(local_spec, exported) -> None:
+    device = LocalDevice(local_spec.model_copy(update={"providers": ("CUDAExecutionProvider",)}))
+    with pytest.raises(DeviceError, match="CUDAExecutionProvider") as caught:
+        device.ask(request(exported("mlp")))
+    assert caught.value.exit_code == 3
+    assert "doctor" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("program", "error", "message"),
+    [
+        ("import time; time.sleep(60)", DeadlineError, "no answer within"),
+        ("import os; os.kill(os.getpid(), 9)", DeviceError, "ended by signal 9"),
+        ("raise SystemExit(3)", DeviceError, "no message"),
+        ("raise MemoryError('too large')", DeviceError, "too large"),
+        ("pass", DeviceError, "unreadable answer"),
+        ("import sys; open(sys.argv[2], 'w').write('{')", DeviceError, "unreadable answer"),
+        ("import sys; open(sys.argv[2], 'w').write('{}')", DeviceError, "unreadable answer"),
+    ],
+)
+def test_a_worker_that_fails(local, exported, tmp_path: Path, monkeypatch, program, error, message) -> None:
+    (tmp_path / "worker.py").write_text(program)
+    monkeypatch.setattr(module, "WORKER", tmp_path / "worker.py")
+    monkeypatch.setattr(module, "GRACE_SECONDS", -1.0)
+    with pytest.raises(error, match=message) as caught:
+        local.ask(request(exported("mlp"), deadline_seconds=2.0))
+    assert caught.value.exit_code == (124 if error is DeadlineError else 3)
+
+
+def test_nothing_of_this_process_leaks_into_the_worker(local, exported, tmp_path: Path, monkeypatch) -> None:
+    """A module beside the user's shell or on PYTHONPATH must not stand in for numpy."""
+    (tmp_path / "numpy.py").write_text("raise ImportError('the wrong numpy')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert local.ask(request(exported("mlp"))).models
+
+
+def test_the_scratch_folder_is_gone_afterwards(local, exported, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(module.tempfile, "tempdir", None)
+    local.ask(request(exported("mlp"), task="layers"))
+    with pytest.raises(DeviceError):
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        local.ask(request(exported("mlp")))
+    assert list(tmp_path.glob("edgeprune-*")) == []

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeprune.devices.opening import device_for, open_device, runtime_providers, unavailable
+from edgeprune.devices.local import LocalDevice
+from edgeprune.devices.simulated import SimulatedDevice
+from edgeprune.devices.spec import known_devices, load_spec, profile_folder
+from edgeprune.errors import DeviceError, JobError, UnknownDeviceError
+
+GOOD = """\
+title = "t"
+kind = "cpu"
+runtime = "onnxruntime"
+transport = "local"
+unit = "us"
+figure = "measured"
+"""
+
+
+def test_the_devices_of_this_version_are_known() -> None:
+    assert {"mobile_cpu", "simulated"} <= set(known_devices())
+    assert list(known_devices()) == sorted(known_devices())
+
+
+@pytest.mark.parametrize("name", known_devices())
+def test_every_shipped_profile_loads_and_opens_with_the_command_that_uses_it(name: str) -> None:
+    spec = load_spec(name)
+    assert spec.name == name
+    text = (profile_folder() / f"{name}.toml").read_text()
+    assert text.startswith("# ")
+    assert f"--device {name}" in text.splitlines()[0]
+    assert spec.source, "every number needs its source"
+
+
+def test_mobile_cpu_is_measured_in_time_on_one_thread(local_spec) -> None:
+    assert (local_spec.figure, local_spec.unit, local_spec.threads) == ("measured", "us", 1)
+
+
+def test_the_simulated_device_never_claims_to_measure() -> None:
+    assert load_spec("simulated").figure == "estimated"
+
+
+@pytest.mark.parametrize("name", ["mobile_gpu", "", "../pyproject", "mobile_cpu ", "/etc/passwd", "nowhere.toml"])
+def test_an_unknown_device_lists_the_known_ones(name: str) -> None:
+    with pytest.raises(UnknownDeviceError) as caught:
+        load_spec(name)
+    assert repr(name) in caught.value.what
+    assert all(known in caught.value.hint for known in known_devices())
+    assert caught.value.exit_code == 2
+
+
+def test_a_profile_file_of_the_user(tmp_path: Path) -> None:
+    path = tmp_path / "board.toml"
+    path.write_text(GOOD + "threads = 2\naffinity = [0, 1]\n")
+    spec = load_spec(str(path))
+    assert (spec.name, spec.threads, spec.affinity) == ("board", 2, (0, 1))
+
+
+def test_all_faults_of_a_profile_are_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "board.toml"
+    path.write_text(GOOD.replace('"us"', '"hours"') + "threads = 0\nspeed = 3\n[simulation]\nstep = 0\n")
+    with pytest.raises(JobError, match=r"board\.toml: 4 faults") as caught:
+        load_spec(str(path))
+    assert {fault.partition(":")[0] for fault in caught.value.faults} == {
+        "unit", "threads", "speed", "simulation.step"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [b"title = ", b"\xff\xfe"])
+def test_a_profile_that_is_not_toml(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "board.toml"
+    path.write_bytes(content)
+    with pytest.raises(JobError, match="not a device profile"):
+        load_spec(str(path))
+
+
+# ----------------------------------------------------------------------------------------- opening
+
+
+def test_devices_open_by_their_transport(local_spec) -> None:
+    assert isinstance(open_device("simulated"), SimulatedDevice)
+    assert isinstance(open_device("mobile_cpu"), LocalDevice)
+    assert isinstance(device_for(local_spec), LocalDevice)
+
+
+def test_the_runtime_here_has_a_cpu_provider() -> None:
+    assert "CPUExecutionProvider" in runtime_providers()
+
+
+def test_a_missing_provider_makes_the_device_unavailable(tmp_path: Path) -> None:
+    path = tmp_path / "phone.toml"
+    path.write_text(GOOD + 'providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]\n')
+    reason = unavailable(load_spec(str(path)))
+    assert "CUDAExecutionProvider" in reason.partition("(")[0]
+    assert "CPUExecutionProvider" in reason.partition("(")[2]
+    with pytest.raises(DeviceError, match="device phone cannot be used here: onnxruntime here has no CUDA") as caught:
+        open_device(str(path))
+    assert caught.value.exit_code == 3
+    assert "doctor" in caught.value.hint
+
+
+def test_available_devices_say_nothing(local_spec) -> None:
+    assert unavailable(local_spec) == ""
+    assert unavailable(load_spec("simulated")) == ""
+
+
+def test_an_unknown_device_cannot_be_opened() -> None:
+    with pytest.raises(UnknownDeviceError):
+        open_device("toaster")

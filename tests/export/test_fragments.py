@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from edgeprune.export.fragments import fragment, template
+from edgeprune.export.segments import read_graph
+
+# (model, layer, width of the group that feeds it, does it feed a group?, does it keep its channels?)
+RESIZABLE = [
+    ("plain", "conv1", None, False), ("plain", "conv2", 16, False), ("plain", "head", 24, False),
+    ("plain", "pool", 24, True), ("separable", "deep", 16, True), ("separable", "point", 16, False),
+    ("flattened", "2", 16, True), ("flattened", "4", 16, False), ("conv1d", "3", 16, False),
+    ("decoder", "up", 16, False), ("decoder", "out", 8, False), ("mlp", "2", 32, False),
+    ("tokens", "one", 16, False), ("residual", "ReduceMean", 24, True), ("residual", "a2", 16, False),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def templates(exported):
+    def of(name: str, layer: str, width: int | None = None):
+        graph = read_graph(exported(name))
+        return template(graph, next(s for s in graph.segments if s.name == layer), width)
+
+    return of
+
+
+def run(content: bytes) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
+    """Return the shapes of inputs and output of a model that really runs."""
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    feeds = {v.name: np.ones(v.shape, np.float32) for v in session.get_inputs()}
+    (answer,) = session.run(None, feeds)
+    assert np.isfinite(answer).all()
+    return [tuple(v.shape) for v in session.get_inputs()], answer.shape
+
+
+@pytest.mark.parametrize(("name", "layer", "group", "keeps"), RESIZABLE)
+def test_fragments_run_at_other_widths(templates, name, layer, group, keeps) -> None:
+    shape = templates(name, layer, group)
+    assert shape.resizable
+    axis = -1 if shape.segment.operator in ("Gemm", "MatMul") else 1
+    pairs = [(5, 5), (1, 1)] if keeps else [(5, 7), (shape.width_in, 3), (1, shape.width_out)]
+    for width_in, width_out in [*pairs, (shape.width_in, shape.width_out)]:
+        inputs, output = run(fragment(shape, width_in, width_out))
+        assert inputs[0][axis] == width_in * shape.flat
+        assert output[-1 if len(output) == 2 else axis] == width_out
+
+
+@pytest.mark.parametrize(("name", "layer", "group", "keeps"), RESIZABLE)
+def test_at_dense_widths_a_fragment_is_the_layer(templates, name, layer, group, keeps) -> None:
+    shape = templates(name, layer, group)
+    inputs, output = run(fragment(shape, shape.width_in, shape.width_out))
+    assert inputs == [shape.segment.input_shape]
+    assert output == shape.segment.output_shape
+
+
+def test_widths_of_templates(templates) -> None:
+    conv = templates("plain", "conv2", 16)
+    assert (conv.width_in, conv.width_out, conv.flat, conv.depthwise) == (16, 24, 1, False)
+    deep = templates("separable", "deep", 16)
+    assert (deep.width_in, deep.width_out, deep.depthwise) == (16, 16, True)
+    flat = templates("flattened", "4", 16)
+    assert (flat.width_in, flat.width_out, flat.flat) == (16, 24, 16)
+
+
+def test_the_activation_stays_and_a_fused_add_goes(templates) -> None:
+    model = onnx.load_from_string(fragment(templates("residual", "a2", 16), 16, 16))
+    assert [node.op_type for node in model.graph.node] == ["Conv", "Relu"]
+    clipped = onnx.load_from_string(fragment(templates("separable", "deep", 16), 6, 6))
+    assert [node.op_type for node in clipped.graph.node] == ["Conv", "Clip"]
+    assert next(a.i for a in clipped.graph.node[0].attribute if a.name == "group") == 6
+
+
+def test_weights_come_from_the_seed(templates) -> None:
+    shape = templates("plain", "conv2", 16)
+    assert fragment(shape, 4, 4, seed=1) == fragment(shape, 4, 4, seed=1)
+    assert fragment(shape, 4, 4, seed=1) != fragment(shape, 4, 4, seed=2)
+
+
+@pytest.mark.parametrize(("name", "layer"), [("grouped", "2"), ("concat", "Concat"), ("flattened", "3")])
+def test_what_has_no_known_shape_logic_has_its_dense_width_only(templates, name, layer) -> None:
+    shape = templates(name, layer)
+    assert not shape.resizable
+    with pytest.raises(ValueError, match="no known shape logic"):
+        fragment(shape, 4, 4)
+
+
+def test_a_dense_grouped_convolution_runs(templates) -> None:
+    shape = templates("grouped", "2")
+    _, output = run(fragment(shape, shape.width_in, shape.width_out))
+    assert output == shape.segment.output_shape

@@ -1,0 +1,104 @@
+"""Sensitivity curves on a network whose right answer is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgeprune.data import Data
+from edgeprune.importance.scores import keep_best
+from edgeprune.importance.sensitivity import (
+    best_curves,
+    importance_curves,
+    mean_loss,
+    sensitivity_curves,
+)
+from edgeprune.pruning.groups import cut, find_groups
+from edgeprune.records import SensitivityCurve
+from edgeprune.recovery.batchnorm import recalibrate
+
+
+def identity_net() -> nn.Module:
+    """Two hidden layers of 8; of the first only channels 0 and 1 carry anything."""
+    model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    with torch.no_grad():
+        for layer in (model[0], model[2], model[4]):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        model[0].weight[:2] = torch.eye(2)
+        model[2].weight[:2, :2] = torch.eye(2)
+        model[4].weight[:, :2] = 5 * torch.eye(2)
+    return model.eval()
+
+
+@pytest.fixture
+def setting() -> tuple[nn.Module, Data]:
+    labels = torch.arange(40) % 2
+    x = torch.nn.functional.one_hot(labels, 2).float()
+    batches = [(x, labels)]
+    return identity_net(), Data(x[:1], None, batches, batches)
+
+
+def test_useless_channels_cost_nothing_and_useful_ones_do(setting: tuple[nn.Module, Data]) -> None:
+    model, data = setting
+    groups = find_groups(model, data.example).groups
+    scores = {"l2": {g.name: torch.arange(8.0).flip(0) for g in groups}}
+    widths = {g.name: (1, 2, 4, 8) for g in groups}
+    curves = sensitivity_curves(model, data, widths, scores, samples=40)
+    assert {c.group for c in curves} == {"0", "2"}
+    for curve in curves:
+        assert curve.widths == (1, 2, 4, 8)
+        assert curve.increases[1:] == pytest.approx((0.0, 0.0, 0.0), abs=1e-6)
+        assert curve.increases[0] > 0.3
+
+
+def test_curve_equals_cutting_by_hand(build, groups_of) -> None:  # type: ignore[no-untyped-def]
+    model, inputs = build("residual")
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(32, 3, 8, 8, generator=generator), torch.arange(32) % 10
+    data = Data(inputs[0], None, [(x, y)], [(x, y)])
+    group = groups_of("residual").groups[0]
+    scores = torch.rand(group.width, generator=generator)
+    (curve,) = sensitivity_curves(
+        model, data, {group.name: (4, 9, group.width)}, {"l2": {group.name: scores}}, samples=32
+    )
+    expected = []
+    for width in (4, 9, group.width):
+        slim = cut(model, inputs, {group.name: keep_best(scores, width)})
+        recalibrate(slim, [(x,)])
+        expected.append(mean_loss(slim, data, [((x,), y)]))
+    differences = [loss - expected[-1] for loss in expected]
+    assert curve.increases == pytest.approx(differences, abs=1e-5)
+
+
+def test_progress_reaches_the_end(setting: tuple[nn.Module, Data]) -> None:
+    model, data = setting
+    seen: list[tuple[int, int]] = []
+    scores = {"l2": {"0": torch.arange(8.0)}, "l1": {"0": torch.arange(8.0)}}
+    sensitivity_curves(
+        model, data, {"0": (2, 8)}, scores, samples=40,
+        progress=lambda done, total, what: seen.append((done, total)),
+    )  # fmt: skip
+    assert seen[-1] == (2, 2)
+
+
+def test_importance_curves_sum_the_smallest_scores() -> None:
+    scores: dict[str, Tensor] = {"g": torch.tensor([4.0, 1.0, 3.0, 2.0])}
+    (curve,) = importance_curves({"g": (1, 2, 4)}, scores, "taylor")
+    assert curve.increases == pytest.approx((6.0, 3.0, 0.0))
+
+
+def test_the_better_criterion_is_kept_group_by_group() -> None:
+    def curve(group: str, criterion: str, worst: float) -> SensitivityCurve:
+        return SensitivityCurve(
+            group=group, criterion=criterion, widths=(1, 2), increases=(worst, 0.0)
+        )
+
+    curves = [
+        curve("a", "taylor", 0.2),
+        curve("b", "taylor", 0.5),
+        curve("a", "l2", 0.3),
+        curve("b", "l2", 0.1),
+    ]
+    assert {g: c.criterion for g, c in best_curves(curves).items()} == {"a": "taylor", "b": "l2"}

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgeprune.devices.protocol import NodeTimes
+from edgeprune.devices.simulated import segment_cost
+from edgeprune.errors import UnsupportedModelError
+from edgeprune.export.segments import ANCHORS, read_graph
+from edgeprune.profiler.layers import attribute, profile_model
+
+MODELS = ["plain", "residual", "concat", "separable", "mlp", "conv1d", "flattened", "decoder", "tokens"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_exact_device_is_profiled_exactly(simulated, exported, name: str) -> None:
+    device = simulated()
+    profile = profile_model(device, exported(name), name=name, processes=2, rounds=3)
+    graph = read_graph(exported(name))
+    wanted = {s.name: segment_cost(s, device.spec.simulation) for s in graph.segments}
+    assert {layer.name: layer.cost for layer in profile.layers} == pytest.approx(wanted)
+    assert profile.total == pytest.approx(sum(wanted.values()))
+    assert profile.coverage == pytest.approx(1.0)
+    assert profile.layout == 0.0
+    assert (profile.macs, profile.parameters) == (graph.macs, graph.parameters)
+    assert profile.peak_activation_bytes == graph.peak_activation_bytes()
+    assert profile.file_bytes == exported(name).stat().st_size
+    assert (profile.device, profile.kind, profile.unit) == ("simulated", "estimated", "us")
+    for layer in profile.layers:
+        assert layer.low == pytest.approx(layer.cost) == layer.high
+
+
+def test_noise_shows_as_intervals(simulated, exported) -> None:
+    profile = profile_model(simulated(noise=0.1), exported("plain"), name="m", rounds=20)
+    assert profile.total_low < profile.total < profile.total_high
+    assert all(layer.low < layer.cost < layer.high for layer in profile.layers)
+
+
+@pytest.fixture(scope="module")
+def measured(local, exported):
+    """Model -> its profile on this machine."""
+    made = {}
+
+    def of(name: str):
+        if name not in made:
+            made[name] = profile_model(local, exported(name), name=name, processes=2, rounds=20)
+        return made[name]
+
+    return of
+
+
+@pytest.mark.parametrize("name", ["residual", "separable", "mlp", "tokens", "decoder"])
+def test_every_weighted_layer_has_a_cost_on_this_machine(measured, name: str) -> None:
+    """onnxruntime names its fused nodes in ways of its own; each must find its torch layer."""
+    profile = measured(name)
+    weighted = {layer.name: layer for layer in profile.layers if layer.operator in ANCHORS}
+    assert len(weighted) >= 3
+    assert [layer.name for layer in weighted.values() if not layer.cost > 0] == []
+    for layer in weighted.values():
+        assert layer.low <= layer.cost <= layer.high
+
+
+@pytest.mark.parametrize("name", ["residual", "mlp"])
+def test_layers_explain_most_of_the_run_on_this_machine(measured, name: str) -> None:
+    profile = measured(name)
+    assert 0.3 <= profile.coverage <= 1.0
+    assert profile.kind == "measured"
+    assert profile.total_low <= profile.total <= profile.total_high
+
+
+def test_the_runtime_says_how_much_memory_it_took(measured) -> None:
+    profile = measured("residual")
+    assert profile.runtime_peak_bytes is not None
+    assert 0.3 <= profile.runtime_peak_bytes / profile.peak_activation_bytes <= 30
+
+
+def times(name: str, operator: str = "Conv") -> NodeTimes:
+    return NodeTimes(name=name, operator=operator, provider="p", values_us=(1.0, 2.0))
+
+
+def test_nodes_find_their_layer_by_any_of_its_names(exported) -> None:
+    graph = read_graph(exported("residual"))
+    stem = next(s for s in graph.segments if s.name == "stem")
+    head = next(s for s in graph.segments if s.name == "head")
+    nodes = (
+        times("stem/Conv"), times(f"{stem.output}_nchwc"), times(f"fused {head.nodes[0].name}"),
+        times("a1/Conv_token_7"), times("ReorderInput_3", "ReorderInput"), times("something else"),
+    )  # fmt: skip
+    owned, unowned = attribute(graph, nodes)
+    assert {name: [n.name for n in found] for name, found in owned.items()} == {
+        "stem": ["stem/Conv", f"{stem.output}_nchwc"],
+        "head": [f"fused {head.nodes[0].name}"],
+        "a1": ["a1/Conv_token_7"],
+    }
+    assert [node.name for node in unowned] == ["ReorderInput_3", "something else"]
+
+
+@pytest.mark.parametrize("where", ["simulated", "local"])
+def test_a_file_that_is_no_model(simulated, local, tmp_path: Path, where: str) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"garbage")
+    device = simulated() if where == "simulated" else local
+    with pytest.raises(UnsupportedModelError, match="not an ONNX model") as caught:
+        profile_model(device, tmp_path / "m.onnx", name="m")
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize("where", ["simulated", "local"])
+def test_a_dynamic_shape_is_unsupported(simulated, local, tmp_path: Path, where: str) -> None:
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", s]) for n, s in (("x", 4), ("y", 3))]
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [4, 3], [0.5] * 12)
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", values[:1], values[1:], [weight])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx"
+    )
+    device = simulated() if where == "simulated" else local
+    with pytest.raises(UnsupportedModelError, match="fixed shape"):
+        profile_model(device, tmp_path / "m.onnx", name="m")

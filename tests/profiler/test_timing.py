@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import pytest
+
+from edgeprune.devices.protocol import Answer
+from edgeprune.errors import DeviceError, UnstableError
+from edgeprune.export.segments import read_graph
+from edgeprune.devices.simulated import segment_cost
+from edgeprune.profiler.timing import compare, sample
+from edgeprune.records import Environment
+
+
+def cost(device, path) -> float:
+    return sum(segment_cost(s, device.spec.simulation) for s in read_graph(path).segments)
+
+
+class Recording:
+    """Passes requests on and remembers them; the environment may change on the way."""
+
+    def __init__(self, device, changes: bool = False) -> None:
+        self.device, self.spec, self.requests, self.changes = device, device.spec, [], changes
+
+    def ask(self, request) -> Answer:
+        self.requests.append(request)
+        answer = self.device.ask(request)
+        if not self.changes:
+            return answer
+        facts = {"processor": f"number {len(self.requests)}"}
+        return answer.model_copy(update={"environment": Environment(facts=facts, comparable=("processor",))})
+
+
+def test_samples_of_an_exact_device(simulated, exported) -> None:
+    device = Recording(simulated())
+    samples, environment = sample(device, exported("plain"), processes=3, rounds=7, seed=5)
+    assert samples.name == "plain.onnx"
+    assert (samples.unit, samples.stopped) == ("us", "fixed")
+    assert [len(process) for process in samples.processes] == [7, 7, 7]
+    assert samples.values == pytest.approx([cost(device, exported("plain"))] * 21, rel=1e-12)
+    assert environment.facts["device"] == "simulated"
+    assert len({request.seed for request in device.requests}) == 3
+
+
+def test_comparison_on_an_exact_device(simulated, exported) -> None:
+    device = Recording(simulated())
+    first, second = exported("residual"), exported("plain")
+    result, _ = compare(device, first, second, seconds=0.0)
+    ratio = cost(device, first) / cost(device, second)
+    assert (result.median, result.low, result.high) == pytest.approx((ratio,) * 3, rel=1e-9)
+    assert result.first_cost == pytest.approx(cost(device, first))
+    assert result.second_cost == pytest.approx(cost(device, second))
+    assert result.minimum_ratio == pytest.approx(ratio)
+    assert result.pairs == sum(request.rounds for request in device.requests)
+    assert result.processes == len(device.requests) >= 4
+    assert all(request.paired and len(request.models) == 2 for request in device.requests)
+    assert len({request.seed for request in device.requests}) == len(device.requests)
+
+
+def test_comparison_the_other_way_round_is_the_inverse(simulated, exported) -> None:
+    there, _ = compare(simulated(), exported("residual"), exported("mlp"), seconds=5.0)
+    back, _ = compare(simulated(), exported("mlp"), exported("residual"), seconds=5.0)
+    assert there.median * back.median == pytest.approx(1.0)
+    assert there.stopped == "enough"
+    assert there.median > 1 > back.median
+
+
+def test_noise_widens_the_interval_and_the_truth_stays_inside(simulated, exported) -> None:
+    result, _ = compare(simulated(noise=0.05, seed=2), exported("plain"), exported("plain"), seconds=0.0)
+    assert result.low < result.median < result.high
+    assert result.low <= 1.0 <= result.high
+    assert result.stopped == "time"
+
+
+def test_the_same_seed_gives_the_same_comparison(simulated, exported) -> None:
+    results = [
+        compare(simulated(noise=0.05, seed=2), exported("plain"), exported("mlp"), seconds=0.0, seed=s)[0]
+        for s in (1, 1, 2)
+    ]
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+
+
+def test_a_ratio_that_does_not_settle_is_an_error_with_exit_code_4(simulated, exported) -> None:
+    with pytest.raises(UnstableError, match="device simulated: .*the ratio is") as caught:
+        compare(simulated(noise=0.4), exported("plain"), exported("mlp"), seconds=0.0, settle=1e-4, half_width=1e-6)
+    assert caught.value.exit_code == 4
+    assert "--resume" in caught.value.hint
+
+
+def test_a_device_that_changes_is_an_error(simulated, exported) -> None:
+    for measure in (
+        lambda d: sample(d, exported("mlp"), processes=2),
+        lambda d: compare(d, exported("mlp"), exported("plain"), seconds=0.0),
+    ):
+        with pytest.raises(DeviceError, match="changed while it was measured: processor: number 1 against number 2"):
+            measure(Recording(simulated(), changes=True))
+
+
+def test_progress_is_told(simulated, exported) -> None:
+    notes: list[str] = []
+    compare(simulated(), exported("mlp"), exported("plain"), seconds=0.0, note=notes.append)
+    assert notes
+    assert all("pairs" in note for note in notes)
+
+
+def test_this_machine_finds_the_far_larger_model_slower(local, exported, build) -> None:
+    result, environment = compare(local, exported("residual"), exported("mlp"), seconds=0.0, half_width=9.0, settle=9.0)
+    assert result.median > 2
+    assert 0 < result.low <= result.median <= result.high
+    assert result.first_cost > result.second_cost > 0
+    assert environment.facts["threads"] == "1"

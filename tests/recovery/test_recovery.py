@@ -1,0 +1,132 @@
+"""Recalibration, distillation and fine-tuning."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgeprune.data import Data
+from edgeprune.errors import DataError
+from edgeprune.job import RecoverSection
+from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
+from edgeprune.recovery.finetuning import distillation, recover
+
+
+def separable(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (count,), generator=generator)
+    centres = torch.tensor([[2.0, 0.0], [-2.0, 1.0], [0.0, -2.0]])
+    return centres[labels] + 0.6 * torch.randn(count, 2, generator=generator), labels
+
+
+@pytest.fixture
+def data() -> Data:
+    x, y = separable(256, 0)
+    held, labels = separable(200, 1)
+    batches = list(zip(x.split(32), y.split(32), strict=True))
+    return Data(x[:1], batches, batches[:2], [(held, labels)])
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(2, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3)).eval()
+
+
+def test_statistics_become_plain_averages_and_nothing_else_changes() -> None:
+    norm = nn.BatchNorm1d(2)
+    model = nn.Sequential(norm, nn.Dropout(0.5)).eval()
+    weight = norm.weight.detach().clone()
+    first, second = torch.tensor([[0.0, 2.0], [2.0, 2.0]]), torch.tensor([[4.0, 0.0], [8.0, 4.0]])
+    recalibrate(model, [(first,), (second,)])
+    assert norm.running_mean.tolist() == pytest.approx([(1 + 6) / 2, (2 + 2) / 2])
+    assert norm.running_var.tolist() == pytest.approx([(2 + 8) / 2, (0 + 8) / 2])
+    assert norm.momentum == 0.1
+    assert torch.equal(norm.weight, weight)
+    assert not any(module.training for module in model.modules())
+
+
+def test_models_without_batchnorm_are_left_alone() -> None:
+    assert not has_batchnorm(nn.Linear(2, 2))
+    recalibrate(nn.Linear(2, 2), [(torch.zeros(1, 2),)])
+
+
+def test_distillation_by_hand() -> None:
+    student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    p = torch.softmax(teacher / 2, 1)[0].tolist()
+    q = torch.softmax(student / 2, 1)[0].tolist()
+    by_hand = 4 * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    assert float(distillation(student, teacher, 2.0)) == pytest.approx(by_hand, rel=1e-5)
+    assert float(distillation(teacher, teacher, 2.0)) == pytest.approx(0.0, abs=1e-7)
+    assert float(distillation(torch.tensor([[1.0]]), torch.tensor([[3.0]]), 2.0)) == pytest.approx(
+        4.0
+    )
+
+
+def test_recovery_learns_and_keeps_the_dense_model(data: Data) -> None:
+    dense = network(0)
+    settings = RecoverSection(steps=120, distill=False, learning_rate=0.1)
+    before = copy.deepcopy(dense.state_dict())
+    result = recover(network(1), dense, data, settings, seed=0)
+    assert result.best > 0.9 > result.recalibrated
+    assert all(torch.equal(before[name], tensor) for name, tensor in dense.state_dict().items())
+    assert result.history[-1][0] == 120
+    assert not result.model.training
+
+
+def test_best_state_is_kept_when_training_ruins_the_model(data: Data) -> None:
+    good = recover(
+        network(1),
+        network(0),
+        data,
+        RecoverSection(steps=120, distill=False, learning_rate=0.1),
+        seed=0,
+    )
+    labels = [(x, torch.zeros_like(y)) for x, y in data.train or []]
+    poisoned = Data(data.example_inputs, labels, data.calibration, data.validation)
+    settings = RecoverSection(steps=40, distill=False, learning_rate=1.0)
+    result = recover(good.model, network(0), poisoned, settings, seed=0)
+    assert min(metric for _, _, metric in result.history) < 0.6
+    assert result.best >= result.recalibrated > 0.9
+
+
+def test_without_training_data_the_dense_model_teaches(data: Data) -> None:
+    teacher = recover(
+        network(1),
+        network(0),
+        data,
+        RecoverSection(steps=150, distill=False, learning_rate=0.1),
+        seed=0,
+    ).model
+    wrong = [(x, torch.zeros_like(y)) for x, y in data.calibration]  # labels must not be used
+    unlabelled = Data(data.example_inputs, None, wrong, data.validation)
+    result = recover(
+        network(2), teacher, unlabelled, RecoverSection(steps=200, learning_rate=0.1), seed=0
+    )
+    assert result.best > 0.85
+
+
+def test_same_seed_same_weights(data: Data) -> None:
+    settings = RecoverSection(steps=20)
+    results = [recover(network(1), network(0), data, settings, seed=3).model for _ in range(2)]
+    states = [result.state_dict() for result in results]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_no_steps_means_recalibration_only(data: Data) -> None:
+    slim = network(1)
+    result = recover(slim, network(0), data, RecoverSection(steps=0), seed=0)
+    assert result.best == result.recalibrated
+    assert torch.equal(result.model[0].weight, slim[0].weight)
+
+
+def test_a_loss_that_explodes_is_told(data: Data) -> None:
+    bad = Data(
+        data.example_inputs, data.train, data.calibration, data.validation,
+        loss=lambda out, target: out.sum() * float("nan"),
+    )  # fmt: skip
+    with pytest.raises(DataError, match="not finite at step 1"):
+        recover(network(1), network(0), bad, RecoverSection(steps=5, distill=False), seed=0)

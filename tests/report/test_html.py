@@ -1,0 +1,148 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from edgeprune.records import TensorInfo
+from edgeprune.report.html import ReportData, render
+from tests import factories
+
+VOID = {"meta", "circle", "line", "rect", "polyline", "br"}
+EVIL = '<script>alert("1")</script>'
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order; collects addresses, ids and text."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.open, self.tags, self.addresses, self.ids, self.text = [], [], [], [], ""
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [
+            v for k, v in attributes if k in ("src", "href", "data", "action", "srcset")
+        ]
+        self.ids += [v for k, v in attributes if k == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def page():
+    return Page(render(factories.a_document()))
+
+
+def test_page_needs_neither_network_nor_script(page):
+    source = render(factories.a_document())
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|<script|<link|<img|javascript:", source)
+    assert all(address.startswith("#") for address in page.addresses)
+    assert {address[1:] for address in page.addresses} <= set(page.ids)
+
+
+def test_page_has_every_section(page):
+    assert page.ids == [
+        "gates", "compared", "layers", "widths", "prediction", "sensitivity", "recovery",
+        "environment", "files", "use",
+    ]  # fmt: skip
+    assert page.tags.count("svg") == 5
+
+
+def test_page_is_light_dark_and_printable():
+    source = render(factories.a_document())
+    assert "prefers-color-scheme: dark" in source
+    assert "@media print" in source
+
+
+def test_page_states_the_answer_and_its_doubt(page):
+    text = page.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "runs 2.03 times as fast as the dense model (95 % interval 2.019 to 2.036)" in text
+    assert "985.3 µs [979.0, 992.8]" in text
+    assert "measured on the device" in text
+    assert "94 % of the profiled run belongs to named layers" in text
+    assert "its channels are the outputs of the model" in text
+    assert "0" * 64 in text
+
+
+def evil_layers():
+    changed = {"name": EVIL, "operator": EVIL}
+    return tuple(layer.model_copy(update=changed) for layer in factories.a_profile().layers)
+
+
+def evil_gates():
+    changed = {"name": EVIL, "note": EVIL}
+    return tuple(gate.model_copy(update=changed) for gate in factories.a_failure().gates)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"title": EVIL},
+        {"verdict": factories.a_verdict(job=EVIL, device=EVIL, metric=EVIL)},
+        {"verdict": factories.a_verdict(environment=factories.an_environment(facts={EVIL: EVIL}))},
+        {"verdict": factories.a_failure(gates=evil_gates())},
+        {"dense_profile": factories.a_profile(layers=evil_layers())},
+        {"plan": factories.a_plan(groups={EVIL: factories.a_plan().groups["stem"]})},
+        {"versions": {EVIL: EVIL}, "files": {EVIL: EVIL}, "licence": EVIL},
+        {
+            "artifact": factories.an_artifact(
+                inputs=(TensorInfo(name=EVIL, dtype="float32", shape=()),)
+            )
+        },
+    ],
+)
+def test_text_of_others_is_escaped(changes):
+    source = render(factories.a_document(**changes))
+    assert "<script" not in source.lower()
+    assert "&lt;script&gt;" in source
+    Page(source)
+
+
+def test_failed_gates_are_named():
+    text = Page(render(factories.a_document(verdict=factories.a_failure()))).text
+    assert "Not passed: accuracy and budget not met; not measured: ram." in text
+    assert text.count("not met") >= 3
+
+
+def test_estimates_are_never_called_a_speed_up():
+    source = render(
+        factories.a_document(
+            verdict=factories.an_estimate(),
+            dense_profile=factories.a_profile(kind="estimated"),
+            slim_profile=factories.a_profile(slim=True, kind="estimated"),
+            table=factories.a_table(kind="estimated"),
+        )
+    )
+    assert not re.search(r"speed.?up|measured on the device|times as fast", source, re.IGNORECASE)
+    assert "estimated ratio" in source
+    assert "estimated by a formula, not measured" in source
+
+
+def test_page_of_a_run_with_little_to_show():
+    bare = factories.a_document(
+        slim_profile=None, curves=(), history=(), skipped=(), licence=None,
+        plan=factories.a_plan(groups={}, rounds=()),
+        dense_profile=factories.a_profile(layers=(), coverage=0.0),
+    )  # fmt: skip
+    text = Page(render(bare)).text
+    assert "No group was cut." in text
+    assert "No fine-tuning" in text
+    assert "not stated" in text
+
+
+def test_document_survives_json():
+    document = factories.a_document()
+    assert ReportData.model_validate_json(document.model_dump_json(by_alias=True)) == document

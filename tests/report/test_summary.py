@@ -1,0 +1,94 @@
+import pytest
+
+from edgeprune.records import Speedup
+from edgeprune.report import summary
+from tests import factories
+
+
+def a_ratio(median, low, high, pairs=900):
+    return Speedup(median=median, low=low, high=high, confidence=0.95, pairs=pairs)
+
+
+def test_answer_of_a_measured_verdict():
+    assert summary.answer(factories.a_verdict()) == (
+        "On mobile_cpu, fashion_resnet runs 2.03 times as fast as the dense model "
+        "(95 % interval 2.019 to 2.036); test top-1 accuracy goes from 0.9312 to 0.9281 "
+        "(95 % interval of the change -0.0058 to -0.0004, 10,000 samples)."
+    )
+
+
+def test_answer_claims_nothing_when_the_interval_holds_one():
+    text = summary.answer(factories.a_verdict(speedup=a_ratio(1.01, 0.97, 1.05)))
+    assert "no speed-up of fashion_resnet is proven" in text
+    assert "as fast" not in text
+
+
+def test_answer_of_a_slower_model():
+    text = summary.answer(factories.a_verdict(speedup=a_ratio(0.9, 0.88, 0.93)))
+    assert "is no cheaper than the dense model" in text
+
+
+def test_answer_of_an_emulated_verdict_speaks_of_instructions():
+    verdict = factories.a_verdict(
+        kind="emulated", unit="instructions", speedup=a_ratio(2.0, 2.0, 2.0, pairs=1)
+    )
+    text = summary.answer(verdict)
+    assert "needs 50 % of the dense model's instructions (exact)" in text
+    assert "fast" not in text
+
+
+def test_answer_of_an_estimate_says_so():
+    text = summary.answer(factories.an_estimate())
+    assert text.startswith("By a formula and not by measurement")
+    assert "speed" not in text
+
+
+def test_unmet_gates_are_named():
+    assert summary.outcome(factories.a_failure()) == (
+        "Not passed: accuracy and budget not met; not measured: ram."
+    )
+
+
+def test_passed_with_a_gate_that_nobody_measured():
+    assert summary.outcome(factories.an_estimate()) == (
+        "Passed: every gate that was measured is met; not measured: estimated ratio."
+    )
+
+
+def test_unmeasured_gate_shows_no_value():
+    ram = summary.gates(factories.a_failure())[-1]
+    assert (ram.state, ram.value, ram.limit) == ("not measured", "-", "at most 256.0 KiB")
+
+
+def test_cost_changes_by_the_reciprocal_of_the_ratio():
+    cost, accuracy, *sizes = summary.compared(factories.a_verdict())
+    assert cost.change == f"{1 / 2.027:.3f}\N{MULTIPLICATION SIGN}"
+    assert cost.doubt == "95 % interval of the change 0.491 to 0.495, 900 pairs"
+    assert accuracy.change == "-0.0031"
+    assert [row.doubt for row in sizes] == ["exact"] * 4
+
+
+def test_interval_of_a_change_that_is_none_has_no_negative_zero():
+    verdict = factories.a_verdict(accuracy_drop_interval=(0.0, 0.002))
+    assert "-0.0020 to +0.0000" in summary.accuracy_doubt(verdict)
+
+
+def test_rounds_compare_prediction_with_what_was_found():
+    first, second = summary.rounds(factories.a_plan())
+    assert (first.number, first.predicted, first.error) == (1, "489 µs", "+8.3 %")
+    assert second.found == "486.0 µs [484.1, 488.3]"
+
+
+def test_layers_are_parts_of_the_profiled_run():
+    profile = factories.a_profile()
+    assert sum(layer.cost for layer in profile.layers) == pytest.approx(
+        profile.coverage * summary.profiled_run(profile)
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [((), ""), (("a",), "a"), (("a", "b"), "a and b"), (("a", "b", "c"), "a, b and c")],
+)
+def test_listed(names, text):
+    assert summary.listed(names) == text

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgeprune.data import Data, as_tuple, batches, call, first_batches, top1
+from edgeprune.errors import DataError
+
+BATCH = (torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
+
+
+def data(**parts: Any) -> Data:
+    fields: dict[str, Any] = {
+        "example_inputs": torch.zeros(1, 3), "train": [BATCH], "calibration": [BATCH], "validation": [BATCH],
+        **parts,
+    }  # fmt: skip
+    return Data(**fields)
+
+
+def one_shot() -> Iterator[tuple[Tensor, Tensor]]:
+    yield from [BATCH] * 3
+
+
+def test_top1_counts_rows() -> None:
+    output = torch.tensor([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0], [5.0, 4.0]])
+    assert top1(output, torch.tensor([1, 0, 0, 0])) == 0.75
+
+
+def test_defaults_are_cross_entropy_and_top1() -> None:
+    given = data()
+    assert given.loss is torch.nn.functional.cross_entropy
+    assert given.metric is top1
+    assert given.metric_name == "top-1 accuracy"
+    assert given.test is None
+
+
+def test_metric_of_the_user_is_called_by_its_name() -> None:
+    def recall(output: Tensor, target: Tensor) -> float:
+        return 1.0
+
+    assert data(metric=recall).metric_name == "recall"
+
+
+def test_good_data_passes() -> None:
+    data(test=[BATCH]).check()
+    data(train=None).check()
+    data(train=[[*BATCH]]).check()  # lists, as torch's default collate gives
+
+
+@pytest.mark.parametrize("part", ["train", "calibration", "validation", "test"])
+def test_an_empty_part_is_named(part: str) -> None:
+    with pytest.raises(DataError, match=f"{part} is empty"):
+        data(**{part: []}).check()
+
+
+@pytest.mark.parametrize("part", ["train", "calibration", "validation", "test"])
+def test_a_part_that_can_be_read_only_once_is_refused(part: str) -> None:
+    with pytest.raises(DataError, match=f"{part}.*once"):
+        data(**{part: one_shot()}).check()
+
+
+@pytest.mark.parametrize("part", ["calibration", "validation"])
+def test_a_part_that_is_no_iterable_is_refused(part: str) -> None:
+    with pytest.raises(DataError, match=part):
+        data(**{part: None}).check()
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (torch.zeros(4, 3), r"batch 0 of train is a Tensor, not \(inputs, target\)"),
+        ((torch.zeros(4, 3),), r"is a tuple, not \(inputs, target\)"),
+        (([1.0, 2.0], torch.zeros(2)), "holds something that is not a tensor"),
+        ((torch.zeros(4, 3), [0, 1, 2, 3]), "holds something that is not a tensor"),
+        ((torch.zeros(4, 5), torch.zeros(4)), r"train have shapes \[\(5,\)\].*example_inputs \[\(3,\)\]"),
+        (((torch.zeros(4, 3), torch.zeros(4, 3)), torch.zeros(4)), "train have shapes"),
+        ((torch.full((4, 3), torch.nan), torch.zeros(4)), "first batch of train holds NaN or infinity"),
+        ((torch.full((4, 3), torch.inf), torch.zeros(4)), "NaN or infinity"),
+    ],
+)
+def test_malformed_batches_are_described(batch: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        data(train=[batch]).check()
+
+
+def test_example_inputs_must_be_tensors() -> None:
+    with pytest.raises(DataError, match="example_inputs holds a float, not a tensor"):
+        data(example_inputs=(1.0,)).check()
+
+
+def test_several_inputs() -> None:
+    pair = (torch.zeros(2, 3), torch.ones(2, 5))
+    several = data(
+        example_inputs=(torch.zeros(1, 3), torch.zeros(1, 5)),
+        train=None, calibration=[(pair, torch.zeros(2))], validation=[(list(pair), torch.zeros(2))],
+    )  # fmt: skip
+    several.check()
+    assert [len(inputs) for inputs, _ in batches(several.validation)] == [2]
+
+
+def test_as_tuple() -> None:
+    tensor = torch.zeros(1)
+    assert as_tuple(tensor) == (tensor,)
+    assert as_tuple([tensor, tensor]) == (tensor, tensor)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("count", "taken"), [(1, 1), (4, 1), (5, 2), (8, 2), (9, 3), (99, 3)])
+def test_first_batches_stop_at_the_count(count: int, taken: int) -> None:
+    assert len(first_batches([BATCH] * 3, count, "calibration")) == taken
+
+
+def test_first_batches_of_a_spent_generator() -> None:
+    spent = one_shot()
+    list(spent)
+    with pytest.raises(DataError, match="calibration is empty or can be iterated only once"):
+        first_batches(spent, 1, "calibration")
+
+
+def test_call_returns_the_one_tensor() -> None:
+    assert call(nn.Identity(), (BATCH[0],)) is BATCH[0]
+
+
+def test_call_refuses_several_outputs() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    with pytest.raises(DataError, match="returns a tuple") as caught:
+        call(Two(), (BATCH[0],))
+    assert "one tensor" in caught.value.hint

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import inspect
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from edgeprune import records
+from edgeprune.records import (
+    DeviceSpec,
+    Environment,
+    Figures,
+    ModelProfile,
+    PlannedGroup,
+    Price,
+    Record,
+    Samples,
+    Simulation,
+    Verdict,
+    WidthPlan,
+)
+
+RECORDS = [
+    value for value in vars(records).values() if inspect.isclass(value) and issubclass(value, Record)
+]
+FIGURES = Figures(cost=1.5, parameters=2, macs=3, accuracy=0.5, file_bytes=4, peak_activation_bytes=5)
+
+
+def environment(**facts: str) -> Environment:
+    return Environment(facts=facts, comparable=("processor", "threads"))
+
+
+def plan(groups: dict[str, PlannedGroup], **changed: float) -> WidthPlan:
+    figures = {"predicted": 1.0, "predicted_error": 0.0, "corrected": 1.0, "gap": 0.0, "loss": 0.0, "budget": 1.0}
+    return WidthPlan.model_validate({"groups": groups, "unit": "us", **figures, **changed})
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda r: r.__name__)
+def test_every_record_is_frozen_strict_about_fields_and_refuses_nan(record: type[Record]) -> None:
+    assert record.model_config["frozen"] is True
+    assert record.model_config["extra"] == "forbid"
+    assert record.model_config["allow_inf_nan"] is False
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda r: r.__name__)
+def test_every_record_has_a_docstring(record: type[Record]) -> None:
+    assert record.__doc__
+
+
+def test_a_record_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        FIGURES.cost = 3.0  # type: ignore[misc]
+
+
+def test_unknown_fields_are_refused() -> None:
+    with pytest.raises(ValidationError, match="extra"):
+        Price(layer="a", width_in=1, width_out=1, cost=1, origin="measured", hurry=1)  # type: ignore[call-arg]
+
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+st.register_type_strategy(float, FINITE)
+
+
+def anything(record: type[Record]) -> st.SearchStrategy[Record]:
+    """Return records of random contents; bounded fields are left at their defaults."""
+    if record in (Simulation, DeviceSpec):
+        return st.builds(record, simulation=st.none()) if record is DeviceSpec else st.builds(record)
+    return st.builds(record)
+
+
+@settings(max_examples=5, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize("record", RECORDS, ids=lambda r: r.__name__)
+@given(data=st.data())
+def test_every_record_round_trips_through_json(record: type[Record], data: st.DataObject) -> None:
+    value = data.draw(anything(record))
+    document = value.model_dump_json(by_alias=True)
+    assert "schema_" not in document
+    assert record.model_validate_json(document) == value
+    with pytest.raises(ValidationError):
+        record.model_validate({**value.model_dump(by_alias=True), "hurry": 1})
+
+
+@settings(max_examples=5, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize("record", [Verdict, ModelProfile], ids=lambda r: r.__name__)
+@given(data=st.data())
+def test_documents_of_another_schema_are_refused(record: type[Record], data: st.DataObject) -> None:
+    document = data.draw(anything(record)).model_dump(by_alias=True)
+    assert document["schema"] == 1
+    with pytest.raises(ValidationError):
+        record.model_validate({**document, "schema": 2})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_and_infinity_are_refused(bad: float) -> None:
+    with pytest.raises(ValidationError):
+        plan({}, predicted=bad)
+
+
+def test_differences_names_only_comparable_facts() -> None:
+    here = environment(processor="A", threads="1", load="0.1")
+    there = environment(processor="B", threads="1", load="9.9")
+    assert here.differences(there) == ["processor: A against B"]
+    assert here.differences(here) == []
+
+
+def test_a_fact_missing_on_one_side_is_a_difference() -> None:
+    lines = environment(processor="A", threads="1").differences(environment(processor="A"))
+    assert lines == ["threads: 1 against unknown"]
+
+
+def test_facts_comparable_on_either_side_count() -> None:
+    loose = Environment(facts={"processor": "A"}, comparable=())
+    strict = Environment(facts={"processor": "B"}, comparable=("processor",))
+    assert loose.differences(strict) == ["processor: A against B"]
+    assert strict.differences(loose) == ["processor: B against A"]
+
+
+def test_samples_flatten_in_order() -> None:
+    samples = Samples(name="m", unit="us", processes=((3.0, 1.0), (2.0,)), warmup=1, stopped="enough")
+    assert samples.values == (3.0, 1.0, 2.0)
+
+
+@pytest.mark.parametrize("field", [{"step": 0}, {"macs_per_us": 0}, {"cliff": 0.9}, {"noise": 0.5}, {"noise": -0.1}])
+def test_impossible_simulations_are_refused(field: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        Simulation.model_validate(field)
+
+
+@st.composite
+def planned(draw: st.DrawFn) -> PlannedGroup:
+    before = draw(st.integers(1, 20))
+    kept = draw(st.sets(st.integers(0, before - 1), min_size=1))
+    return PlannedGroup(before=before, after=len(kept), kept=tuple(sorted(kept)), criterion="l2")
+
+
+plans = st.dictionaries(st.text(min_size=1, max_size=5), planned(), min_size=1, max_size=5)
+
+
+@given(plans, st.randoms(use_true_random=False), st.floats(0, 1e9))
+def test_digest_depends_on_groups_and_kept_channels_alone(
+    groups: dict[str, PlannedGroup], order: random.Random, figure: float
+) -> None:
+    shuffled = list(groups.items())
+    order.shuffle(shuffled)
+    other = {name: group.model_copy(update={"criterion": "taylor"}) for name, group in shuffled}
+    assert plan(groups).digest == plan(other, predicted=figure, budget=figure, loss=figure).digest
+    restored = WidthPlan.model_validate_json(plan(groups).model_dump_json())
+    assert restored.digest == plan(groups).digest
+
+
+@given(plans)
+def test_digest_does_not_depend_on_the_order_in_which_channels_are_listed(groups: dict[str, PlannedGroup]) -> None:
+    turned = {n: g.model_copy(update={"kept": g.kept[::-1]}) for n, g in groups.items()}
+    assert plan(groups).digest == plan(turned).digest
+
+
+@given(plans, st.data())
+def test_digest_changes_with_any_channel_or_width(groups: dict[str, PlannedGroup], data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(groups)))
+    group = groups[name]
+    changes = [group.model_copy(update={"before": group.before + 1})]
+    if group.after > 1:
+        changes.append(group.model_copy(update={"kept": group.kept[1:], "after": group.after - 1}))
+    for changed in changes:
+        assert plan({**groups, name: changed}).digest != plan(groups).digest
+    assert plan({**groups, f"{name}!": group}).digest != plan(groups).digest

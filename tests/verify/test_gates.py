@@ -1,0 +1,132 @@
+"""Every gate decides, and the verdict follows from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edgeprune.job import Job
+from edgeprune.records import (
+    Comparison,
+    Environment,
+    Figures,
+    Parity,
+    PlannedGroup,
+    Verdict,
+    WidthPlan,
+)
+from edgeprune.verify.accuracy import Accuracy, drop_interval
+from edgeprune.verify.gates import Evidence, judge
+
+PLAN = WidthPlan(
+    groups={"conv": PlannedGroup(before=4, after=2, kept=(0, 3), criterion="l2")},
+    budget=500.0, unit="us", predicted=490.0, predicted_error=0.02, corrected=492.0, gap=0.0, loss=0.1,
+)  # fmt: skip
+
+
+def verdict(kind: str = "measured", **changes: Any) -> Verdict:
+    settings = {
+        "dense_accuracy": 0.93, "slim_accuracy": 0.925, "slim_cost": 490.0, "low": 1.98,
+        "parity": True, "budget": {"latency": "50%"},
+    } | changes  # fmt: skip
+    job = Job.model_validate(
+        {
+            "name": "j",
+            "model": {"factory": "m:b"},
+            "data": {"factory": "d:l"},
+            "budget": settings["budget"],
+        }
+    )
+    dense = Figures(
+        cost=1000.0, parameters=100, macs=1000, accuracy=settings["dense_accuracy"],
+        file_bytes=4096, peak_activation_bytes=8192,
+    )  # fmt: skip
+    slim = dense.model_copy(
+        update={"cost": settings["slim_cost"], "accuracy": settings["slim_accuracy"]}
+    )
+    comparison = Comparison(
+        median=1000.0 / settings["slim_cost"], low=settings["low"], high=2.1, confidence=0.95, pairs=500,
+        processes=5, first_cost=1000.0, second_cost=490.0, minimum_ratio=2.0, stopped="enough",
+    )  # fmt: skip
+    evidence = Evidence(
+        dense=dense,
+        slim=slim,
+        comparison=comparison,
+        parity=Parity(max_abs=1e-6, max_rel=1e-5, samples=8, passed=settings["parity"]),
+        dense_accuracy=Accuracy(settings["dense_accuracy"], ((0.95, 10), (0.91, 10))),
+        slim_accuracy=Accuracy(settings["slim_accuracy"], ((0.94, 10), (0.91, 10))),
+        recalibrated_accuracy=0.8,
+        environment=Environment(facts={}, comparable=()),
+    )
+    return judge(
+        job,
+        PLAN,
+        evidence,
+        device="d",
+        kind=kind,
+        unit="us",
+        metric="top-1 accuracy",
+        on_test=True,  # type: ignore[arg-type]
+    )
+
+
+def met(document: Verdict) -> dict[str, bool | None]:
+    return {gate.name: gate.met for gate in document.gates}
+
+
+def test_all_met() -> None:
+    document = verdict()
+    assert document.passed
+    assert met(document) == {"parity": True, "accuracy": True, "budget": True, "speedup": True}
+    assert document.budget.limit == 500.0
+    assert document.plan.widths == {"conv": (4, 2)}
+
+
+@pytest.mark.parametrize(
+    ("gate", "changes"),
+    [
+        ("parity", {"parity": False}),
+        ("accuracy", {"slim_accuracy": 0.9199}),
+        ("budget", {"slim_cost": 500.1}),
+        ("speedup", {"low": 0.99}),
+        ("ram", {"budget": {"latency": "50%", "ram_kb": 7.9}}),
+        ("flash", {"budget": {"latency": "50%", "flash_kb": 3.9}}),
+    ],
+)
+def test_one_gate_fails_alone(gate: str, changes: dict[str, Any]) -> None:
+    document = verdict(**changes)
+    assert not document.passed
+    assert [name for name, value in met(document).items() if value is False] == [gate]
+
+
+def test_limits_are_inclusive() -> None:
+    assert verdict(slim_accuracy=0.92).passed
+    assert verdict(slim_cost=500.0).passed
+    assert verdict(budget={"latency": "50%", "ram_kb": 8.0, "flash_kb": 4.0}).passed
+
+
+def test_an_estimate_never_proves_a_speedup() -> None:
+    document = verdict(kind="estimated")
+    assert met(document)["speedup"] is None
+    assert document.passed
+    assert "not measured" in next(g.note for g in document.gates if g.name == "speedup")
+
+
+def test_absolute_budget() -> None:
+    assert verdict(budget={"latency": "0.5ms"}).budget.limit == 500.0
+    assert not verdict(budget={"latency": "480us"}).passed
+
+
+def test_drop_interval_pairs_batches() -> None:
+    dense = Accuracy(0.9, tuple((0.5 + 0.004 * k, 10) for k in range(100)))
+    slim = Accuracy(0.88, tuple((0.48 + 0.004 * k, 10) for k in range(100)))
+    low, high = drop_interval(dense, slim)
+    assert (low, high) == pytest.approx((0.02, 0.02))
+    noisy = Accuracy(
+        0.88, tuple((0.48 + 0.008 * (k % 2) + 0.004 * k - 0.004, 10) for k in range(100))
+    )
+    low, high = drop_interval(dense, noisy)
+    assert low < 0.02 < high
+    with pytest.raises(ValueError, match="different batches"):
+        drop_interval(dense, Accuracy(0.9, ((0.9, 1000),)))
