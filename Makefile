@@ -56,7 +56,7 @@ report: $(STAMP) ## Rewrite report.html of a finished run [RUN=deploy/DEVICE/JOB
 	$(BIN)/edgeprune report "$(RUN)"
 
 .PHONY: train
-train: $(STAMP) ## Train the dense network of the Fashion-MNIST example again (about 30 minutes)
+train: $(STAMP) ## Train the dense network of the Fashion-MNIST example again (about 40 minutes)
 	$(BIN)/python examples/fashion_mnist/train.py
 
 ## Develop

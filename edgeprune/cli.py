@@ -137,14 +137,16 @@ def profile(
     import tempfile
 
     from edgeprune.devices.opening import open_device
-    from edgeprune.profiler.layers import profile_model
+    from edgeprune.inspection import profile_anything
 
-    opened = open_device(device)
-    console = common.console
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
-        path, name = _model_file(what, shape, Path(scratch, "dense.onnx"))
-        with console.stage(f"Profiling {name} on {opened.spec.name}") as stage:
-            found = profile_model(opened, path, name=name, seed=seed or 0, note=stage.note)
+    opened, console = open_device(device), common.console
+    with (
+        tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch,
+        console.stage(f"Profiling {what} on {opened.spec.name}") as stage,
+    ):
+        found = profile_anything(
+            what, opened, Path(scratch), shape=shape, seed=seed or 0, note=stage.note
+        )
     _answer(common, found.model_dump(mode="json", by_alias=True))
     console.profile(found)
     return DONE
@@ -260,49 +262,18 @@ def verify(
         Of inputs and order.
     """
     from edgeprune.devices.opening import open_device
-    from edgeprune.export.onnx_graph import describe
-    from edgeprune.profiler.timing import compare
-    from edgeprune.verify.files import file_parity
-    from edgeprune.verify.inference import numeric_device
+    from edgeprune.inspection import compare_files
 
-    opened = open_device(device)
-    console = common.console
-    spec = opened.spec
-    with console.stage(f"Comparing on {spec.name}") as stage:
-        files = [(path, describe(path)) for path in (before, after)]
-        agreement = file_parity(
-            numeric_device(opened), files[0], files[1], tolerance=tolerance, seed=seed or 0
+    opened, console = open_device(device), common.console
+    with console.stage(f"Comparing on {opened.spec.name}") as stage:
+        found = compare_files(
+            before, after, opened, tolerance=tolerance, seed=seed or 0, note=stage.note
         )
-        comparison, environment = compare(opened, before, after, seed=seed or 0, note=stage.note)
-    proven = None if spec.figure == "estimated" else comparison.low > 1.0
-    passed = agreement.passed and proven is not False
-    document = {
-        "schema": 1,
-        "device": spec.name,
-        "kind": spec.figure,
-        "unit": spec.unit,
-        "passed": passed,
-        "before": {"file": before.name, "cost": comparison.first_cost},
-        "after": {"file": after.name, "cost": comparison.second_cost},
-        "speedup": {
-            name: getattr(comparison, name)
-            for name in ("median", "low", "high", "confidence", "pairs")
-        },
-        "parity": agreement.model_dump(mode="json"),
-        "gates": [
-            {
-                "name": "parity",
-                "met": agreement.passed,
-                "limit": tolerance,
-                "value": agreement.max_abs,
-            },
-            {"name": "speedup", "met": proven, "limit": 1.0, "value": comparison.low},
-        ],
-        "environment": environment.model_dump(mode="json"),
-    }
-    _answer(common, document)
-    console.comparison(comparison, agreement, before.name, after.name, spec.figure, spec.unit)
-    return DONE if passed else GateError.exit_code
+    _answer(common, {"schema": 1, **found.model_dump(mode="json")})
+    console.comparison(
+        found.speedup, found.parity, found.before, found.after, found.kind, found.unit
+    )
+    return DONE if found.passed else GateError.exit_code
 
 
 @app.command
@@ -338,50 +309,6 @@ def _prepare(
     opened = open_device(device)
     model, data = load(settings, job.resolve().parent)
     return settings, model, data, opened
-
-
-def _model_file(what: str, shape: str | None, path: Path) -> tuple[Path, str]:
-    """Return the ONNX file of a job, of an .onnx path (as it is), or of pkg.module:factory."""
-    if what.endswith(".onnx"):
-        return Path(what), Path(what).name
-    from edgeprune.job import FACTORY, load_job
-
-    if what.endswith(".toml"):
-        job = load_job(Path(what))
-        from edgeprune.export.onnx_graph import export
-        from edgeprune.pipeline import load
-
-        model, data = load(job, Path(what).resolve().parent)
-        export(model, data.example, path, opset=job.export.opset)
-        return path, job.name
-    if not FACTORY.fullmatch(what):
-        raise UsageError(f"{what!r} is not a job.toml, an .onnx file or pkg.module:factory")
-    sizes = _shape(shape)
-    import torch
-
-    from edgeprune.export.onnx_graph import export
-    from edgeprune.loading import call_factory
-
-    model = call_factory(what, Path.cwd(), "model")
-    if not isinstance(model, torch.nn.Module):
-        raise UsageError(f"{what} returned a {type(model).__name__}, not a torch.nn.Module")
-    export(model.eval(), (torch.zeros(sizes),), path, opset=20)
-    return path, what
-
-
-def _shape(text: str | None) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(part) for part in (text or "").split(","))
-    except ValueError:
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise UsageError(
-            "a factory needs the shape of its input"
-            if text is None
-            else f"shape {text!r} cannot be read",
-            "give --shape 1,3,224,224",
-        )
-    return sizes
 
 
 _documents: list[dict[str, Any]] = []

@@ -32,7 +32,11 @@ class Plain(nn.Module):
     def __init__(self, widths: tuple[int, int] = (16, 24), size: int = 8) -> None:
         super().__init__()
         a, b = widths
-        self.conv1, self.bn1, self.relu1 = nn.Conv2d(3, a, 3, padding=1), nn.BatchNorm2d(a), nn.ReLU()
+        self.conv1, self.bn1, self.relu1 = (
+            nn.Conv2d(3, a, 3, padding=1),
+            nn.BatchNorm2d(a),
+            nn.ReLU(),
+        )
         self.conv2, self.bn2, self.relu2 = nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()
         self.pool, self.flatten, self.head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(b, 10)
 
@@ -57,7 +61,9 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.bn(self.stem(x)).relu()
         x = (self.a2_bn(self.a2(self.a1_bn(self.a1(x)).relu())) + x).relu()
-        x = (self.b2_bn(self.b2(self.b1_bn(self.b1(x)).relu())) + self.project_bn(self.project(x))).relu()
+        x = (
+            self.b2_bn(self.b2(self.b1_bn(self.b1(x)).relu())) + self.project_bn(self.project(x))
+        ).relu()
         return self.head(x.mean((2, 3)))
 
 
@@ -108,7 +114,11 @@ class Shuffled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.after, self.head = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 8, 1), nn.Linear(8, 10)
+        self.conv, self.after, self.head = (
+            nn.Conv2d(3, 16, 1),
+            nn.Conv2d(16, 8, 1),
+            nn.Linear(8, 10),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x).relu()
@@ -205,7 +215,9 @@ def _built(name: str) -> tuple[nn.Module, Inputs]:
     with torch.random.fork_rng():
         torch.manual_seed(7)
         model, inputs = BUILDERS[name]()
-        for module in model.modules():  # statistics as after training, not those of a fresh BatchNorm
+        for (
+            module
+        ) in model.modules():  # statistics as after training, not those of a fresh BatchNorm
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.normal_(module.bias, 0.0, 0.3)

@@ -76,9 +76,15 @@ def test_a_part_that_is_no_iterable_is_refused(part: str) -> None:
         ((torch.zeros(4, 3),), r"is a tuple, not \(inputs, target\)"),
         (([1.0, 2.0], torch.zeros(2)), "holds something that is not a tensor"),
         ((torch.zeros(4, 3), [0, 1, 2, 3]), "holds something that is not a tensor"),
-        ((torch.zeros(4, 5), torch.zeros(4)), r"train have shapes \[\(5,\)\].*example_inputs \[\(3,\)\]"),
+        (
+            (torch.zeros(4, 5), torch.zeros(4)),
+            r"train have shapes \[\(5,\)\].*example_inputs \[\(3,\)\]",
+        ),
         (((torch.zeros(4, 3), torch.zeros(4, 3)), torch.zeros(4)), "train have shapes"),
-        ((torch.full((4, 3), torch.nan), torch.zeros(4)), "first batch of train holds NaN or infinity"),
+        (
+            (torch.full((4, 3), torch.nan), torch.zeros(4)),
+            "first batch of train holds NaN or infinity",
+        ),
         ((torch.full((4, 3), torch.inf), torch.zeros(4)), "NaN or infinity"),
     ],
 )

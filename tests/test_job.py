@@ -141,7 +141,9 @@ def test_a_single_fault(write, line: str, fault: str) -> None:
     assert fault in told
 
 
-@pytest.mark.parametrize("factory", ["model", "model:", ":build", "model build", "a-b:c", "m:f:g", "../m:f", ""])
+@pytest.mark.parametrize(
+    "factory", ["model", "model:", ":build", "model build", "a-b:c", "m:f:g", "../m:f", ""]
+)
 def test_factories_of_another_form(write, factory: str) -> None:
     (told,) = faults(write(SHORTEST.replace("m:f", factory, 1)))
     assert "module:function" in told
@@ -165,7 +167,8 @@ def test_line_of_knows_sections_dotted_keys_and_inline_tables() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "share"), [("50%", 0.5), ("100%", 1.0), (" 35 % ", 0.35), ("2x", 0.5), ("1x", 1.0), (".5%", 0.005)]
+    ("text", "share"),
+    [("50%", 0.5), ("100%", 1.0), (" 35 % ", 0.35), ("2x", 0.5), ("1x", 1.0), (".5%", 0.005)],
 )
 def test_shares(text: str, share: float) -> None:
     request = parse_budget(text)
@@ -230,7 +233,7 @@ def test_every_budget_that_is_read_means_what_it_says(value, unit: str) -> None:
     assert limit == pytest.approx(expected)
 
 
-@given(st.text(max_size=8) | st.text('0123456789.%xmsuin ', max_size=8))
+@given(st.text(max_size=8) | st.text("0123456789.%xmsuin ", max_size=8))
 def test_any_other_text_is_an_error_and_never_a_traceback(text: str) -> None:
     try:
         request = parse_budget(text)

@@ -135,7 +135,10 @@ def test_a_folder_without_modules_is_not_a_factory(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("import toy_absent_library", "toy_broken needs 'toy_absent_library', which is not installed"),
+        (
+            "import toy_absent_library",
+            "toy_broken needs 'toy_absent_library', which is not installed",
+        ),
         ("def build(:", "importing toy_broken failed: SyntaxError"),
         ("1 / 0", "importing toy_broken failed: ZeroDivisionError"),
     ],
@@ -147,7 +150,7 @@ def test_modules_that_cannot_be_imported(folder: Path, source: str, message: str
 
 
 def test_a_data_factory_of_the_wrong_type(folder: Path) -> None:
-    with pytest.raises(FactoryError, match="returned a NoneType, not edgeprune.Data"):
+    with pytest.raises(FactoryError, match=r"returned a NoneType, not edgeprune\.Data"):
         load_data(job(data="toy_data:nothing"), folder)
 
 
@@ -157,7 +160,9 @@ def test_a_data_factory_that_gives_nothing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [("one", "two"), (".", "inner"), ("inner", ".")])
-def test_a_module_of_another_job_is_not_mistaken_for_it(folder: Path, first: str, second: str) -> None:
+def test_a_module_of_another_job_is_not_mistaken_for_it(
+    folder: Path, first: str, second: str
+) -> None:
     for name in (first, second):
         (folder / name).mkdir(exist_ok=True)
         (folder / name / "toy_same.py").write_text(f"def where(): return {name!r}")
@@ -196,7 +201,12 @@ def test_weights_are_loaded(tmp_path: Path, suffix: str) -> None:
 
 
 def test_weights_are_found_beside_the_job(folder: Path) -> None:
-    state = {"0.weight": torch.ones(4, 3), "0.bias": torch.ones(4), "1.weight": torch.ones(2, 4), "1.bias": torch.ones(2)}
+    state = {
+        "0.weight": torch.ones(4, 3),
+        "0.bias": torch.ones(4),
+        "1.weight": torch.ones(2, 4),
+        "1.bias": torch.ones(2),
+    }
     save_file(state, folder / "w.safetensors")
     model = load_model(job(weights="w.safetensors"), folder)
     assert all(bool((value == 1).all()) for value in model.state_dict().values())
@@ -213,7 +223,9 @@ def test_weights_that_do_not_fit_are_all_listed_and_nothing_is_loaded(tmp_path: 
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     path = tmp_path / "w.safetensors"
-    save_file({"0.weight": torch.ones(4, 5), "0.bias": torch.ones(4), "2.weight": torch.ones(1)}, path)
+    save_file(
+        {"0.weight": torch.ones(4, 5), "0.bias": torch.ones(4), "2.weight": torch.ones(1)}, path
+    )
     with pytest.raises(WeightsError, match="does not fit the model") as caught:
         load_weights(model, path)
     message = str(caught.value)
@@ -269,7 +281,9 @@ def test_a_whole_pickled_model_is_not_weights(tmp_path: Path) -> None:
         read_state(tmp_path / "model.pt")
 
 
-@pytest.mark.parametrize("state", [{"model": {"weight": torch.ones(1)}, "epoch": 3}, [torch.ones(1)], torch.ones(1)])
+@pytest.mark.parametrize(
+    "state", [{"model": {"weight": torch.ones(1)}, "epoch": 3}, [torch.ones(1)], torch.ones(1)]
+)
 def test_a_checkpoint_around_a_state_dict(tmp_path: Path, state: object) -> None:
     torch.save(state, tmp_path / "c.pt")
     with pytest.raises(WeightsError, match="holds no state dict") as caught:
@@ -345,12 +359,16 @@ def test_a_model_that_runs() -> None:
 
 
 def test_a_model_that_does_not_run_on_the_inputs() -> None:
-    with pytest.raises(UnsupportedModelError, match="does not run on example_inputs: RuntimeError") as caught:
+    with pytest.raises(
+        UnsupportedModelError, match="does not run on example_inputs: RuntimeError"
+    ) as caught:
         check_runs(nn.Linear(5, 4), DATA_OF_3)
     assert caught.value.exit_code == 5
 
 
-@pytest.mark.parametrize("what", [ValueError("no"), (torch.ones(1), torch.ones(1)), {"a": torch.ones(1)}, None])
+@pytest.mark.parametrize(
+    "what", [ValueError("no"), (torch.ones(1), torch.ones(1)), {"a": torch.ones(1)}, None]
+)
 def test_outputs_that_are_not_one_tensor(what: object) -> None:
     with pytest.raises(UnsupportedModelError):
         check_runs(Returns(what), DATA_OF_3)

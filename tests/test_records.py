@@ -24,9 +24,13 @@ from edgeprune.records import (
 )
 
 RECORDS = [
-    value for value in vars(records).values() if inspect.isclass(value) and issubclass(value, Record)
+    value
+    for value in vars(records).values()
+    if inspect.isclass(value) and issubclass(value, Record)
 ]
-FIGURES = Figures(cost=1.5, parameters=2, macs=3, accuracy=0.5, file_bytes=4, peak_activation_bytes=5)
+FIGURES = Figures(
+    cost=1.5, parameters=2, macs=3, accuracy=0.5, file_bytes=4, peak_activation_bytes=5
+)
 
 
 def environment(**facts: str) -> Environment:
@@ -34,7 +38,14 @@ def environment(**facts: str) -> Environment:
 
 
 def plan(groups: dict[str, PlannedGroup], **changed: float) -> WidthPlan:
-    figures = {"predicted": 1.0, "predicted_error": 0.0, "corrected": 1.0, "gap": 0.0, "loss": 0.0, "budget": 1.0}
+    figures = {
+        "predicted": 1.0,
+        "predicted_error": 0.0,
+        "corrected": 1.0,
+        "gap": 0.0,
+        "loss": 0.0,
+        "budget": 1.0,
+    }
     return WidthPlan.model_validate({"groups": groups, "unit": "us", **figures, **changed})
 
 
@@ -67,7 +78,9 @@ st.register_type_strategy(float, FINITE)
 def anything(record: type[Record]) -> st.SearchStrategy[Record]:
     """Return records of random contents; bounded fields are left at their defaults."""
     if record in (Simulation, DeviceSpec):
-        return st.builds(record, simulation=st.none()) if record is DeviceSpec else st.builds(record)
+        return (
+            st.builds(record, simulation=st.none()) if record is DeviceSpec else st.builds(record)
+        )
     return st.builds(record)
 
 
@@ -119,11 +132,15 @@ def test_facts_comparable_on_either_side_count() -> None:
 
 
 def test_samples_flatten_in_order() -> None:
-    samples = Samples(name="m", unit="us", processes=((3.0, 1.0), (2.0,)), warmup=1, stopped="enough")
+    samples = Samples(
+        name="m", unit="us", processes=((3.0, 1.0), (2.0,)), warmup=1, stopped="enough"
+    )
     assert samples.values == (3.0, 1.0, 2.0)
 
 
-@pytest.mark.parametrize("field", [{"step": 0}, {"macs_per_us": 0}, {"cliff": 0.9}, {"noise": 0.5}, {"noise": -0.1}])
+@pytest.mark.parametrize(
+    "field", [{"step": 0}, {"macs_per_us": 0}, {"cliff": 0.9}, {"noise": 0.5}, {"noise": -0.1}]
+)
 def test_impossible_simulations_are_refused(field: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         Simulation.model_validate(field)
@@ -152,13 +169,17 @@ def test_digest_depends_on_groups_and_kept_channels_alone(
 
 
 @given(plans)
-def test_digest_does_not_depend_on_the_order_in_which_channels_are_listed(groups: dict[str, PlannedGroup]) -> None:
+def test_digest_does_not_depend_on_the_order_in_which_channels_are_listed(
+    groups: dict[str, PlannedGroup],
+) -> None:
     turned = {n: g.model_copy(update={"kept": g.kept[::-1]}) for n, g in groups.items()}
     assert plan(groups).digest == plan(turned).digest
 
 
 @given(plans, st.data())
-def test_digest_changes_with_any_channel_or_width(groups: dict[str, PlannedGroup], data: st.DataObject) -> None:
+def test_digest_changes_with_any_channel_or_width(
+    groups: dict[str, PlannedGroup], data: st.DataObject
+) -> None:
     name = data.draw(st.sampled_from(sorted(groups)))
     group = groups[name]
     changes = [group.model_copy(update={"before": group.before + 1})]

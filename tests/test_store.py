@@ -191,7 +191,9 @@ def test_stages_without_identity_are_not_believed(tmp_path: Path) -> None:
         ({"job": "b", "seed": "1"}, ["job: was a, is b", "seed: was 0, is 1"]),
     ],
 )
-def test_resume_of_another_run_is_refused(tmp_path: Path, identity: dict[str, str], listed: list[str]) -> None:
+def test_resume_of_another_run_is_refused(
+    tmp_path: Path, identity: dict[str, str], listed: list[str]
+) -> None:
     with RunFolder(tmp_path, IDENTITY, resume=False) as run:
         run.save("price", RESULT)
     with pytest.raises(ResumeError, match="another one") as caught:

@@ -1,6 +1,6 @@
 """Train the dense network of this job and write dense.safetensors.
 
-    make train        (about 30 minutes on 2 cores)
+    make train        (about 40 minutes on 2 cores)
 
 SGD with Nesterov momentum under a one-cycle learning rate (Smith, arXiv 1708.07120), label
 smoothing 0.05, and an exponential moving average of the weights, which is what is saved. Seed,

@@ -28,12 +28,16 @@ def test_offered_widths_are_cheaper_than_every_wider_one(curve, tolerance: float
 
 
 @given(curves(), st.floats(0.0, 0.2))
-def test_what_is_not_offered_gains_nothing_over_a_wider_width_that_is(curve, tolerance: float) -> None:
+def test_what_is_not_offered_gains_nothing_over_a_wider_width_that_is(
+    curve, tolerance: float
+) -> None:
     widths, costs = curve
     cost = dict(zip(widths, costs, strict=True))
     offered = worth_offering(widths, costs, tolerance=tolerance, most=99)
     for width in set(widths) - set(offered):
-        assert any(o > width and cost[width] >= (1 - tolerance) * cost[o] * (1 - 1e-12) for o in offered)
+        assert any(
+            o > width and cost[width] >= (1 - tolerance) * cost[o] * (1 - 1e-12) for o in offered
+        )
 
 
 @given(curves(), st.integers(1, 6))
@@ -65,7 +69,9 @@ def test_gains_within_the_tolerance_are_noise() -> None:
     assert worth_offering([1, 2], [0.975, 1.0]) == (1, 2)
 
 
-@pytest.mark.parametrize(("widths", "costs"), [([], []), ([1], []), ([2, 1], [1.0, 1.0]), ([1, 1], [1.0, 1.0])])
+@pytest.mark.parametrize(
+    ("widths", "costs"), [([], []), ([1], []), ([2, 1], [1.0, 1.0]), ([1, 1], [1.0, 1.0])]
+)
 def test_malformed_curves_are_refused(widths: list[int], costs: list[float]) -> None:
     with pytest.raises(ValueError, match="ascending"):
         worth_offering(widths, costs)
@@ -82,7 +88,9 @@ def test_the_grid_runs_up_to_the_dense_width(width: int) -> None:
     assert len(gaps) <= 1
 
 
-@pytest.mark.parametrize("width", [16, 24, 32, 48, 64, 72, 80, 96, 112, 120, 128, 144, 160, 192, 200, 240, 256])
+@pytest.mark.parametrize(
+    "width", [16, 24, 32, 48, 64, 72, 80, 96, 112, 120, 128, 144, 160, 192, 200, 240, 256]
+)
 def test_the_grid_meets_every_multiple_of_eight(width: int) -> None:
     """Stairs of 8 are the usual ones; a grid that steps over them finds widths beside them."""
     assert set(range(8, width + 1, 8)) <= set(grid(width))

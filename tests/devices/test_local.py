@@ -18,7 +18,16 @@ from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
 
 def request(*files: Path, **fields) -> Request:
     models = tuple(file_of(file.stem, file) for file in files)
-    return Request(**{"task": "time", "models": models, "rounds": 3, "warmup_runs": 1, "warmup_seconds": 0.0, **fields})
+    return Request(
+        **{
+            "task": "time",
+            "models": models,
+            "rounds": 3,
+            "warmup_runs": 1,
+            "warmup_seconds": 0.0,
+            **fields,
+        }
+    )
 
 
 def test_this_machine_answers(local, exported) -> None:
@@ -30,7 +39,9 @@ def test_this_machine_answers(local, exported) -> None:
 
 
 def test_the_profile_decides_the_session(local_spec, exported) -> None:
-    spec = local_spec.model_copy(update={"threads": 2, "graph_optimization": "disabled", "affinity": (0,)})
+    spec = local_spec.model_copy(
+        update={"threads": 2, "graph_optimization": "disabled", "affinity": (0,)}
+    )
     facts = LocalDevice(spec).ask(request(exported("mlp"))).environment.facts
     assert (facts["threads"], facts["graph_optimization"]) == ("2", "disabled")
     assert facts["affinity"] in {"0", ",".join(map(str, sorted(os.sched_getaffinity(0))))}
@@ -52,14 +63,20 @@ def test_outputs_come_back_by_file(local, build, exported, tmp_path: Path) -> No
     paths = {"inputs": str(tmp_path / "in.npz"), "outputs": str(tmp_path / "out.npy")}
     local.ask(request(exported("plain"), task="run", **paths))
     with torch.inference_mode():
-        np.testing.assert_allclose(np.load(paths["outputs"]), build("plain")[0](images).numpy(), atol=1e-4)
+        np.testing.assert_allclose(
+            np.load(paths["outputs"]), build("plain")[0](images).numpy(), atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x00" * 64])
 @pytest.mark.parametrize("task", ["time", "layers"])
-def test_a_file_that_is_no_model_is_unsupported(local, tmp_path: Path, content: bytes, task: str) -> None:
+def test_a_file_that_is_no_model_is_unsupported(
+    local, tmp_path: Path, content: bytes, task: str
+) -> None:
     (tmp_path / "broken.onnx").write_bytes(content)
-    with pytest.raises(UnsupportedModelError, match="onnxruntime on mobile_cpu refuses broken: ") as caught:
+    with pytest.raises(
+        UnsupportedModelError, match="onnxruntime on mobile_cpu refuses broken: "
+    ) as caught:
         local.ask(request(tmp_path / "broken.onnx", task=task))
     assert caught.value.exit_code == 5
     assert "Traceback" not in str(caught.value)
@@ -72,7 +89,9 @@ def test_a_missing_model_is_named(local, tmp_path: Path) -> None:
 
 def model_with(operator: str, tmp_path: Path, shape: list[object], domain: str = "") -> Path:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
-    graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"], domain=domain)], "g", values[:1], values[1:])
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["x"], ["y"], domain=domain)], "g", values[:1], values[1:]
+    )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("test.domain", 1)]
     path = tmp_path / f"{operator}.onnx"
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
@@ -117,7 +136,9 @@ def test_a_provider_that_is_missing_is_a_fault_of_the_device(local_spec, exporte
         ("import sys; open(sys.argv[2], 'w').write('{}')", DeviceError, "unreadable answer"),
     ],
 )
-def test_a_worker_that_fails(local, exported, tmp_path: Path, monkeypatch, program, error, message) -> None:
+def test_a_worker_that_fails(
+    local, exported, tmp_path: Path, monkeypatch, program, error, message
+) -> None:
     (tmp_path / "worker.py").write_text(program)
     monkeypatch.setattr(module, "WORKER", tmp_path / "worker.py")
     monkeypatch.setattr(module, "GRACE_SECONDS", -1.0)
@@ -126,7 +147,9 @@ def test_a_worker_that_fails(local, exported, tmp_path: Path, monkeypatch, progr
     assert caught.value.exit_code == (124 if error is DeadlineError else 3)
 
 
-def test_nothing_of_this_process_leaks_into_the_worker(local, exported, tmp_path: Path, monkeypatch) -> None:
+def test_nothing_of_this_process_leaks_into_the_worker(
+    local, exported, tmp_path: Path, monkeypatch
+) -> None:
     """A module beside the user's shell or on PYTHONPATH must not stand in for numpy."""
     (tmp_path / "numpy.py").write_text("raise ImportError('the wrong numpy')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -134,7 +157,9 @@ def test_nothing_of_this_process_leaks_into_the_worker(local, exported, tmp_path
     assert local.ask(request(exported("mlp"))).models
 
 
-def test_the_scratch_folder_is_gone_afterwards(local, exported, tmp_path: Path, monkeypatch) -> None:
+def test_the_scratch_folder_is_gone_afterwards(
+    local, exported, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(module.tempfile, "tempdir", None)
     local.ask(request(exported("mlp"), task="layers"))

@@ -44,7 +44,9 @@ def test_an_exact_device_repeats_itself(simulated, exported) -> None:
     again = ask(device, exported("plain"), exported("mlp"), rounds=5, inner=2, seed=3)
     assert answer.models == again.models
     for model, name in zip(answer.models, ("plain", "mlp"), strict=True):
-        wanted = sum(segment_cost(s, device.spec.simulation) for s in read_graph(exported(name)).segments)
+        wanted = sum(
+            segment_cost(s, device.spec.simulation) for s in read_graph(exported(name)).segments
+        )
         assert model.values_ns == pytest.approx([1000 * wanted] * 10)
         assert (model.name, model.nodes, model.runs_us) == (name, (), ())
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.devices.opening import device_for, open_device, runtime_providers, unavailable
 from edgeprune.devices.local import LocalDevice
+from edgeprune.devices.opening import device_for, open_device, runtime_providers, unavailable
 from edgeprune.devices.simulated import SimulatedDevice
 from edgeprune.devices.spec import known_devices, load_spec, profile_folder
 from edgeprune.errors import DeviceError, JobError, UnknownDeviceError
@@ -43,7 +43,9 @@ def test_the_simulated_device_never_claims_to_measure() -> None:
     assert load_spec("simulated").figure == "estimated"
 
 
-@pytest.mark.parametrize("name", ["mobile_gpu", "", "../pyproject", "mobile_cpu ", "/etc/passwd", "nowhere.toml"])
+@pytest.mark.parametrize(
+    "name", ["mobile_gpu", "", "../pyproject", "mobile_cpu ", "/etc/passwd", "nowhere.toml"]
+)
 def test_an_unknown_device_lists_the_known_ones(name: str) -> None:
     with pytest.raises(UnknownDeviceError) as caught:
         load_spec(name)
@@ -61,7 +63,9 @@ def test_a_profile_file_of_the_user(tmp_path: Path) -> None:
 
 def test_all_faults_of_a_profile_are_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "board.toml"
-    path.write_text(GOOD.replace('"us"', '"hours"') + "threads = 0\nspeed = 3\n[simulation]\nstep = 0\n")
+    path.write_text(
+        GOOD.replace('"us"', '"hours"') + "threads = 0\nspeed = 3\n[simulation]\nstep = 0\n"
+    )
     with pytest.raises(JobError, match=r"board\.toml: 4 faults") as caught:
         load_spec(str(path))
     assert {fault.partition(":")[0] for fault in caught.value.faults} == {
@@ -96,7 +100,9 @@ def test_a_missing_provider_makes_the_device_unavailable(tmp_path: Path) -> None
     reason = unavailable(load_spec(str(path)))
     assert "CUDAExecutionProvider" in reason.partition("(")[0]
     assert "CPUExecutionProvider" in reason.partition("(")[2]
-    with pytest.raises(DeviceError, match="device phone cannot be used here: onnxruntime here has no CUDA") as caught:
+    with pytest.raises(
+        DeviceError, match="device phone cannot be used here: onnxruntime here has no CUDA"
+    ) as caught:
         open_device(str(path))
     assert caught.value.exit_code == 3
     assert "doctor" in caught.value.hint

@@ -79,7 +79,9 @@ def test_weights_come_from_the_seed(templates) -> None:
     assert fragment(shape, 4, 4, seed=1) != fragment(shape, 4, 4, seed=2)
 
 
-@pytest.mark.parametrize(("name", "layer"), [("grouped", "2"), ("concat", "Concat"), ("flattened", "3")])
+@pytest.mark.parametrize(
+    ("name", "layer"), [("grouped", "2"), ("concat", "Concat"), ("flattened", "3")]
+)
 def test_what_has_no_known_shape_logic_has_its_dense_width_only(templates, name, layer) -> None:
     shape = templates(name, layer)
     assert not shape.resizable

@@ -18,7 +18,10 @@ def graph_of(tmp_path: Path):
     """(nodes, shapes of inputs, outputs, weights) -> the graph."""
 
     def made(nodes, inputs: dict, outputs: list[str], weights: dict | None = None) -> Graph:
-        initializers = [helper.make_tensor(n, FLOAT, s, [0.1] * math.prod(s)) for n, s in (weights or {}).items()]
+        initializers = [
+            helper.make_tensor(n, FLOAT, s, [0.1] * math.prod(s))
+            for n, s in (weights or {}).items()
+        ]
         proto = helper.make_graph(
             nodes, "g",
             [helper.make_tensor_value_info(n, FLOAT, s) for n, s in inputs.items()],
@@ -33,7 +36,9 @@ def graph_of(tmp_path: Path):
 
 
 def node(operator: str, inputs: str, output: str, **attributes):
-    return helper.make_node(operator, inputs.split(), [output], name=f"{output}/{operator}", **attributes)
+    return helper.make_node(
+        operator, inputs.split(), [output], name=f"{output}/{operator}", **attributes
+    )
 
 
 def test_layers_of_the_residual_network(exported) -> None:
@@ -68,7 +73,15 @@ def test_multiply_accumulates_are_those_of_the_formulas(exported, name: str) -> 
 
 @pytest.mark.parametrize(
     ("name", "unfolded"),
-    [("mlp", 0), ("flattened", 0), ("tokens", 0), ("plain", 0), ("prelu_channels", 0), ("sigmoid", 0), ("concat", 0)],
+    [
+        ("mlp", 0),
+        ("flattened", 0),
+        ("tokens", 0),
+        ("plain", 0),
+        ("prelu_channels", 0),
+        ("sigmoid", 0),
+        ("concat", 0),
+    ],
 )
 def test_parameters_are_those_of_torch(build, exported, name: str, unfolded: int) -> None:
     model, _ = build(name)
@@ -119,7 +132,10 @@ def test_a_value_with_two_readers_ends_its_layer(graph_of) -> None:
 
 def test_an_output_of_the_model_ends_its_layer(graph_of) -> None:
     graph = graph_of(
-        [node("Conv", "x w", "a"), node("Relu", "a", "b")], {"x": [1, 2, 4, 4]}, ["a", "b"], {"w": [3, 2, 1, 1]}
+        [node("Conv", "x w", "a"), node("Relu", "a", "b")],
+        {"x": [1, 2, 4, 4]},
+        ["a", "b"],
+        {"w": [3, 2, 1, 1]},
     )
     assert [[n.op_type for n in s.nodes] for s in graph.segments] == [["Conv"], ["Relu"]]
 
@@ -127,7 +143,10 @@ def test_an_output_of_the_model_ends_its_layer(graph_of) -> None:
 def test_a_layer_called_twice_gets_two_names(graph_of) -> None:
     first = helper.make_node("Conv", ["x", "w"], ["a"], name="same/Conv")
     second = helper.make_node("Conv", ["a", "w"], ["b"], name="same/Conv_2")
-    names = [s.name for s in graph_of([first, second], {"x": [1, 2, 4, 4]}, ["b"], {"w": [2, 2, 1, 1]}).segments]
+    names = [
+        s.name
+        for s in graph_of([first, second], {"x": [1, 2, 4, 4]}, ["b"], {"w": [2, 2, 1, 1]}).segments
+    ]
     assert names[0] == "same"
     assert len(set(names)) == 2
 

@@ -12,7 +12,17 @@ from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.segments import ANCHORS, read_graph
 from edgeprune.profiler.layers import attribute, profile_model
 
-MODELS = ["plain", "residual", "concat", "separable", "mlp", "conv1d", "flattened", "decoder", "tokens"]
+MODELS = [
+    "plain",
+    "residual",
+    "concat",
+    "separable",
+    "mlp",
+    "conv1d",
+    "flattened",
+    "decoder",
+    "tokens",
+]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -109,11 +119,17 @@ def test_a_file_that_is_no_model(simulated, local, tmp_path: Path, where: str) -
 
 @pytest.mark.parametrize("where", ["simulated", "local"])
 def test_a_dynamic_shape_is_unsupported(simulated, local, tmp_path: Path, where: str) -> None:
-    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", s]) for n, s in (("x", 4), ("y", 3))]
+    values = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", s])
+        for n, s in (("x", 4), ("y", 3))
+    ]
     weight = helper.make_tensor("w", TensorProto.FLOAT, [4, 3], [0.5] * 12)
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", values[:1], values[1:], [weight])
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "g", values[:1], values[1:], [weight]
+    )
     onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx"
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10),
+        tmp_path / "m.onnx",
     )
     device = simulated() if where == "simulated" else local
     with pytest.raises(UnsupportedModelError, match="fixed shape"):

@@ -15,7 +15,9 @@ processes = st.lists(st.lists(costs, min_size=1, max_size=12), min_size=1, max_s
 
 
 @given(processes)
-def test_the_interval_holds_the_median_and_lies_within_the_values(values: list[list[float]]) -> None:
+def test_the_interval_holds_the_median_and_lies_within_the_values(
+    values: list[list[float]],
+) -> None:
     median, low, high = median_interval(values, resamples=60)
     flat = [v for process in values for v in process]
     assert median == pytest.approx(float(np.median(flat)))
@@ -33,7 +35,9 @@ def test_the_order_of_values_within_a_process_does_not_matter(
     values: list[list[float]], order: random.Random
 ) -> None:
     turned = [order.sample(process, len(process)) for process in values]
-    assert median_interval(turned, resamples=60) == pytest.approx(median_interval(values, resamples=60))
+    assert median_interval(turned, resamples=60) == pytest.approx(
+        median_interval(values, resamples=60)
+    )
 
 
 @given(processes)
@@ -108,7 +112,8 @@ def test_paired_ratios_pair_by_round() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [([1.0], [1.0, 2.0]), ([1.0, 0.0], [1.0, 1.0]), ([1.0], [-1.0]), ([1.0], [0.0])]
+    ("first", "second"),
+    [([1.0], [1.0, 2.0]), ([1.0, 0.0], [1.0, 1.0]), ([1.0], [-1.0]), ([1.0], [0.0])],
 )
 def test_ratios_that_mean_nothing_are_refused(first: list[float], second: list[float]) -> None:
     with pytest.raises(ValueError, match=r"paired|above 0"):
@@ -118,7 +123,9 @@ def test_ratios_that_mean_nothing_are_refused(first: list[float], second: list[f
 @given(st.lists(st.tuples(costs, costs), min_size=1, max_size=20))
 def test_swapping_the_models_inverts_the_ratios(pairs: list[tuple[float, float]]) -> None:
     first, second = zip(*pairs, strict=True)
-    assert (paired_ratios(first, second) * paired_ratios(second, first)) == pytest.approx([1.0] * len(pairs))
+    assert (paired_ratios(first, second) * paired_ratios(second, first)) == pytest.approx(
+        [1.0] * len(pairs)
+    )
 
 
 def test_half_width_is_relative() -> None:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from edgeprune.devices.protocol import Answer
+from edgeprune.devices.simulated import segment_cost
 from edgeprune.errors import DeviceError, UnstableError
 from edgeprune.export.segments import read_graph
-from edgeprune.devices.simulated import segment_cost
 from edgeprune.profiler.timing import compare, sample
 from edgeprune.records import Environment
 
@@ -26,7 +26,9 @@ class Recording:
         if not self.changes:
             return answer
         facts = {"processor": f"number {len(self.requests)}"}
-        return answer.model_copy(update={"environment": Environment(facts=facts, comparable=("processor",))})
+        return answer.model_copy(
+            update={"environment": Environment(facts=facts, comparable=("processor",))}
+        )
 
 
 def test_samples_of_an_exact_device(simulated, exported) -> None:
@@ -64,7 +66,9 @@ def test_comparison_the_other_way_round_is_the_inverse(simulated, exported) -> N
 
 
 def test_noise_widens_the_interval_and_the_truth_stays_inside(simulated, exported) -> None:
-    result, _ = compare(simulated(noise=0.05, seed=2), exported("plain"), exported("plain"), seconds=0.0)
+    result, _ = compare(
+        simulated(noise=0.05, seed=2), exported("plain"), exported("plain"), seconds=0.0
+    )
     assert result.low < result.median < result.high
     assert result.low <= 1.0 <= result.high
     assert result.stopped == "time"
@@ -72,7 +76,9 @@ def test_noise_widens_the_interval_and_the_truth_stays_inside(simulated, exporte
 
 def test_the_same_seed_gives_the_same_comparison(simulated, exported) -> None:
     results = [
-        compare(simulated(noise=0.05, seed=2), exported("plain"), exported("mlp"), seconds=0.0, seed=s)[0]
+        compare(
+            simulated(noise=0.05, seed=2), exported("plain"), exported("mlp"), seconds=0.0, seed=s
+        )[0]
         for s in (1, 1, 2)
     ]
     assert results[0] == results[1]
@@ -80,8 +86,15 @@ def test_the_same_seed_gives_the_same_comparison(simulated, exported) -> None:
 
 
 def test_a_ratio_that_does_not_settle_is_an_error_with_exit_code_4(simulated, exported) -> None:
-    with pytest.raises(UnstableError, match="device simulated: .*the ratio is") as caught:
-        compare(simulated(noise=0.4), exported("plain"), exported("mlp"), seconds=0.0, settle=1e-4, half_width=1e-6)
+    with pytest.raises(UnstableError, match=r"device simulated: .*the ratio is") as caught:
+        compare(
+            simulated(noise=0.4),
+            exported("plain"),
+            exported("mlp"),
+            seconds=0.0,
+            settle=1e-4,
+            half_width=1e-6,
+        )
     assert caught.value.exit_code == 4
     assert "--resume" in caught.value.hint
 
@@ -91,7 +104,9 @@ def test_a_device_that_changes_is_an_error(simulated, exported) -> None:
         lambda d: sample(d, exported("mlp"), processes=2),
         lambda d: compare(d, exported("mlp"), exported("plain"), seconds=0.0),
     ):
-        with pytest.raises(DeviceError, match="changed while it was measured: processor: number 1 against number 2"):
+        with pytest.raises(
+            DeviceError, match="changed while it was measured: processor: number 1 against number 2"
+        ):
             measure(Recording(simulated(), changes=True))
 
 
@@ -103,7 +118,9 @@ def test_progress_is_told(simulated, exported) -> None:
 
 
 def test_this_machine_finds_the_far_larger_model_slower(local, exported, build) -> None:
-    result, environment = compare(local, exported("residual"), exported("mlp"), seconds=0.0, half_width=9.0, settle=9.0)
+    result, environment = compare(
+        local, exported("residual"), exported("mlp"), seconds=0.0, half_width=9.0, settle=9.0
+    )
     assert result.median > 2
     assert 0 < result.low <= result.median <= result.high
     assert result.first_cost > result.second_cost > 0

@@ -19,7 +19,12 @@ from onnx import TensorProto, helper
 
 from edgeprune.devices.local import WORKER
 
-SESSION = {"threads": 1, "affinity": None, "providers": ["CPUExecutionProvider"], "graph_optimization": "all"}
+SESSION = {
+    "threads": 1,
+    "affinity": None,
+    "providers": ["CPUExecutionProvider"],
+    "graph_optimization": "all",
+}
 REQUEST = {
     "task": "time", "rounds": 3, "inner": 1, "paired": False, "warmup_runs": 2, "warmup_seconds": 0.0,
     "deadline_seconds": 20.0, "seed": 0, "inputs": None, "outputs": None, "session": SESSION,
@@ -37,7 +42,9 @@ def work(tmp_path: Path):
         answered.unlink(missing_ok=True)
         asked.write_text(json.dumps(request))
         command = [sys.executable, "-I", str(WORKER), str(asked), str(answered)]
-        done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(
+            command, cwd="/", capture_output=True, text=True, check=False, timeout=120
+        )
         answer = json.loads(answered.read_text()) if answered.exists() else None
         assert {p.name for p in tmp_path.iterdir() if "result" in p.name} <= {"result.json"}
         return answer, done
@@ -61,9 +68,13 @@ def test_it_imports_the_standard_library_numpy_and_onnxruntime_only() -> None:
     assert imported - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
 
 
-def test_neither_torch_nor_onnx_nor_edgeprune_is_loaded_while_it_runs(exported, tmp_path: Path) -> None:
+def test_neither_torch_nor_onnx_nor_edgeprune_is_loaded_while_it_runs(
+    exported, tmp_path: Path
+) -> None:
     asked, answered = tmp_path / "q.json", tmp_path / "r.json"
-    asked.write_text(json.dumps({**REQUEST, "models": [{"name": "m", "file": str(exported("mlp"))}]}))
+    asked.write_text(
+        json.dumps({**REQUEST, "models": [{"name": "m", "file": str(exported("mlp"))}]})
+    )
     program = (
         "import runpy, sys; sys.argv = [sys.argv[1], sys.argv[2], sys.argv[3]]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -119,7 +130,9 @@ def product(size: int, *, batch: object = 1, kind: int = TensorProto.FLOAT) -> b
     return model.SerializeToString()
 
 
-@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8, TensorProto.BOOL])
+@pytest.mark.parametrize(
+    "kind", [TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8, TensorProto.BOOL]
+)
 def test_inputs_of_other_types_are_fed(work, tmp_path: Path, kind: int) -> None:
     (tmp_path / "m.onnx").write_bytes(product(8, kind=kind))
     answer, done = work(tmp_path / "m.onnx")
@@ -127,7 +140,9 @@ def test_inputs_of_other_types_are_fed(work, tmp_path: Path, kind: int) -> None:
 
 
 def test_layers_give_every_node_of_every_run(work, exported) -> None:
-    answer, _ = work(exported("residual"), exported("mlp"), task="layers", rounds=5, inner=2, warmup_runs=3)
+    answer, _ = work(
+        exported("residual"), exported("mlp"), task="layers", rounds=5, inner=2, warmup_runs=3
+    )
     for model in answer["models"]:
         assert len(model["runs_us"]) == 10
         assert model["nodes"]
@@ -160,9 +175,16 @@ def test_run_gives_the_outputs_of_the_model(work, build, exported, tmp_path: Pat
     model, _ = build("plain")
     images = torch.randn(5, 3, 8, 8)
     np.savez(tmp_path / "in.npz", input=images.numpy())
-    answer, _ = work(exported("plain"), task="run", inputs=str(tmp_path / "in.npz"), outputs=str(tmp_path / "out.npy"))
+    answer, _ = work(
+        exported("plain"),
+        task="run",
+        inputs=str(tmp_path / "in.npz"),
+        outputs=str(tmp_path / "out.npy"),
+    )
     with torch.inference_mode():
-        np.testing.assert_allclose(np.load(tmp_path / "out.npy"), model(images).numpy(), rtol=0, atol=1e-4)
+        np.testing.assert_allclose(
+            np.load(tmp_path / "out.npy"), model(images).numpy(), rtol=0, atol=1e-4
+        )
     assert answer["models"][0]["name"] == "model0"
     assert not list(tmp_path.glob("*partial*"))
 
@@ -172,7 +194,12 @@ def test_the_last_batch_is_filled_up_and_cut_again(work, tmp_path: Path, count: 
     (tmp_path / "m.onnx").write_bytes(product(4, batch=4))
     rows = np.random.default_rng(0).normal(size=(count, 4)).astype(np.float32)
     np.savez(tmp_path / "in.npz", x=rows)
-    work(tmp_path / "m.onnx", task="run", inputs=str(tmp_path / "in.npz"), outputs=str(tmp_path / "out.npy"))
+    work(
+        tmp_path / "m.onnx",
+        task="run",
+        inputs=str(tmp_path / "in.npz"),
+        outputs=str(tmp_path / "out.npy"),
+    )
     wanted = rows.astype(np.float64) @ np.linalg.matrix_power(np.ones((4, 4)), 4)
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted, rtol=1e-4)
 
@@ -205,14 +232,18 @@ def test_the_deadline_stops_the_rounds_and_is_told(work, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("task", ["time", "layers"])
 def test_a_provider_that_does_not_exist_is_an_error(work, exported, task: str) -> None:
-    answer, done = work(exported("mlp"), task=task, session={"providers": ["CUDAExecutionProvider"]})
+    answer, done = work(
+        exported("mlp"), task=task, session={"providers": ["CUDAExecutionProvider"]}
+    )
     assert answer is None
     assert done.returncode != 0
     assert "CUDAExecutionProvider" in done.stderr
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x00" * 100])
-def test_a_file_that_is_no_model_is_an_error_without_an_answer(work, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_model_is_an_error_without_an_answer(
+    work, tmp_path: Path, content: bytes
+) -> None:
     (tmp_path / "m.onnx").write_bytes(content)
     answer, done = work(tmp_path / "m.onnx")
     assert answer is None
@@ -223,7 +254,9 @@ def test_a_dynamic_shape_is_an_error_that_names_the_input(work, tmp_path: Path) 
     (tmp_path / "m.onnx").write_bytes(product(8, batch="batch"))
     answer, done = work(tmp_path / "m.onnx")
     assert answer is None
-    assert done.stderr.strip().splitlines()[-1].startswith("ValueError: input 'x' has no fixed shape")
+    assert (
+        done.stderr.strip().splitlines()[-1].startswith("ValueError: input 'x' has no fixed shape")
+    )
 
 
 # --------------------------------------------------------------------------------------- the order

@@ -95,7 +95,9 @@ class OverChannels(nn.Module):
 def test_a_cut_that_changes_the_function_is_found_by_the_proof() -> None:
     torch.manual_seed(0)
     found = find_groups(OverChannels().eval(), (torch.randn(1, 3, 8, 8),))
-    assert {g.name: g.reason for g in found.skipped}["conv"].startswith("cutting it does not give the output")
+    assert {g.name: g.reason for g in found.skipped}["conv"].startswith(
+        "cutting it does not give the output"
+    )
     assert {g.name for g in found.groups} == {"after"}
 
 
@@ -151,7 +153,9 @@ class Branching(nn.Module):
 
 
 def test_a_model_that_cannot_be_traced() -> None:
-    with pytest.raises(UnsupportedModelError, match="cannot be traced for pruning: ValueError") as caught:
+    with pytest.raises(
+        UnsupportedModelError, match="cannot be traced for pruning: ValueError"
+    ) as caught:
         find_groups(Branching().eval(), (torch.randn(1, 4),))
     assert caught.value.exit_code == 5
 
@@ -161,7 +165,11 @@ class Twice(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.same, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 10)
+        self.stem, self.same, self.head = (
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.Linear(8, 10),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.same(self.same(self.stem(x)).relu()).relu()
@@ -186,7 +194,9 @@ def test_nothing_is_left_behind_on_the_model(build) -> None:
     cut(model, inputs, kept)
     mask(model, inputs, kept)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert all(
+        parameter.grad is None and parameter.requires_grad for parameter in model.parameters()
+    )
 
 
 def test_cut_keeps_the_named_channels_and_their_weights(build) -> None:
@@ -250,9 +260,13 @@ def test_taylor_scores_are_weight_times_gradient(build) -> None:
     torch.testing.assert_close(scores["0"], (first.abs().sum(1) + second.abs().sum(0)).detach())
 
 
-@pytest.mark.parametrize("name", ["plain", "residual", "separable", "concat", "flattened", "conv1d", "decoder"])
+@pytest.mark.parametrize(
+    "name", ["plain", "residual", "separable", "concat", "flattened", "conv1d", "decoder"]
+)
 @pytest.mark.parametrize("criterion", ["l1", "l2", "taylor"])
-def test_one_finite_score_a_channel_for_every_group(build, groups_of, name: str, criterion: str) -> None:
+def test_one_finite_score_a_channel_for_every_group(
+    build, groups_of, name: str, criterion: str
+) -> None:
     model, inputs = copy.deepcopy(build(name)[0]), build(name)[1]
     model(*inputs).square().mean().backward()
     scores = group_scores(model, inputs, criterion)

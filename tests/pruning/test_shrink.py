@@ -43,7 +43,9 @@ def slim(build, groups_of):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_slim_model_has_the_widths_of_the_plan_and_the_output_of_the_masked_one(slim, make_plan, name) -> None:
+def test_the_slim_model_has_the_widths_of_the_plan_and_the_output_of_the_masked_one(
+    slim, make_plan, name
+) -> None:
     model, thin, inputs, plan = slim(name, make_plan)
     assert plan.groups
     assert widths(thin, tuple(plan.groups)) == {n: g.after for n, g in plan.groups.items()}
@@ -75,7 +77,9 @@ def test_the_slim_model_runs_in_onnxruntime(slim, make_plan, tmp_path: Path, nam
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     for _ in range(3):
         sample = tuple(torch.randn_like(x) for x in inputs)
-        (got,) = session.run(None, {v.name: x.numpy() for v, x in zip(session.get_inputs(), sample, strict=True)})
+        (got,) = session.run(
+            None, {v.name: x.numpy() for v, x in zip(session.get_inputs(), sample, strict=True)}
+        )
         with torch.inference_mode():
             np.testing.assert_allclose(got, thin(*sample).numpy(), rtol=0, atol=1e-4)
 
@@ -136,7 +140,9 @@ def test_a_plan_that_cuts_the_output_is_refused(build, groups_of, make_plan) -> 
 
 
 @pytest.mark.parametrize("fault", ["width", "weight", "output", "nan", "shape", "replay"])
-def test_a_cut_that_breaks_its_promise_is_found(build, groups_of, make_plan, monkeypatch, fault: str) -> None:
+def test_a_cut_that_breaks_its_promise_is_found(
+    build, groups_of, make_plan, monkeypatch, fault: str
+) -> None:
     model, inputs = build("plain")
     plan = make_plan(groups_of("plain"), {"conv1": 8})
     real, calls = module.groups.cut, []
@@ -164,7 +170,9 @@ def test_a_cut_that_breaks_its_promise_is_found(build, groups_of, make_plan, mon
         shrink(model, inputs, plan)
 
 
-def test_faults_that_only_other_samples_show_are_found(build, groups_of, make_plan, monkeypatch) -> None:
+def test_faults_that_only_other_samples_show_are_found(
+    build, groups_of, make_plan, monkeypatch
+) -> None:
     model, inputs = build("plain")
     plan = make_plan(groups_of("plain"), {"conv1": 8})
     real = module.groups.cut

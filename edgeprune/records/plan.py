@@ -1,0 +1,161 @@
+"""Groups, prices, sensitivity and the plan that follows from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from edgeprune.records.base import Kind, Record, Unit
+from edgeprune.records.device import Environment
+
+
+class ChannelGroup(Record):
+    """Layers that lose channels together.
+
+    `name` is the layer whose output channels number the group, `width` their count. `outputs`
+    produce the group's channels, `inputs` consume them, `carriers` (BatchNorm, depthwise) do both.
+    """
+
+    name: str
+    width: int
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    carriers: tuple[str, ...] = ()
+
+
+class SkippedGroup(Record):
+    """A group that is never cut, and why."""
+
+    name: str
+    width: int
+    reason: str
+
+
+class GroupList(Record):
+    """All groups of a model."""
+
+    groups: tuple[ChannelGroup, ...]
+    skipped: tuple[SkippedGroup, ...]
+
+    def __getitem__(self, name: str) -> ChannelGroup:
+        return next(group for group in self.groups if group.name == name)
+
+
+class Price(Record):
+    """Cost of one layer at one pair of widths."""
+
+    layer: str
+    width_in: int
+    width_out: int
+    cost: float
+    origin: Literal[measured, emulated, estimated]
+
+
+class PricedLayer(Record):
+    """A layer as the cost table sees it: which group feeds it and which group it feeds."""
+
+    name: str
+    operator: str
+    group_in: str | None
+    group_out: str | None
+    width_in: int
+    width_out: int
+
+
+class CostTable(Record):
+    """Prices of every layer of one model on one device, and the widths worth offering.
+
+    `fixed` layers have neither input nor output in a group: their price never changes.
+    `scale` = whole dense model / sum of its prices: what a sum of prices is multiplied with.
+    """
+
+    device: str
+    kind: Kind
+    unit: Unit
+    dense_cost: float
+    scale: float
+    layers: tuple[PricedLayer, ...]
+    widths: dict[str, tuple[int, ...]]
+    prices: tuple[Price, ...]
+    probes: int
+    environment: Environment
+
+
+class SensitivityCurve(Record):
+    """Loss increase over the dense model when only this group is cut to each width.
+
+    `widths` run from narrow to dense; the last is the dense width with increase 0.
+    """
+
+    group: str
+    criterion: str
+    widths: tuple[int, ...]
+    increases: tuple[float, ...]
+
+
+class Sensitivity(Record):
+    """All loss curves that were measured."""
+
+    curves: tuple[SensitivityCurve, ...]
+
+
+class PlannedGroup(Record):
+    """Width of a group before and after, and the channels that stay."""
+
+    before: int
+    after: int
+    kept: tuple[int, ...]
+    criterion: str
+
+
+class Round(Record):
+    """One round of the closed loop: what was predicted, what was measured."""
+
+    widths: dict[str, int]
+    predicted: float
+    measured: float
+    low: float
+    high: float
+
+
+class WidthPlan(Record):
+    """How wide each group is to be.
+
+    `predicted` is the solver's cost of the first plan and `predicted_error` its relative error
+    against the first measurement; `gap` is the solver's proven relative optimality gap.
+    """
+
+    groups: dict[str, PlannedGroup]
+    budget: float
+    unit: Unit
+    predicted: float
+    predicted_error: float
+    corrected: float
+    gap: float
+    loss: float
+    rounds: tuple[Round, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over groups and kept channels: the same plan has the same digest."""
+        kept = {name: [group.before, *group.kept] for name, group in sorted(self.groups.items())}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+class Shrunk(Record):
+    """The slim model as cut, and on how many samples it was proved equal to the masked one."""
+
+    parameters: int
+    dense_parameters: int
+    checked_samples: int
+
+
+class Recovered(Record):
+    """How recovery went: validation metric after recalibration alone and of the best state.
+
+    `history` holds (step, training loss, validation metric).
+    """
+
+    recalibrated: float
+    best: float
+    history: tuple[tuple[int, float, float], ...]

@@ -1,0 +1,130 @@
+"""The exported file and everything that is claimed of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from edgeprune.records.base import Kind, Record, Shape, Unit
+from edgeprune.records.device import Environment, ModelProfile
+
+
+class TensorInfo(Record):
+    """Name, element type and shape of an input or output."""
+
+    name: str
+    dtype: str
+    shape: Shape
+
+
+class Artifact(Record):
+    """An exported file; `path` is relative to the folder of the run."""
+
+    path: str
+    sha256: str
+    file_bytes: int
+    opset: int
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    metadata: dict[str, str]
+
+
+class Figures(Record):
+    """What one model costs and achieves."""
+
+    cost: float
+    parameters: int
+    macs: int
+    accuracy: float
+    file_bytes: int
+    peak_activation_bytes: int
+
+
+class Speedup(Record):
+    """Median of paired ratios with its interval."""
+
+    median: float
+    low: float
+    high: float
+    confidence: float
+    pairs: int
+
+
+class Parity(Record):
+    """Largest difference between torch and the runtime over real inputs."""
+
+    max_abs: float
+    max_rel: float
+    samples: int
+    passed: bool
+
+
+class Budget(Record):
+    """What was asked, the limit in the device's unit, and what was reached."""
+
+    asked: str
+    limit: float
+    reached: float
+    met: bool
+
+
+class Prediction(Record):
+    """Cost predicted before the first measurement and its relative error."""
+
+    cost: float
+    error: float
+
+
+class PlanSummary(Record):
+    """Layer -> [width before, width after], and the solver's gap."""
+
+    widths: dict[str, tuple[int, int]]
+    gap: float
+    digest: str
+    criteria: dict[str, str] = Field(default_factory=dict)
+
+
+class Gate(Record):
+    """A condition of success; `met` is None where it could not be measured."""
+
+    name: str
+    met: bool | None
+    limit: float
+    value: float
+    note: str = ""
+
+
+class Verdict(Record):
+    """Everything that is claimed of the slim model, as shipped in verdict.json."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    job: str
+    device: str
+    kind: Kind
+    unit: Unit
+    passed: bool
+    dense: Figures
+    slim: Figures
+    speedup: Speedup
+    parity: Parity
+    budget: Budget
+    predicted: Prediction
+    plan: PlanSummary
+    gates: tuple[Gate, ...]
+    metric: str
+    accuracy_on: Literal["test", "validation"]
+    accuracy_samples: int
+    accuracy_drop_interval: tuple[float, float]
+    recalibrated_accuracy: float
+    seed: int
+    environment: Environment
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Verification(Record):
+    """The verdict with the profile of the slim model behind it."""
+
+    verdict: Verdict
+    slim_profile: ModelProfile
