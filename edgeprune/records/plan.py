@@ -48,7 +48,7 @@ class Price(Record):
     width_in: int
     width_out: int
     cost: float
-    origin: Literal[measured, emulated, estimated]
+    origin: Kind
 
 
 class PricedLayer(Record):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ def test_offered_widths_are_cheaper_than_every_wider_one(curve, tolerance: float
     assert list(offered) == sorted(set(offered) & set(widths))
     for width in offered[:-1]:
         assert all(cost[width] < cost[wider] for wider in widths if wider > width)
-    for narrow, wide in zip(offered, offered[1:], strict=False):
+    for narrow, wide in itertools.pairwise(offered):
         assert cost[narrow] < (1 - tolerance) * cost[wide]
 
 
@@ -84,7 +86,7 @@ def test_the_grid_runs_up_to_the_dense_width(width: int) -> None:
     assert list(points) == sorted(set(points))
     assert points[0] >= 1
     assert len(points) <= 2 * 32 + 1
-    gaps = {b - a for a, b in zip(points[:-2], points[1:-1], strict=False)}
+    gaps = {b - a for a, b in itertools.pairwise(points[:-1])}
     assert len(gaps) <= 1
 
 

@@ -186,7 +186,6 @@ def test_layers_whose_shapes_are_not_understood_are_fixed_or_refused(
             table = build_table(device, graph, groups, profile, processes=1)
             break
         except UnsupportedModelError as error:
-            assert error.exit_code == 5
             named = error.hint.partition("keep = [")[2].partition("]")[0]
             keep = (*keep, *(part.strip(' "') for part in named.split(",")))
             assert named

@@ -163,7 +163,7 @@ def test_the_scratch_folder_is_gone_afterwards(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(module.tempfile, "tempdir", None)
     local.ask(request(exported("mlp"), task="layers"))
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(DeviceError):
-        monkeypatch.setattr(sys, "executable", "/bin/false")
         local.ask(request(exported("mlp")))
     assert list(tmp_path.glob("edgeprune-*")) == []
