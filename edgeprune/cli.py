@@ -52,7 +52,7 @@ class Common:
     json:
         Put one JSON document on stdout and nothing else.
     quiet:
-        Say nothing but errors.
+        No progress; only results, warnings and errors.
     verbose:
         Say more; show tracebacks.
     """

@@ -71,6 +71,14 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     assert path.read_text() == "new"
 
 
+def test_who_has_the_old_file_open_keeps_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("old")
+    with path.open() as reader:
+        write_text(path, "new")  # another file under this name, not the same one written over
+        assert reader.read() == "old"
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
