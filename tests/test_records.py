@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from edgeprune import records
 from edgeprune.records import (
-    DeviceSpec,
     Environment,
     Figures,
     ModelProfile,
@@ -76,12 +75,17 @@ st.register_type_strategy(float, FINITE)
 
 
 def anything(record: type[Record]) -> st.SearchStrategy[Record]:
-    """Return records of random contents; bounded fields are left at their defaults."""
-    if record in (Simulation, DeviceSpec):
-        return (
-            st.builds(record, simulation=st.none()) if record is DeviceSpec else st.builds(record)
-        )
-    return st.builds(record)
+    """Return records whose required fields hold anything; the others keep their defaults."""
+    required = {
+        field.alias or name: st.from_type(field.annotation or object)
+        for name, field in record.model_fields.items()
+        if field.is_required()
+    }
+    return st.fixed_dictionaries(required).map(record.model_validate)
+
+
+for _record in RECORDS:
+    st.register_type_strategy(_record, anything)
 
 
 @settings(max_examples=5, suppress_health_check=list(HealthCheck))
