@@ -75,6 +75,13 @@ class Data:
         if self.test is not None:
             parts["test"] = self.test
         for name, part in parts.items():
+            if not isinstance(part, Iterable):
+                raise DataError(f"data: {name} is {part!r}, not an iterable of (inputs, target)")
+            if iter(part) is part:
+                raise DataError(
+                    f"data: {name} can be iterated only once",
+                    "return a list, a DataLoader or an object with __iter__, not a generator",
+                )
             first = next(iter(batches(part, name)), None)
             if first is None:
                 raise DataError(

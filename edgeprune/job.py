@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from edgeprune.errors import JobError, UsageError
 
+SEEDS = 2**31
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 BUDGET = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(%|x|us|ms|s|insn|kinsn|Minsn|Ginsn)\s*")
@@ -53,6 +55,8 @@ def parse_budget(text: str) -> BudgetRequest:
     if match is None:
         raise UsageError(f"budget {text!r} cannot be read", form)
     value, unit = float(match[1]), match[2]
+    if not math.isfinite(value * FACTORS.get(unit, 1.0)):
+        raise UsageError(f"budget {text!r} is too large a number", form)
     if unit == "%":
         if not 0 < value <= 100:
             raise UsageError(f"budget {text!r} is not between 0 % and 100 %", form)
@@ -60,6 +64,8 @@ def parse_budget(text: str) -> BudgetRequest:
     if unit == "x":
         if value < 1:
             raise UsageError(f"budget {text!r} asks for a slower model than the dense one", form)
+        if 1 / value == 0:
+            raise UsageError(f"budget {text!r} is too large a number", form)
         return BudgetRequest(text=text.strip(), share=1 / value)
     if value <= 0:
         raise UsageError(f"budget {text!r} is not above 0", form)
@@ -93,7 +99,7 @@ Factory = Annotated[str, AfterValidator(_factory)]
 class Section(BaseModel):
     """Base of the sections of a job: frozen, no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -126,7 +132,7 @@ class PruneSection(Section):
     loss: Literal["sensitivity", "importance"] = "sensitivity"
     allocation: Literal["exact"] = "exact"
     keep: tuple[str, ...] = ()
-    calibration_samples: int = Field(default=1000, ge=1)
+    calibration_samples: int = Field(default=512, ge=1)
 
 
 class RecoverSection(Section):
@@ -150,7 +156,7 @@ class Job(Section):
     """A whole job. `folder` is where its relative paths start; it is not part of the file."""
 
     name: Annotated[str, AfterValidator(_name)]
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=SEEDS)
     model: ModelSection
     data: DataSection
     budget: BudgetSection = BudgetSection()
@@ -162,14 +168,18 @@ class Job(Section):
         """Return the job with what the command line says instead.
 
         Raises:
-            UsageError: `budget` cannot be read.
+            UsageError: `budget` cannot be read, or `seed` is out of range.
         """
         job = self
         if budget is not None:
             parse_budget(budget)
             section = job.budget.model_copy(update={"latency": budget})
             job = job.model_copy(update={"budget": section})
-        return job if seed is None else job.model_copy(update={"seed": seed})
+        if seed is None:
+            return job
+        if not 0 <= seed < SEEDS:
+            raise UsageError(f"seed {seed} is not between 0 and {SEEDS - 1}")
+        return job.model_copy(update={"seed": seed})
 
     @property
     def request(self) -> BudgetRequest:

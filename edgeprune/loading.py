@@ -6,6 +6,7 @@ import importlib
 import inspect
 import random
 import sys
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -87,7 +88,8 @@ def call_factory(factory: str, folder: Path, key: str, **offered: Any) -> Any:
         function = getattr(function, part, None)
     if not callable(function):
         raise FactoryError(
-            f"{key}: {module_name} ({module.__file__}) has no function {function_name!r}"
+            f"{key}: {module_name} ({getattr(module, '__file__', 'built in')}) has no function "
+            f"{function_name!r}"
         )
     try:
         named = set(inspect.signature(function).parameters)
@@ -111,7 +113,8 @@ def _import(name: str, folder: Path, key: str) -> Any:
     loaded = sys.modules.get(top)
     if beside and loaded is not None:
         origin = getattr(loaded, "__file__", None)
-        if origin is None or not Path(origin).resolve().is_relative_to(local):
+        own = {local / f"{top}.py", local / top / "__init__.py"}
+        if origin is None or Path(origin).resolve() not in own:
             for module in [m for m in sys.modules if m == top or m.startswith(f"{top}.")]:
                 del sys.modules[module]
     sys.path.insert(0, str(local))
@@ -149,7 +152,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 f"model.weights: {path} is not a safetensors file: {error}"
             ) from None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch warns of is refused below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(

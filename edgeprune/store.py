@@ -126,6 +126,8 @@ class RunFolder:
             raise ResumeError(
                 f"{recorded} cannot be read: {error}", "run without --resume"
             ) from None
+        if not isinstance(before, dict):
+            raise ResumeError(f"{recorded} is damaged", "run without --resume")
         names = sorted({*before, *self.identity})
         changed = [name for name in names if before.get(name) != self.identity.get(name)]
         if changed:
@@ -166,7 +168,7 @@ class RunFolder:
             if any(sha256_of(self.file(name)) != recorded.get(name) for name in files):
                 return None
             return record.model_validate(document["result"])
-        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
             return None
 
     def save(self, stage: str, result: Record, files: tuple[str, ...] = ()) -> None:

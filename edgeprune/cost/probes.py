@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeprune.devices.protocol import Device, ModelAnswer, Request, file_of
 from edgeprune.errors import UnsupportedModelError
-from edgeprune.export.fragments import Template, fragment
+from edgeprune.export.fragments import Template, fragment, kept_nodes
 from edgeprune.profiler.stats import floor_of
 
 CHUNK = 48  # models a process holds at once
@@ -105,13 +105,14 @@ def _cost(model: ModelAnswer) -> float:
 
 def _signature(layer: Template, widths: Widths) -> str:
     """Return the same text for two probes that compute the same thing under other names."""
-    segment = layer.segment
+    nodes = kept_nodes(layer)
     attributes = [
         sorted(attribute.SerializeToString().hex() for attribute in node.attribute)
-        for node in segment.nodes
+        for node in nodes
     ]
-    shapes = [shape[2:] if len(shape) > 2 else len(shape) for shape in layer.input_shapes]
-    weights = [shape[2:] for shape in segment.weights.values()]
-    operators = [node.op_type for node in segment.nodes]
+    last = layer.segment.operator in ("Gemm", "MatMul")
+    shapes = [shape[:-1] if last else (shape[:1], shape[2:]) for shape in layer.input_shapes]
+    weights = [shape[2:] for shape in layer.segment.weights.values()]
+    operators = [node.op_type for node in nodes]
     facts = (operators, attributes, shapes, weights, layer.flat, layer.depthwise, widths)
     return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 
 def grid(width: int, points: int = 32) -> tuple[int, ...]:
-    """Return about `points` evenly spaced widths from narrow to `width`, `width` included."""
-    step = max(1, width // points)
+    """Return evenly spaced widths from narrow to `width`, at least `points` where there are.
+
+    The spacing is a power of 2, so that no stair of a power of 2 is stepped over.
+    """
+    step = 1 << max(0, (width // points).bit_length() - 1)
     return tuple(sorted({*range(step, width + 1, step), width}))
 
 
@@ -16,14 +19,14 @@ def worth_offering(
 ) -> tuple[int, ...]:
     """Return the widths that are cheaper than every wider one, from narrow to wide.
 
-    A width is offered only if it costs less than `1 - tolerance` times the cheapest wider width, so
-    of a flat stair only its widest width remains and a width that is slower than a wider one never
-    appears. If more than `most` remain, the tolerance grows until they do not.
+    A width is offered only if it saves more than `tolerance` of the dense cost against the cheapest
+    wider width, so of a flat stair only its widest width remains and a width that is slower than a
+    wider one never appears. If more than `most` remain, the tolerance grows until they do not.
 
     Args:
         widths: ascending; the last is the dense width, which is always offered.
         costs: cost at each width, above 0.
-        tolerance: share of the cost that a narrower width must save.
+        tolerance: share of the dense cost that a narrower width must save.
         most: widths offered at the most.
     """
     if len(widths) != len(costs) or not widths or list(widths) != sorted(set(widths)):
@@ -31,7 +34,7 @@ def worth_offering(
     offered = [widths[-1]]
     cheapest = costs[-1]
     for width, cost in zip(widths[-2::-1], costs[-2::-1], strict=True):
-        if cost < (1 - tolerance) * cheapest:
+        if cost < cheapest - tolerance * costs[-1]:
             offered.append(width)
             cheapest = cost
     if len(offered) > most:

@@ -149,7 +149,11 @@ def _layers(
     graph: Graph, groups: Sequence[ChannelGroup]
 ) -> tuple[list[PricedLayer], dict[str, Template]]:
     """Return all layers with the groups on their two sides, and templates of the resizable."""
-    feeding = {layer: g for g in groups for layer in g.inputs}
+    feeders: dict[str, list[ChannelGroup]] = {}
+    for group in groups:
+        for name in group.inputs:
+            feeders.setdefault(name, []).append(group)
+    feeding = {name: found[0] for name, found in feeders.items()}
     fed = {layer: g for g in groups for layer in g.outputs}
     carried = {layer: g for g in groups for layer in g.carriers}
     tensor_group: dict[str, ChannelGroup] = {}
@@ -167,10 +171,12 @@ def _layers(
         touched = group_in is not None or group_out is not None
         resizable = shape.resizable and touched and _fits(shape, group_in, group_out)
         if touched and not resizable and segment.macs:
+            sources = {g.name for g in (*feeders.get(segment.name, ()), group_out) if g}
+            keep = ", ".join(f'"{name}"' for name in sorted(sources))
             raise UnsupportedModelError(
                 f"layer {segment.name} ({segment.operator}, {segment.input_shape} -> "
                 f"{segment.output_shape}) cannot be priced at other widths",
-                f'add it to [prune] keep = ["{segment.name}"] in the job file',
+                f"leave the groups that it touches alone: [prune] keep = [{keep}] in the job file",
             )
         layers.append(
             PricedLayer(

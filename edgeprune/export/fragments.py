@@ -64,6 +64,16 @@ def template(graph: Graph, segment: Segment, group_width: int | None = None) -> 
     )
 
 
+def kept_nodes(layer: Template) -> list[onnx.NodeProto]:
+    """Return the nodes of the layer that its fragment has: the operator and its activation."""
+    segment = layer.segment
+    return [segment.nodes[0]] + [
+        node
+        for node in segment.nodes[1:]
+        if node.op_type in UNARY and all(n in segment.constants for n in node.input[1:] if n)
+    ]
+
+
 def fragment(layer: Template, width_in: int, width_out: int, seed: int = 0) -> bytes:
     """Return an ONNX model of `layer` at these widths: its operator, random weights, activation.
 
@@ -93,11 +103,13 @@ def fragment(layer: Template, width_in: int, width_out: int, seed: int = 0) -> b
             if attribute.name == "group":
                 attribute.i = width_in
     nodes = [node]
-    for follower in layer.segment.nodes[1:]:
-        if follower.op_type in UNARY and len([i for i in follower.input if i]) == 1:
-            fused = copy.deepcopy(follower)
-            fused.input[0] = nodes[-1].output[0]
-            nodes.append(fused)
+    for follower in kept_nodes(layer)[1:]:
+        fused = copy.deepcopy(follower)
+        fused.input[0] = nodes[-1].output[0]
+        nodes.append(fused)
+        for name in fused.input[1:]:
+            if name:
+                initializers.append(numpy_helper.from_array(layer.segment.constants[name], name))
     inputs = [
         helper.make_tensor_value_info(name, kind, _input_shape(layer, shape, width_in))
         for name, shape, kind in zip(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
+from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.onnx_graph import fixed_shape, load
 
 ANCHORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -26,6 +30,7 @@ UNARY = frozenset(
     }
 )
 BINARY = frozenset({"Add", "Mul", "Sub"})
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 Shape = tuple[int, ...]
 
 
@@ -33,9 +38,9 @@ Shape = tuple[int, ...]
 class Segment:
     """A layer as a runtime executes it.
 
-    `name` is the torch layer where known; `nodes` start with the anchor; `tensors` are the names of
-    all outputs of these nodes, the last being what other layers read; `addends` are activations
-    that a fused Add reads besides the chain.
+    `name` is the torch layer where known; `nodes` start with the anchor; `output` is what
+    other layers read; `addends` are activations that a fused Add reads besides the chain;
+    `constants` holds the values of scalar operands.
     """
 
     name: str
@@ -44,6 +49,7 @@ class Segment:
     inputs: list[str]
     output: str
     weights: dict[str, Shape] = field(default_factory=dict)
+    constants: dict[str, NDArray[Any]] = field(default_factory=dict)
     addends: list[str] = field(default_factory=list)
     input_shape: Shape = ()
     output_shape: Shape = ()
@@ -83,8 +89,8 @@ class Graph:
     def peak_activation_bytes(self) -> int:
         """Return the largest sum of activations alive at one time, fused layers as one step.
 
-        Inputs count while they are still to be read. No in-place reuse is assumed, except that
-        a fused layer's inner tensors do not exist.
+        Inputs count while they are still to be read. A fused layer's inner tensors do not exist,
+        and a fused Add writes over its addend where that dies there, as onnxruntime does.
         """
         last: dict[str, int] = {}
         for step, segment in enumerate(self.segments):
@@ -95,6 +101,10 @@ class Graph:
         alive = {name: self._bytes(name) for name in self.inputs}
         peak = sum(alive.values())
         for step, segment in enumerate(self.segments):
+            for name in segment.addends:
+                if last[name] == step and self._bytes(name) == self._bytes(segment.output):
+                    alive.pop(name, None)
+                    break
             alive[segment.output] = self._bytes(segment.output)
             peak = max(peak, sum(alive.values()))
             alive = {name: size for name, size in alive.items() if last.get(name, -1) > step}
@@ -120,14 +130,38 @@ def read_graph(path: Path) -> Graph:
         if shape is not None:
             shapes[value.name] = shape
         sizes[value.name] = _element_bytes(value.type.tensor_type.elem_type)
+    floats = {t.name for t in graph.initializer if t.data_type in FLOATS}
     for node in graph.node:
         if node.op_type == "Constant":
             constants[node.output[0]] = shapes.get(node.output[0], ())
-    segments = _partition(graph, constants)
-    for segment in segments:
-        _measure(segment, shapes, sizes, constants)
     inputs = tuple(value.name for value in graph.input if value.name not in constants)
+    for name in inputs:
+        if name not in shapes:
+            raise UnsupportedModelError(
+                f"{path.name}: input {name!r} has no fixed shape",
+                "export the model with the shapes that will run on the device",
+            )
+    segments = _partition(graph, constants)
+    scalars = _scalars(graph)
+    for segment in segments:
+        segment.constants = {
+            n: scalars[n] for node in segment.nodes for n in node.input if n in scalars
+        }
+        _measure(segment, shapes, sizes, constants, floats)
     return Graph(tuple(segments), shapes, sizes, inputs, tuple(v.name for v in graph.output))
+
+
+def _scalars(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
+    """Return the values of all constants of at most one element, such as the limits of a Clip."""
+    tensors = {t.name: t for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensors[node.output[0]] = node.attribute[0].t
+    return {
+        name: numpy_helper.to_array(tensor)
+        for name, tensor in tensors.items()
+        if math.prod(tensor.dims) <= 1
+    }
 
 
 def _partition(graph: onnx.GraphProto, constants: dict[str, Shape]) -> list[Segment]:
@@ -199,33 +233,33 @@ def _make_unique(segments: list[Segment]) -> None:
 
 
 def _measure(
-    segment: Segment, shapes: dict[str, Shape], sizes: dict[str, int], constants: dict[str, Shape]
+    segment: Segment,
+    shapes: dict[str, Shape],
+    sizes: dict[str, int],
+    constants: dict[str, Shape],
+    floats: set[str],
 ) -> None:
     node = segment.nodes[0]
     segment.input_shape = shapes.get(segment.inputs[0], ()) if segment.inputs else ()
     segment.output_shape = shapes.get(segment.output, ())
     segment.activation_bytes = math.prod(segment.output_shape) * sizes.get(segment.output, 4)
-    counted = {
-        name: shape for name, shape in segment.weights.items() if _is_weight(node, name, shape)
-    }
+    # Axes, limits and target shapes are operands, not weights.
+    counted = {name: shape for name, shape in segment.weights.items() if name in floats and shape}
     segment.parameters = sum(math.prod(shape) for shape in counted.values())
     segment.parameter_bytes = sum(math.prod(s) * sizes.get(n, 4) for n, s in counted.items())
     weight = constants.get(node.input[1]) if len(node.input) > 1 else None
     first_output = shapes.get(node.output[0], ())
-    if weight is None or not first_output:
+    if not first_output:
         return
-    if node.op_type == "Conv":
+    if node.op_type in ("Gemm", "MatMul"):
+        contracted = segment.input_shape[-1] if segment.input_shape else 0
+        segment.macs = math.prod(first_output) * contracted
+    elif weight is None:
+        return
+    elif node.op_type == "Conv":
         segment.macs = math.prod(first_output) * math.prod(weight[1:])
     elif node.op_type == "ConvTranspose":
         segment.macs = math.prod(segment.input_shape) * math.prod(weight[1:])
-    elif node.op_type in ("Gemm", "MatMul"):
-        contracted = segment.input_shape[-1] if segment.input_shape else 0
-        segment.macs = math.prod(first_output) * contracted
-
-
-def _is_weight(node: onnx.NodeProto, name: str, shape: Shape) -> bool:
-    """Axes and target shapes are operands, not weights."""
-    return node.op_type not in ("Reshape", "ReduceMean", "Squeeze", "Unsqueeze") and bool(shape)
 
 
 def _element_bytes(kind: int) -> int:

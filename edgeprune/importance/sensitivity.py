@@ -14,7 +14,7 @@ from edgeprune.records import SensitivityCurve
 from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
 
 Widths = Mapping[str, tuple[int, ...]]
-RECALIBRATION_SAMPLES = 400
+RECALIBRATION_SAMPLES = 200
 
 
 def sensitivity_curves(

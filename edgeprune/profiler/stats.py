@@ -36,7 +36,7 @@ def median_interval(
     and values within them second (Davison and Hinkley 1997, section 3.8). The interval holds
     `confidence` of the bootstrap medians. With one process the values alone are drawn.
     """
-    arrays = [np.asarray(p, dtype=np.float64) for p in processes if len(p)]
+    arrays = [np.sort(np.asarray(p, dtype=np.float64)) for p in processes if len(p)]
     if not arrays:
         raise ValueError("no values")
     random = np.random.default_rng(seed)

@@ -17,6 +17,7 @@ from edgeprune.profiler.stats import (
 )
 from edgeprune.records import Comparison, Environment, Samples
 
+FEWEST = 6  # processes in a comparison
 Note = Callable[[str], None]
 
 
@@ -58,8 +59,9 @@ def compare(
 ) -> tuple[Comparison, Environment]:
     """Compare the cost of two models in interleaved pairs: first / second.
 
-    Fresh processes of about one second of pairs each are added until the interval's relative half
-    width is at most `half_width` or `seconds` have passed.
+    Fresh processes of about 0.4 s of pairs each are added until the interval's relative half width
+    is at most `half_width` or `seconds` have passed: what differs between processes outweighs what
+    differs within one, so many short ones tell more than a few long ones.
 
     Raises:
         UnstableError: time is up and the half width is still above `settle`.
@@ -70,26 +72,26 @@ def compare(
     seconds_: list[tuple[float, ...]] = []
     environment: Environment | None = None
     rounds, interval, stopped = 40, (1.0, 0.0, 2.0), "time"
-    while len(firsts) < 4 or time.monotonic() - started < seconds:
+    while len(firsts) < FEWEST or time.monotonic() - started < seconds:
         request = Request(
             task="time",
             models=(file_of("first", first), file_of("second", second)),
             rounds=rounds,
             paired=True,
-            warmup_seconds=0.5,
+            warmup_seconds=0.2,
             seed=seed + len(firsts),
         )
         answer = device.ask(request)
         environment = _same(environment, answer)
         a, b = (tuple(v / 1000.0 for v in model.values_ns) for model in answer.models)
-        if not firsts:  # the first process only tells how many pairs a second holds
-            rounds = int(min(400, max(30, 1e6 / (_middle(a) + _middle(b)))))
+        if not firsts:  # the first process tells how many pairs fit
+            rounds = int(min(400, max(20, 4e5 / (_middle(a) + _middle(b)))))
         firsts.append(a)
         seconds_.append(b)
         interval = _interval(firsts, seconds_, confidence, seed)
         doubt = 100 * relative_half_width(interval)
         note(f"{sum(map(len, firsts))} pairs, ratio {interval[0]:.3f} ± {doubt:.1f} %")
-        if len(firsts) >= 5 and relative_half_width(interval) <= half_width:
+        if len(firsts) >= FEWEST and relative_half_width(interval) <= half_width:
             stopped = "enough"
             break
     if relative_half_width(interval) > settle:

@@ -228,6 +228,8 @@ def outputs(request: Facts, scratch: str) -> Facts:
     session, seconds = open_session(model, request["session"])
     names = [value.name for value in session.get_inputs()]
     size = session.get_inputs()[0].shape[0]
+    if not isinstance(size, int):
+        raise ValueError("input %r has no fixed shape" % names[0])
     with np.load(request["inputs"], allow_pickle=False) as arrays:
         columns = [arrays[name] for name in names]
     count, parts = len(columns[0]), []

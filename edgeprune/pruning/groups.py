@@ -143,6 +143,11 @@ def mask(model: nn.Module, inputs: Inputs, kept: Mapping[str, Sequence[int]]) ->
     return masked
 
 
+def roots(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
+    """Return the names of all groups of the model: the layer that numbers each one's channels."""
+    return tuple(name for name, _, _ in _trace(model, inputs))
+
+
 def widths(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
     """Return the width (output channels) of each named layer."""
     layers = dict(model.named_modules())
@@ -191,8 +196,9 @@ def _graph(model: nn.Module, inputs: Inputs) -> Any:
         with torch.enable_grad():
             return tp.DependencyGraph().build_dependency(model.eval(), example_inputs=inputs)
     except Exception as error:
+        first = error.__context__ or error  # torch-pruning tries again and hides the first failure
         raise UnsupportedModelError(
-            f"the model cannot be traced for pruning: {type(error).__name__}: {error}",
+            f"the model cannot be traced for pruning: {type(first).__name__}: {first}",
             "typical causes: control flow that depends on values, modules that are never called",
         ) from error
 
@@ -293,8 +299,8 @@ def _function(module: nn.Module) -> Any:
 def _zero(module: nn.Module, side: str, indices: list[int]) -> None:
     """Set to 0 what `module` holds of the given channels."""
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or not indices:
-        return
+    if not isinstance(weight, Tensor) or not indices or isinstance(module, nn.PReLU):
+        return  # a slope of 0 is not a channel of 0; the layers around a PReLU are zeroed
     transposed = isinstance(module, nn.ConvTranspose2d)
     with torch.no_grad():
         if side == "out" or _is_carrier(module) or weight.ndim == 1:

@@ -30,7 +30,7 @@ def shrink(
         InternalCheckError: one of these does not hold; names it.
     """
     kept = {name: group.kept for name, group in plan.groups.items()}
-    _require(model, plan)
+    _require(model, inputs, plan)
     slim = groups.cut(model, inputs, kept)
     _ensure_widths(slim, plan)
     replay = groups.cut(model, inputs, kept)
@@ -50,12 +50,12 @@ def rebuild(
     return slim.eval()
 
 
-def _require(model: nn.Module, plan: WidthPlan) -> None:
-    layers = dict(model.named_modules())
-    missing = [name for name in plan.groups if name not in layers]
+def _require(model: nn.Module, inputs: tuple[Tensor, ...], plan: WidthPlan) -> None:
+    roots = groups.roots(model, inputs)
+    missing = [name for name in plan.groups if name not in roots]
     if missing:
         raise InternalCheckError(
-            f"the plan names layers that the model lacks: {', '.join(missing)}"
+            f"the plan names groups that the model lacks: {', '.join(missing)}"
         )
     for name, width in groups.widths(model, tuple(plan.groups)).items():
         group = plan.groups[name]

@@ -13,8 +13,8 @@ class Simulation(Record):
     """The known cost staircase of a simulated device.
 
     A convolution or matrix product costs `overhead + macs_rounded_up / rate`, where both of its
-    widths are rounded up to a multiple of `step`; widths that are not such a multiple cost
-    `cliff` times as much. `noise` is the relative standard deviation of seeded noise.
+    widths are rounded up to a multiple of `step`; an output width above `step` that is not such a
+    multiple costs `cliff` times that. `noise` is the relative standard deviation of seeded noise.
     """
 
     step: int = Field(default=8, ge=1)

@@ -138,7 +138,9 @@ class WidthPlan(Record):
     @property
     def digest(self) -> str:
         """SHA-256 over groups and kept channels: the same plan has the same digest."""
-        kept = {name: [group.before, *group.kept] for name, group in sorted(self.groups.items())}
+        kept = {
+            name: [group.before, *sorted(group.kept)] for name, group in sorted(self.groups.items())
+        }
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

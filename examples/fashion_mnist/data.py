@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import os
 import shutil
 import subprocess
@@ -160,14 +161,14 @@ def folder() -> Path:
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 fetched = fetch(Path(scratch))
-            except (OSError, subprocess.SubprocessError) as error:
+                cache.mkdir(parents=True, exist_ok=True)
+                for name in FILES:
+                    partial = cache / f"{name}.partial-{os.getpid()}"
+                    shutil.copyfile(fetched / name, partial)
+                    partial.replace(cache / name)
+            except (OSError, subprocess.SubprocessError, http.client.HTTPException) as error:
                 tried.append(f"{fetch.__name__.replace('_', ' ')}: {error}")
                 continue
-            cache.mkdir(parents=True, exist_ok=True)
-            for name in FILES:
-                partial = cache / f"{name}.partial-{os.getpid()}"
-                shutil.copyfile(fetched / name, partial)
-                partial.replace(cache / name)
             return cache
     raise DataNotFoundError(
         "Fashion-MNIST was not found and could not be fetched:\n  "
@@ -178,16 +179,20 @@ def folder() -> Path:
 
 def fetch_debian_package(scratch: Path) -> Path:
     """Download Debian's package and unpack it into `scratch`; needs no root."""
-    for command in (
-        ["apt-get", "download", DEBIAN_PACKAGE],
-        ["dpkg-deb", "-x", "@", "."],
-    ):
-        archives = [path.name for path in scratch.glob("*.deb")]
-        arguments = [archives[0] if word == "@" else word for word in command]
-        done = subprocess.run(arguments, cwd=scratch, capture_output=True, text=True, timeout=300)
-        if done.returncode != 0:
-            raise OSError(done.stderr.strip() or f"{command[0]} failed")
+    _call(["apt-get", "download", DEBIAN_PACKAGE], scratch)
+    archives = sorted(scratch.glob("*.deb"))
+    if not archives:
+        raise OSError("apt-get left no package")
+    _call(["dpkg-deb", "-x", archives[0].name, "."], scratch)
     return scratch / DEBIAN_FOLDER.relative_to("/")
+
+
+def _call(command: list[str], folder: Path) -> None:
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+    if done.returncode != 0:
+        raise OSError(done.stderr.strip() or f"{command[0]} failed")
 
 
 def fetch_public_home(scratch: Path) -> Path:

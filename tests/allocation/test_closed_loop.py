@@ -20,7 +20,7 @@ def a_problem(seed: int) -> Problem:
     count = len(WIDTHS)
     groups = 5
     losses = tuple(
-        tuple(sorted(random.uniform(0, 1, count - 1), reverse=True)) + (0.0,) for _ in range(groups)
+        (*tuple(sorted(random.uniform(0, 1, count - 1), reverse=True)), 0.0) for _ in range(groups)
     )
     grid = np.outer(WIDTHS, WIDTHS) / 1000
     layers = tuple(

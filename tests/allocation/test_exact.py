@@ -22,7 +22,7 @@ def problems(draw: st.DrawFn) -> Problem:
     sizes = [draw(st.integers(1, 4)) for _ in range(count)]
     number = st.floats(0.1, 9.0, allow_nan=False)
     losses = tuple(
-        tuple(sorted((draw(number) for _ in range(size - 1)), reverse=True)) + (0.0,)
+        (*tuple(sorted((draw(number) for _ in range(size - 1)), reverse=True)), 0.0)
         for size in sizes
     )
     layers = []
@@ -97,7 +97,7 @@ def test_excluded_choices_and_lower_bounds_are_respected(problem: Problem, share
 def test_same_problem_same_choice() -> None:
     random = np.random.default_rng(0)
     widths = tuple(tuple(range(8, 136, 8)) for _ in range(6))
-    losses = tuple(tuple(sorted(random.uniform(0, 1, 15), reverse=True)) + (0.0,) for _ in range(6))
+    losses = tuple((*tuple(sorted(random.uniform(0, 1, 15), reverse=True)), 0.0) for _ in range(6))
     layers = tuple(
         LayerTerm(
             f"l{g}", g, g + 1, np.outer(range(1, 17), range(1, 17)) + random.uniform(0, 1, (16, 16))

@@ -67,8 +67,9 @@ def test_comparison_the_other_way_round_is_the_inverse(simulated, exported) -> N
 
 def test_noise_widens_the_interval_and_the_truth_stays_inside(simulated, exported) -> None:
     result, _ = compare(
-        simulated(noise=0.05, seed=2), exported("plain"), exported("plain"), seconds=0.0
-    )
+        simulated(noise=0.05, seed=2), exported("plain"), exported("plain"),
+        seconds=0.0, half_width=1e-9,
+    )  # fmt: skip
     assert result.low < result.median < result.high
     assert result.low <= 1.0 <= result.high
     assert result.stopped == "time"
