@@ -140,9 +140,9 @@ class RecoverSection(Section):
 
     steps: int = Field(default=400, ge=0)
     distill: bool = True
-    learning_rate: float = Field(default=0.02, gt=0)
-    temperature: float = Field(default=2.0, gt=0)
-    distill_weight: float = Field(default=0.7, ge=0, le=1)
+    learning_rate: float = Field(default=0.05, gt=0)
+    temperature: float = Field(default=4.0, gt=0)
+    distill_weight: float = Field(default=0.9, ge=0, le=1)
 
 
 class ExportSection(Section):

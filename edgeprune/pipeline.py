@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,43 +86,35 @@ def run(
     seed_everything(job.seed)
     with RunFolder(out, stages.identity(job, model, data, device), resume=resume) as folder:
         this = stages.Run(job, model, data, device, folder, console)
-        groups, dense, table, curves, plan = _plan(this)
-        do, skip = folder.stage, console.skipped
-        do("6-shrink", Shrunk, lambda: stages.cut(this, plan), ("shrunk.safetensors",), skip)
-        recovered = do(
-            "7-recover",
-            Recovered,
-            lambda: stages.win_back(this, plan),
-            ("recovered.safetensors",),
-            skip,
-        )
-        artifact = do("8-export", Artifact, lambda: stages.write(this, plan), ("slim.onnx",), skip)
-        verification = do(
-            "9-verify",
-            Verification,
-            lambda: stages.verify(this, plan, dense, recovered),
-            ("slim.onnx",),
-            skip,
-        )
+        groups, dense, table, curves = _prices(this)
+        made = _make(this, dense, table, curves)
+        budget = made.verification.verdict.budget
+        if not budget.met:
+            tighter = budget.reached / made.plan.corrected
+            console.warning(
+                f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
+                "the device has changed its speed since widths were allocated; trying once more"
+            )
+            made = _make(replace(this, attempt="again-"), dense, table, curves, tighter)
         with console.stage("Shipping"):
             ship(
                 out,
-                verdict=verification.verdict,
-                plan=plan,
+                verdict=made.verification.verdict,
+                plan=made.plan,
                 table=table,
                 curves=curves.curves,
-                history=recovered.history,
+                history=made.recovered.history,
                 skipped=groups.skipped,
                 dense_profile=dense,
-                slim_profile=verification.slim_profile,
-                model=this.file("slim.onnx"),
-                artifact=artifact,
+                slim_profile=made.verification.slim_profile,
+                model=made.file,
+                artifact=made.artifact,
                 versions=stages.versions(),
                 licence=job.model.licence,
                 job_title=job.name,
             )
-        shipped = artifact.model_copy(update={"path": "model.onnx"})
-        return Result(stages.slim_model(this, plan), shipped, verification.verdict, plan, out)
+        shipped = made.artifact.model_copy(update={"path": "model.onnx"})
+        return Result(made.model, shipped, made.verification.verdict, made.plan, out)
 
 
 def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: Console) -> Planned:
@@ -132,11 +124,12 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
         identity = stages.identity(job, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
             this = stages.Run(job, model, data, device, folder, console)
-            groups, dense, table, _, plan = _plan(this)
-            return Planned(groups, dense, table, plan)
+            groups, dense, table, curves = _prices(this)
+            return Planned(groups, dense, table, _allocate(this, table, curves))
 
 
-def _plan(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensitivity, WidthPlan]:
+def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensitivity]:
+    """Profile and price: what the device says, and what each width costs in loss."""
     do, skip = this.folder.stage, this.console.skipped
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
     dense = do("2-profile", ModelProfile, lambda: stages.profile(this), ("dense.onnx",), skip)
@@ -148,8 +141,57 @@ def _plan(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensiti
         ("scores.safetensors",),
         skip,
     )
-    plan = do("5-allocate", WidthPlan, lambda: stages.allocate(this, table, curves), (), skip)
-    return groups, dense, table, curves, plan
+    return groups, dense, table, curves
+
+
+def _allocate(
+    this: stages.Run, table: CostTable, curves: Sensitivity, tighter: float = 1.0
+) -> WidthPlan:
+    def work() -> WidthPlan:
+        return stages.allocate(this, table, curves, tighter)
+
+    return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What an attempt made."""
+
+    plan: WidthPlan
+    model: nn.Module
+    recovered: Recovered
+    artifact: Artifact
+    file: Path
+    verification: Verification
+
+
+def _make(
+    this: stages.Run,
+    dense: ModelProfile,
+    table: CostTable,
+    curves: Sensitivity,
+    tighter: float = 1.0,
+) -> _Made:
+    """Allocate, shrink, recover, export and verify."""
+    do, skip, own = this.folder.stage, this.console.skipped, this.attempt
+    plan = _allocate(this, table, curves, tighter)
+    shrunk, state, file = (
+        own + n for n in ("shrunk.safetensors", "recovered.safetensors", "slim.onnx")
+    )
+    do(f"{own}6-shrink", Shrunk, lambda: stages.cut(this, plan), (shrunk,), skip)
+    recovered = do(
+        f"{own}7-recover", Recovered, lambda: stages.win_back(this, plan), (state,), skip
+    )
+    artifact = do(f"{own}8-export", Artifact, lambda: stages.write(this, plan), (file,), skip)
+    verification = do(
+        f"{own}9-verify",
+        Verification,
+        lambda: stages.verify(this, plan, dense, recovered),
+        (file,),
+        skip,
+    )
+    model = stages.slim_model(this, plan)
+    return _Made(plan, model, recovered, artifact, this.own("slim.onnx"), verification)
 
 
 def slim(

@@ -54,7 +54,7 @@ PROOF_SAMPLES = 64
 
 @dataclass
 class Run:
-    """What all stages share."""
+    """What all stages share; `attempt` stands before the names of files that an attempt owns."""
 
     job: Job
     model: nn.Module
@@ -62,10 +62,15 @@ class Run:
     device: Device
     folder: RunFolder
     console: Console
+    attempt: str = ""
 
     def file(self, name: str) -> Path:
         """Return the path of a file in the run folder."""
         return self.folder.file(name)
+
+    def own(self, name: str) -> Path:
+        """Return the path of a file of this attempt."""
+        return self.folder.file(self.attempt + name)
 
 
 def versions() -> dict[str, str]:
@@ -162,13 +167,15 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
         return Sensitivity(curves=curves)
 
 
-def allocate(run: Run, table: CostTable, sensitivity: Sensitivity) -> WidthPlan:
-    """Solve for the widths in a closed loop with the device."""
+def allocate(
+    run: Run, table: CostTable, sensitivity: Sensitivity, tighter: float = 1.0
+) -> WidthPlan:
+    """Solve for the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
     best = best_curves(sensitivity.curves)
     scores = load_file(run.file("scores.safetensors"))
     problem = build_problem(table, best)
     request = run.job.request
-    limit = request.limit(table.dense_cost, run.device.spec.unit)
+    limit = request.limit(table.dense_cost, run.device.spec.unit) / tighter
     with run.console.stage("Allocating widths") as stage:
 
         def measure(groups: dict[str, PlannedGroup]) -> Measured:
@@ -233,7 +240,7 @@ def cut(run: Run, plan: WidthPlan) -> Shrunk:
         taken = first_batches(run.data.calibration, PROOF_SAMPLES, "calibration")
         samples = [inputs for inputs, _ in taken]
         slim = shrink(run.model, run.data.example, plan, samples)
-        _save_state(slim, run.file("shrunk.safetensors"))
+        _save_state(slim, run.own("shrunk.safetensors"))
         before, after = (sum(p.numel() for p in m.parameters()) for m in (run.model, slim))
         stage.note(f"{before:,} -> {after:,} parameters, equal to the masked model")
     checked = sum(len(inputs[0]) for inputs in samples)
@@ -243,17 +250,17 @@ def cut(run: Run, plan: WidthPlan) -> Shrunk:
 def win_back(run: Run, plan: WidthPlan) -> Recovered:
     """Recover accuracy; the best state goes into recovered.safetensors."""
     with run.console.stage("Recovering accuracy") as stage:
-        slim = rebuild(run.model, run.data.example, plan, load_file(run.file("shrunk.safetensors")))
+        slim = rebuild(run.model, run.data.example, plan, load_file(run.own("shrunk.safetensors")))
         result = recover(
             slim, run.model, run.data, run.job.recover, seed=run.job.seed, progress=stage.update
         )
-        _save_state(result.model, run.file("recovered.safetensors"))
+        _save_state(result.model, run.own("recovered.safetensors"))
     return Recovered(recalibrated=result.recalibrated, best=result.best, history=result.history)
 
 
 def slim_model(run: Run, plan: WidthPlan) -> nn.Module:
     """Return the recovered slim model of a run."""
-    state = load_file(run.file("recovered.safetensors"))
+    state = load_file(run.own("recovered.safetensors"))
     return rebuild(run.model, run.data.example, plan, state)
 
 
@@ -271,7 +278,7 @@ def write(run: Run, plan: WidthPlan) -> Artifact:
         return export(
             slim_model(run, plan),
             run.data.example,
-            run.file("slim.onnx"),
+            run.own("slim.onnx"),
             opset=run.job.export.opset,
             metadata=metadata,
         )
@@ -280,7 +287,7 @@ def write(run: Run, plan: WidthPlan) -> Artifact:
 def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered) -> Verification:
     """Take all the evidence about the exported model and judge it."""
     device, spec, job = run.device, run.device.spec, run.job
-    first, second = run.file("dense.onnx"), run.file("slim.onnx")
+    first, second = run.file("dense.onnx"), run.own("slim.onnx")
     dense_artifact, slim_artifact = describe(first), describe(second)
     numeric = numeric_device(device)
     slim = slim_model(run, plan)

@@ -55,10 +55,9 @@ def cost(value: float, unit: Unit) -> str:
 
 
 def cost_interval(value: float, low: float, high: float, unit: Unit) -> str:
-    """Return a cost with its interval, or with the word exact: '812 µs [805, 823]'."""
-    if low == high:
-        exact = f"{value:,.0f} instructions" if unit == "instructions" else cost(value, unit)
-        return f"{exact}, exact"
+    """Return a cost with its interval: '812 µs [805, 823]'; counts can be exact, times never."""
+    if low == high and unit == "instructions":
+        return f"{value:,.0f} instructions, exact"
     scale = scale_of(unit, value)
     value_, low_, high_ = (scale.text(x, high - low) for x in (value, low, high))
     return f"{value_} {scale.name} [{low_}, {high_}]"
