@@ -229,7 +229,14 @@ def _measure_plan(
         candidate,
         opset=run.job.export.opset,
     )
-    comparison, _ = compare(run.device, run.file("dense.onnx"), candidate, seed=run.job.seed)
+    comparison, _ = compare(
+        run.device,
+        run.file("dense.onnx"),
+        candidate,
+        half_width=0.006,
+        seconds=15,
+        seed=run.job.seed,
+    )
     base = dense_cost if relative else comparison.first_cost
     return Measured(base / comparison.median, base / comparison.high, base / comparison.low)
 
@@ -297,8 +304,8 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
             device,
             first,
             second,
-            half_width=0.003,
-            seconds=40.0,
+            half_width=0.004,
+            seconds=30.0,
             seed=job.seed + 1,
             note=stage.note,
         )

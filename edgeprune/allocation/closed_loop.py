@@ -11,7 +11,8 @@ from edgeprune.errors import BudgetError
 from edgeprune.records import PlannedGroup, Round, WidthPlan
 
 FULL_USE = 0.97  # a plan below this share of the budget leaves accuracy unused
-AIM = (0.974, 0.992)  # inside [FULL_USE, 1], with room for the noise of the last measurement
+AIM = (0.976, 0.990)  # of predictions: the middle of [FULL_USE, 1]
+GOOD = (FULL_USE, 0.996)  # of measurements: no further round is needed
 ROUNDS = 6
 
 
@@ -90,7 +91,7 @@ def close_the_loop(
             f"round {number}: predicted {predicted:.4g}, measured {measured.cost:.4g} {unit} "
             f"= {100 * measured.cost / budget:.1f} % of the budget"
         )
-        if AIM[0] * budget <= measured.cost <= AIM[1] * budget:
+        if GOOD[0] * budget <= measured.cost <= GOOD[1] * budget:
             break
         factor = measured.cost / solution.cost
     best = _best(candidates, budget)
@@ -127,7 +128,7 @@ def _next(
 def _best(candidates: list[_Candidate], budget: float) -> _Candidate | None:
     """Return the one of least loss that uses the budget in full, else the dearest within it."""
     within = [c for c in candidates if c.measured.cost <= budget]
-    aimed = [c for c in within if AIM[0] * budget <= c.measured.cost <= AIM[1] * budget]
+    aimed = [c for c in within if GOOD[0] * budget <= c.measured.cost <= GOOD[1] * budget]
     full = aimed or [c for c in within if c.measured.cost >= FULL_USE * budget]
     if full:
         return min(full, key=lambda c: c.solution.loss)

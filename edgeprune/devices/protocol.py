@@ -26,7 +26,8 @@ class ModelFile(Message):
 class Request(Message):
     """What to do with which models; see profiler/worker.py for the tasks.
 
-    `rounds` visits are made to every model with `inner` runs each; `paired` alternates the order of
+    Sessions are opened `openings` times (task `time` only); each time `rounds` visits are made to
+    every model with `inner` runs each. `paired` alternates the order of
     two models instead of drawing it; after `deadline_seconds` the worker stops and says so.
     """
 
@@ -34,6 +35,7 @@ class Request(Message):
     models: tuple[ModelFile, ...]
     rounds: int = 1
     inner: int = 1
+    openings: int = 1
     paired: bool = False
     warmup_runs: int = 10
     warmup_seconds: float = 1.0

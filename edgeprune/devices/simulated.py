@@ -35,7 +35,7 @@ class SimulatedDevice:
         simulation = self.spec.simulation or Simulation()
         self.calls += 1
         random = np.random.default_rng([simulation.seed, self.calls, request.seed])
-        runs = request.rounds * request.inner
+        runs = request.rounds * request.inner * request.openings
         models = []
         for model in request.models:
             graph = _graph(model.file, Path(model.file).stat().st_mtime_ns)

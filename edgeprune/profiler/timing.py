@@ -18,6 +18,7 @@ from edgeprune.profiler.stats import (
 from edgeprune.records import Comparison, Environment, Samples
 
 FEWEST = 6  # processes in a comparison
+OPENING_US = 150_000.0  # of pairs, each time the sessions are opened
 Note = Callable[[str], None]
 
 
@@ -59,9 +60,9 @@ def compare(
 ) -> tuple[Comparison, Environment]:
     """Compare the cost of two models in interleaved pairs: first / second.
 
-    Fresh processes of about 0.4 s of pairs each are added until the interval's relative half width
-    is at most `half_width` or `seconds` have passed: what differs between processes outweighs what
-    differs within one, so many short ones tell more than a few long ones.
+    Fresh processes are added until the interval's relative half width is at most `half_width` or
+    `seconds` have passed. Each opens the sessions several times for a short while: where memory
+    lies moves the ratio more than the noise of the runs does.
 
     Raises:
         UnstableError: time is up and the half width is still above `settle`.
@@ -71,21 +72,24 @@ def compare(
     firsts: list[tuple[float, ...]] = []
     seconds_: list[tuple[float, ...]] = []
     environment: Environment | None = None
-    rounds, interval, stopped = 40, (1.0, 0.0, 2.0), "time"
+    rounds, openings, interval, stopped = 20, 2, (1.0, 0.0, 2.0), "time"
     while len(firsts) < FEWEST or time.monotonic() - started < seconds:
         request = Request(
             task="time",
             models=(file_of("first", first), file_of("second", second)),
             rounds=rounds,
+            openings=openings,
             paired=True,
-            warmup_seconds=0.2,
+            warmup_seconds=0.1,
             seed=seed + len(firsts),
         )
         answer = device.ask(request)
         environment = _same(environment, answer)
         a, b = (tuple(v / 1000.0 for v in model.values_ns) for model in answer.models)
         if not firsts:  # the first process tells how many pairs fit
-            rounds = int(min(400, max(20, 4e5 / (_middle(a) + _middle(b)))))
+            both = _middle(a) + _middle(b)
+            rounds = int(min(100, max(10, OPENING_US / both)))
+            openings = int(min(8, max(1, 8 * OPENING_US / (rounds * both))))
         firsts.append(a)
         seconds_.append(b)
         interval = _interval(firsts, seconds_, confidence, seed)

@@ -134,26 +134,34 @@ def schedule(count: int, rounds: int, paired: bool, seed: int) -> Iterator[list[
 
 
 def timed(request: Facts, scratch: str) -> Facts:
-    """Time whole runs; values are nanoseconds in the order in which they were taken."""
-    sessions, loads = [], []
-    for model in request["models"]:
-        session, seconds = open_session(model, request["session"])
-        sessions.append((session, feeds_for(session, request["seed"])))
-        loads.append(seconds)
-    runners = [partial(session.run, None, feeds) for session, feeds in sessions]
-    warmups = warm_up(runners, request["warmup_seconds"], request["warmup_runs"])
-    values: list[list[int]] = [[] for _ in runners]
+    """Time whole runs; values are nanoseconds in the order in which they were taken.
+
+    The sessions are opened `openings` times: where their memory lies differs each time, and that
+    alone moves a model by some per cent.
+    """
+    count = len(request["models"])
+    values: list[list[int]] = [[] for _ in range(count)]
+    warmups, loads = [0] * count, [0.0] * count
     stopped, until = "fixed", time.perf_counter() + request["deadline_seconds"]
     clock = time.perf_counter_ns
-    for order in schedule(len(runners), request["rounds"], request["paired"], request["seed"]):
-        for index in order:
-            run = runners[index]
-            for _ in range(request["inner"]):
-                started = clock()
-                run()
-                values[index].append(clock() - started)
-        if time.perf_counter() > until:
-            stopped = "time"
+    for opening in range(request["openings"]):
+        opened = [open_session(model, request["session"]) for model in request["models"]]
+        loads = [max(before, now) for before, (_, now) in zip(loads, opened)]
+        runners = [partial(s.run, None, feeds_for(s, request["seed"])) for s, _ in opened]
+        made = warm_up(runners, request["warmup_seconds"], request["warmup_runs"])
+        warmups = [max(pair) for pair in zip(warmups, made)]
+        seed = request["seed"] * 1000 + opening
+        for order in schedule(count, request["rounds"], request["paired"], seed):
+            for index in order:
+                run = runners[index]
+                for _ in range(request["inner"]):
+                    started = clock()
+                    run()
+                    values[index].append(clock() - started)
+            if time.perf_counter() > until:
+                stopped = "time"
+                break
+        if stopped == "time":
             break
     models = [
         {"name": m["name"], "warmup": w, "load_seconds": s, "values_ns": v}

@@ -16,7 +16,7 @@ from edgeprune.errors import DataError
 from edgeprune.job import RecoverSection
 from edgeprune.recovery.batchnorm import recalibrate
 
-CHECKS = 8  # validations during fine-tuning
+CHECKS = (0.5, 0.7, 0.85, 1.0)  # of the steps, after which the model is validated
 CHECK_SAMPLES = 5000
 CALIBRATION_SAMPLES = 2000
 GRADIENT_NORM = 2.0
@@ -59,7 +59,7 @@ def recover(
         DataError: no batches, or the loss stops being finite.
     """
     torch.manual_seed(seed)
-    model = copy.deepcopy(slim)
+    model = _fast_layout(copy.deepcopy(slim))
     calibration = first_batches(data.calibration, CALIBRATION_SAMPLES, "calibration")
     recalibrate(model, [inputs for inputs, _ in calibration])
     checked = first_batches(data.validation, CHECK_SAMPLES, "validation")
@@ -68,19 +68,20 @@ def recover(
     history: list[Point] = []
     if settings.steps == 0:
         return Recovery(model.eval(), best, recalibrated, ())
-    teacher = copy.deepcopy(dense).eval()
+    teacher = _fast_layout(copy.deepcopy(dense)).eval()
     weight = settings.distill_weight if settings.distill else 0.0
     if data.train is None:
         weight = 1.0
     optimizer, schedule = _optimizer(model, settings)
     decay = min(0.99, 1.0 - 10.0 / settings.steps) if settings.steps > 10 else 0.0
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    every = max(1, settings.steps // CHECKS)
+    checks = {max(1, round(share * settings.steps)) for share in CHECKS}
     stream = _endless(data.train if data.train is not None else data.calibration)
     running = 0.0
     for step in range(1, settings.steps + 1):
         model.train()
         inputs, target = next(stream)
+        inputs = tuple(_channels_last(x) for x in inputs)
         loss = _loss(model, teacher, data, inputs, target, weight, settings.temperature)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -94,7 +95,7 @@ def recover(
                 f"recovery: the loss is not finite at step {step}", "lower [recover] learning_rate"
             )
         running = value if step == 1 else 0.95 * running + 0.05 * value
-        if step % every == 0 or step == settings.steps:
+        if step in checks:
             metric = metric_on(average.module, data, checked)
             history.append((step, running, metric))
             if metric > best:
@@ -104,11 +105,26 @@ def recover(
     return Recovery(model.eval(), best, recalibrated, tuple(history))
 
 
+def _fast_layout(model: nn.Module) -> nn.Module:
+    """Keep convolution weights channels last: their kernels train about a quarter faster so."""
+    for parameter in model.parameters():
+        parameter.data = _channels_last(parameter.data)
+    return model
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    if tensor.ndim != 4:
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
 def metric_on(model: nn.Module, data: Data, samples: list[Pair]) -> float:
     """Return the metric of `model` over `samples`, weighted by batch size."""
     model.eval()
     with torch.inference_mode():
-        total = sum(data.metric(call(model, x), y) * len(y) for x, y in samples)
+        total = sum(
+            data.metric(call(model, tuple(map(_channels_last, x))), y) * len(y) for x, y in samples
+        )
     return total / sum(len(y) for _, y in samples)
 
 
