@@ -26,7 +26,7 @@ SESSION = {
     "graph_optimization": "all",
 }
 REQUEST = {
-    "task": "time", "rounds": 3, "inner": 1, "paired": False, "warmup_runs": 2, "warmup_seconds": 0.0,
+    "task": "time", "rounds": 3, "inner": 1, "openings": 1, "paired": False, "warmup_runs": 2, "warmup_seconds": 0.0,
     "deadline_seconds": 20.0, "seed": 0, "inputs": None, "outputs": None, "session": SESSION,
 }  # fmt: skip
 
