@@ -234,7 +234,7 @@ def _measure_plan(
         run.file("dense.onnx"),
         candidate,
         half_width=0.006,
-        seconds=15,
+        seconds=10,
         seed=run.job.seed,
     )
     base = dense_cost if relative else comparison.first_cost

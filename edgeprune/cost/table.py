@@ -23,7 +23,7 @@ def build_table(
     profile: ModelProfile,
     *,
     seed: int = 0,
-    processes: int = 3,
+    processes: int = 2,
     report: Report = lambda what, done, total: None,
 ) -> CostTable:
     """Measure the prices of all layers of `graph` that a group touches.

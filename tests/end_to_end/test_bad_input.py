@@ -124,12 +124,12 @@ CASES: dict[str, tuple[Callable[[Path], None], int, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input(case: str, job: Path, edgeprune, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_bad_input(case: str, job: Path, inside, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     spoil, code, words = CASES[case]
     device = job.with_name("exact.toml")
     spoil(job)
     out = tmp_path / "out"
-    done = edgeprune("run", job, "--device", device, "--out", out, "--json", cwd=job.parent)
+    done = inside("run", job, "--device", device, "--out", out, "--json", cwd=job.parent)
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -140,8 +140,8 @@ def test_bad_input(case: str, job: Path, edgeprune, tmp_path: Path) -> None:  # 
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_unknown_device_lists_the_known_ones(job: Path, edgeprune) -> None:  # type: ignore[no-untyped-def]
-    done = edgeprune("run", job, "--device", "toaster")
+def test_unknown_device_lists_the_known_ones(job: Path, inside) -> None:  # type: ignore[no-untyped-def]
+    done = inside("run", job, "--device", "toaster")
     assert done.returncode == 2
     assert "unknown device 'toaster'" in done.stderr
     assert "mobile_cpu" in done.stderr
@@ -150,13 +150,13 @@ def test_unknown_device_lists_the_known_ones(job: Path, edgeprune) -> None:  # t
 
 @pytest.mark.parametrize("where", ["/proc/edgeprune", "file"])
 def test_output_folder_that_cannot_be_written(
-    where: str, job: Path, edgeprune, tmp_path: Path
+    where: str, job: Path, inside, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
     out = Path(where)
     if where == "file":
         out = tmp_path / "taken"
         out.write_text("mine")
-    done = edgeprune("run", job, "--device", job.with_name("exact.toml"), "--out", out)
+    done = inside("run", job, "--device", job.with_name("exact.toml"), "--out", out)
     assert done.returncode == 2
     assert "cannot write" in done.stderr
     assert "--out" in done.stderr
@@ -166,7 +166,7 @@ def test_output_folder_that_cannot_be_written(
 @pytest.mark.skipif(
     shutil.which("mount") is None or os.geteuid() != 0, reason="needs root to mount a small disk"
 )
-def test_full_disk_keeps_finished_stages(job: Path, edgeprune, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_full_disk_keeps_finished_stages(job: Path, inside, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -176,7 +176,7 @@ def test_full_disk_keeps_finished_stages(job: Path, edgeprune, tmp_path: Path) -
         pytest.skip("this sandbox does not allow mounting")
     try:
         out = disk / "out"
-        done = edgeprune("run", job, "--device", job.with_name("exact.toml"), "--out", out)
+        done = inside("run", job, "--device", job.with_name("exact.toml"), "--out", out)
         assert done.returncode == 2, done.stderr
         assert "No space left" in done.stderr
         assert "--resume" in done.stderr
@@ -187,14 +187,14 @@ def test_full_disk_keeps_finished_stages(job: Path, edgeprune, tmp_path: Path) -
         subprocess.run(["umount", disk], check=True)
 
 
-def test_usage_errors_end_with_2(edgeprune) -> None:  # type: ignore[no-untyped-def]
+def test_usage_errors_end_with_2(inside) -> None:  # type: ignore[no-untyped-def]
     for arguments in (
         ["rnu"],
         ["run"],
         ["run", "job.toml"],
         ["run", "a", "--device", "x", "--bogus"],
     ):
-        done = edgeprune(*arguments)
+        done = inside(*arguments)
         assert done.returncode == 2, (arguments, done.stderr)
         assert done.stdout == ""
         assert "error" in done.stderr

@@ -59,12 +59,10 @@ def test_run_leaves_everything_and_tells_it_in_json(job, edgeprune, tmp_path) ->
         assert str(job.parent).encode() not in (out / name).read_bytes(), name
 
 
-def test_the_same_inputs_give_the_same_plan_and_another_seed_is_recorded(
-    job, edgeprune, tmp_path
-) -> None:
+def test_the_same_inputs_give_the_same_plan_and_the_same_file(job, inside, tmp_path) -> None:
     digests = []
     for name in ("a", "b"):
-        done = edgeprune(
+        done = inside(
             "run", job, "--device", job.with_name("exact.toml"), "--out", tmp_path / name, "--json"
         )
         document = json.loads(done.stdout)
@@ -109,26 +107,26 @@ def test_killed_in_every_stage_it_resumes_to_the_same_plan(job, edgeprune, tmp_p
 
 
 def test_resume_refuses_another_job_and_a_new_run_keeps_the_old_state(
-    job, edgeprune, tmp_path
+    job, inside, tmp_path
 ) -> None:
     device, out = job.with_name("exact.toml"), tmp_path / "out"
-    assert edgeprune("run", job, "--device", device, "--out", out).returncode == 0
-    refused = edgeprune("run", job, "--device", device, "--out", out, "--resume", "--budget", "50%")
+    assert inside("run", job, "--device", device, "--out", out).returncode == 0
+    refused = inside("run", job, "--device", device, "--out", out, "--resume", "--budget", "50%")
     assert refused.returncode == 2
     assert "budget: was 60%, is 50%" in refused.stderr
-    anew = edgeprune("run", job, "--device", device, "--out", out, "--budget", "50%", "--json")
+    anew = inside("run", job, "--device", device, "--out", out, "--budget", "50%", "--json")
     assert anew.returncode == 0, anew.stderr
     assert (out / ".run.previous" / "5-allocate.json").exists()
     assert json.loads(anew.stdout)["budget"]["asked"] == "50%"
 
 
-def test_a_failed_gate_ends_with_1_and_is_named(job, edgeprune, tmp_path) -> None:
+def test_a_failed_gate_ends_with_1_and_is_named(job, inside, tmp_path) -> None:
     text = job.read_text().replace(
         "max_accuracy_drop = 0.05", "max_accuracy_drop = 0.0\nflash_kb = 0.5"
     )
     job.write_text(text.replace("steps = 40", "steps = 0"))
     out = tmp_path / "out"
-    done = edgeprune("run", job, "--device", job.with_name("exact.toml"), "--out", out, "--json")
+    done = inside("run", job, "--device", job.with_name("exact.toml"), "--out", out, "--json")
     assert done.returncode == 1
     document = json.loads(done.stdout)
     assert not document["passed"]
@@ -137,8 +135,8 @@ def test_a_failed_gate_ends_with_1_and_is_named(job, edgeprune, tmp_path) -> Non
     assert contents(out) == SHIPPED
 
 
-def test_profile_on_this_machine(job, edgeprune) -> None:
-    done = edgeprune("profile", job, "--device", "mobile_cpu", "--json")
+def test_profile_on_this_machine(job, inside) -> None:
+    done = inside("profile", job, "--device", "mobile_cpu", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert (document["kind"], document["unit"]) == ("measured", "us")
