@@ -51,7 +51,7 @@ def test_comparison_on_an_exact_device(simulated, exported) -> None:
     assert result.first_cost == pytest.approx(cost(device, first))
     assert result.second_cost == pytest.approx(cost(device, second))
     assert result.minimum_ratio == pytest.approx(ratio)
-    assert result.pairs == sum(request.rounds for request in device.requests)
+    assert result.pairs == sum(request.rounds * request.openings for request in device.requests)
     assert result.processes == len(device.requests) >= 4
     assert all(request.paired and len(request.models) == 2 for request in device.requests)
     assert len({request.seed for request in device.requests}) == len(device.requests)

@@ -64,8 +64,9 @@ def on_terminal(script, **environment):
 
 
 @pytest.fixture
-def shown(capsys):
+def shown(capsys, monkeypatch):
     """Return what was printed since the last call; standard output stays empty."""
+    monkeypatch.delenv("COLUMNS", raising=False)  # a test runner may set it
 
     def read():
         out, err = capsys.readouterr()
