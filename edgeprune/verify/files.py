@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from edgeprune.devices.protocol import Device, Request, file_of
+from edgeprune.devices.protocol import Device
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.records import Artifact, Parity
+from edgeprune.verify.inference import run_arrays
 
 
 def file_parity(
@@ -59,17 +59,4 @@ def _run(device: Device, path: Path, artifact: Artifact, samples: int, seed: int
         kind = np.dtype(info.dtype)
         values = random.standard_normal(shape)
         columns[info.name] = values.astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
-        asked, answered = Path(scratch, "inputs.npz"), Path(scratch, "outputs.npy")
-        np.savez(asked, **columns)  # type: ignore[arg-type]
-        device.ask(
-            Request(
-                task="run",
-                models=(file_of(path.name, path),),
-                inputs=str(asked),
-                outputs=str(answered),
-                deadline_seconds=300.0,
-            )
-        )
-        output: np.ndarray = np.load(answered, allow_pickle=False).astype(np.float64)
-        return output
+    return run_arrays(device, path, columns).astype(np.float64)

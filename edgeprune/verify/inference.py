@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeprune.data import Batch, batches
@@ -16,6 +18,7 @@ from edgeprune.devices.protocol import Device, Request, file_of
 from edgeprune.records import Artifact, DeviceSpec
 
 AT_ONCE = 2048  # samples a worker process takes
+Array = NDArray[Any]
 Pair = tuple[tuple[Tensor, ...], Tensor]
 
 
@@ -68,6 +71,20 @@ def _answers(
         info.name: torch.cat([inputs[index] for inputs, _ in pairs]).numpy()
         for index, info in enumerate(artifact.inputs)
     }
+    output = torch.from_numpy(run_arrays(device, path, columns))
+    start = 0
+    for inputs, target in pairs:
+        count = len(inputs[0])
+        yield output[start : start + count], (inputs, target)
+        start += count
+
+
+def run_arrays(device: Device, path: Path, columns: Mapping[str, Array]) -> Array:
+    """Return the first output of the model at `path` for `columns`: input name -> [samples, ...].
+
+    Raises:
+        DeviceError: the device fails.
+    """
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         asked, answered = Path(scratch, "inputs.npz"), Path(scratch, "outputs.npy")
         np.savez(asked, **columns)  # type: ignore[arg-type]
@@ -80,9 +97,5 @@ def _answers(
                 deadline_seconds=600.0,
             )
         )
-        output = torch.from_numpy(np.load(answered, allow_pickle=False))
-    start = 0
-    for inputs, target in pairs:
-        count = len(inputs[0])
-        yield output[start : start + count], (inputs, target)
-        start += count
+        output: Array = np.load(answered, allow_pickle=False)
+        return output
