@@ -79,25 +79,33 @@ Seed = Annotated[int | None, Parameter(name="--seed")]
 @app.command
 def devices(*, common: Common = DEFAULT) -> int:
     """List the known device profiles, and which of them can be used here now."""
-    from edgeprune.devices.opening import unavailable
+    from edgeprune.devices.opening import obstacle_to
     from edgeprune.devices.spec import known_devices, load_spec
 
     rows = []
     for name in known_devices():
         spec = load_spec(name)
-        rows.append((spec, unavailable(spec)))
+        rows.append((spec, obstacle_to(spec)))
     _answer(
         common,
         {
             "schema": 1,
             "devices": [
-                {**spec.model_dump(mode="json"), "available": not reason, "reason": reason}
-                for spec, reason in rows
+                {
+                    **spec.model_dump(mode="json"),
+                    "available": obstacle is None,
+                    "reason": obstacle.why if obstacle else "",
+                    "help": obstacle.help if obstacle else "",
+                }
+                for spec, obstacle in rows
             ],
         },
     )
     common.console.devices(
-        [(spec.name, spec.title, spec.figure, reason or "ready") for spec, reason in rows]
+        [
+            (spec.name, spec.title, spec.figure, f"{o.why}; {o.help}" if o else "ready")
+            for spec, o in rows
+        ]
     )
     return DONE
 

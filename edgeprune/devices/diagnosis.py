@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import psutil
 
-from edgeprune.devices.opening import runtime_providers
+from edgeprune.devices.local import runtime_providers
 from edgeprune.errors import DeviceError
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from edgeprune.devices.protocol import Answer, Request
+from edgeprune.devices.protocol import Answer, Obstacle, Request
 from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
 from edgeprune.records import DeviceSpec
 
@@ -81,3 +82,30 @@ class LocalDevice:
             f"device {self.spec.name}: the worker failed: {last}",
             "edgeprune doctor checks this machine",
         )
+
+
+def obstacle(spec: DeviceSpec) -> Obstacle | None:
+    """Return what keeps this machine from being the device: a missing runtime or provider."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return Obstacle("onnxruntime is not installed", "make setup")
+    providers = runtime_providers()
+    missing = [name for name in spec.providers if name not in providers]
+    if missing:
+        return Obstacle(
+            f"onnxruntime here has no {', '.join(missing)} (it has {', '.join(providers)})"
+        )
+    return None
+
+
+def runtime_providers() -> tuple[str, ...]:
+    """Return the execution providers of the installed onnxruntime, asked in a fresh process."""
+    command = [sys.executable, "-c", "import onnxruntime as o; print(*o.get_available_providers())"]
+    done = subprocess.run(
+        command, cwd=Path("/"), capture_output=True, text=True, timeout=120, check=False
+    )
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise DeviceError(
+            f"onnxruntime does not start: {last[0]}", "reinstall it: pip install onnxruntime"
+        )
+    return tuple(done.stdout.split())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -45,24 +45,24 @@ class Request(Message):
     outputs: str | None = None
 
 
-class NodeTimes(Message):
-    """Times of one node of the runtime's own graph."""
+class NodeCosts(Message):
+    """Costs of one node of the runtime's own graph, run by run, in the device's unit."""
 
     name: str
     operator: str | None
     provider: str | None
-    values_us: tuple[float, ...]
+    values: tuple[float, ...]
 
 
 class ModelAnswer(Message):
-    """Raw samples of one model; which fields are filled depends on the task."""
+    """Raw samples of one model in the device's unit; the task decides which fields are filled."""
 
     name: str
     load_seconds: float
     warmup: int = 0
-    values_ns: tuple[float, ...] = ()
-    nodes: tuple[NodeTimes, ...] = ()
-    runs_us: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+    nodes: tuple[NodeCosts, ...] = ()
+    runs: tuple[float, ...] = ()
     peak_bytes: int | None = None
 
 
@@ -72,6 +72,13 @@ class Answer(Message):
     stopped: Literal["fixed", "time"]
     models: tuple[ModelAnswer, ...]
     environment: Environment
+
+
+class Obstacle(NamedTuple):
+    """Why a device cannot be used here, and the command (or advice) that would change it."""
+
+    why: str
+    help: str = "edgeprune doctor"
 
 
 class Device(Protocol):

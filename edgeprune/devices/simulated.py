@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeprune.devices.protocol import Answer, ModelAnswer, NodeTimes, Request
+from edgeprune.devices.protocol import Answer, ModelAnswer, NodeCosts, Request
 from edgeprune.errors import DeviceError
 from edgeprune.export.segments import ANCHORS, Graph, Segment, read_graph
 from edgeprune.records import DeviceSpec, Environment, Simulation
@@ -51,11 +51,11 @@ class SimulatedDevice:
                 return tuple(cost * (1.0 + extra))
 
             nodes = tuple(
-                NodeTimes(
+                NodeCosts(
                     name=s.output,
                     operator=s.operator,
                     provider="simulated",
-                    values_us=noisy(costs[s.name]),
+                    values=noisy(costs[s.name]),
                 )
                 for s in graph.segments
             )
@@ -64,9 +64,9 @@ class SimulatedDevice:
                 ModelAnswer(
                     name=model.name,
                     load_seconds=0.0,
-                    values_ns=tuple(1000.0 * value for value in noisy(total)),
+                    values=noisy(total),
                     nodes=nodes if request.task == "layers" else (),
-                    runs_us=noisy(total) if request.task == "layers" else (),
+                    runs=noisy(total) if request.task == "layers" else (),
                 )
             )
         return Answer(

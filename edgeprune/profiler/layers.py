@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from edgeprune.devices.protocol import Device, NodeTimes, Request, file_of
+from edgeprune.devices.protocol import Device, NodeCosts, Request, file_of
 from edgeprune.export.segments import Graph, Segment, read_graph
 from edgeprune.profiler.stats import Interval, median_interval
 from edgeprune.profiler.timing import sample
@@ -33,6 +33,8 @@ def profile_model(
         UnsupportedModelError: the file is not an ONNX model that the runtime takes.
         DeviceError: the device does not answer.
     """
+    if device.spec.exact:
+        processes, rounds = 1, 1
     graph = read_graph(path)
     note("whole model")
     samples, environment = sample(device, path, processes=processes, seed=seed)
@@ -52,7 +54,7 @@ def profile_model(
         for layer, nodes in owned.items():
             layers.setdefault(layer, []).append(_sum(nodes))
         layout.append(_sum(unowned) if unowned else (0.0,))
-        runs.append(answer.runs_us)
+        runs.append(answer.runs)
         peak = answer.peak_bytes if answer.peak_bytes is not None else peak
     rows = tuple(_row(segment, layers.get(segment.name), seed) for segment in graph.segments)
     whole = median_interval(runs, seed=seed, resamples=200)[0]
@@ -77,16 +79,16 @@ def profile_model(
 
 
 def attribute(
-    graph: Graph, nodes: tuple[NodeTimes, ...]
-) -> tuple[dict[str, list[NodeTimes]], list[NodeTimes]]:
+    graph: Graph, nodes: tuple[NodeCosts, ...]
+) -> tuple[dict[str, list[NodeCosts]], list[NodeCosts]]:
     """Sort the runtime's nodes into layers; changes of layout belong to none and come apart.
 
     onnxruntime names a fused node after one of the tensors it replaced (with `_nchwc` behind it in
     the blocked layout, `fused ` before it for matrix products) or keeps the name of a node.
     """
     owner = {alias: segment.name for segment in graph.segments for alias in segment.aliases}
-    owned: dict[str, list[NodeTimes]] = {}
-    unowned: list[NodeTimes] = []
+    owned: dict[str, list[NodeCosts]] = {}
+    unowned: list[NodeCosts] = []
     for node in nodes:
         name = node.name.removeprefix("fused ").removesuffix("_nchwc")
         layer = owner.get(name) or owner.get(name.partition("_token_")[0])
@@ -97,9 +99,9 @@ def attribute(
     return owned, unowned
 
 
-def _sum(nodes: list[NodeTimes]) -> tuple[float, ...]:
+def _sum(nodes: list[NodeCosts]) -> tuple[float, ...]:
     """Return, run by run, the time of several nodes together."""
-    return tuple(map(sum, zip(*(node.values_us for node in nodes), strict=True)))
+    return tuple(map(sum, zip(*(node.values for node in nodes), strict=True)))
 
 
 def _row(segment: Segment, processes: Processes | None, seed: int) -> LayerProfile:

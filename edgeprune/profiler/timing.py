@@ -26,6 +26,8 @@ def sample(
     device: Device, path: Path, *, processes: int = 3, rounds: int = 100, seed: int = 0
 ) -> tuple[Samples, Environment]:
     """Return the cost of whole runs of the model at `path`, in the device's unit."""
+    if device.spec.exact:
+        processes, rounds = 1, 1
     values, warmup, environment = [], 0, None
     for index in range(processes):
         request = Request(
@@ -33,7 +35,7 @@ def sample(
         )
         answer = device.ask(request)
         environment = _same(environment, answer)
-        values.append(tuple(v / 1000.0 for v in answer.models[0].values_ns))
+        values.append(answer.models[0].values)
         warmup = max(warmup, answer.models[0].warmup)
     assert environment is not None
     samples = Samples(
@@ -68,6 +70,8 @@ def compare(
         UnstableError: time is up and the half width is still above `settle`.
         DeviceError: the device fails or changes while it is measured.
     """
+    if device.spec.exact:
+        return _compare_exactly(device, first, second, confidence, seed)
     started = time.monotonic()
     firsts: list[tuple[float, ...]] = []
     seconds_: list[tuple[float, ...]] = []
@@ -85,7 +89,7 @@ def compare(
         )
         answer = device.ask(request)
         environment = _same(environment, answer)
-        a, b = (tuple(v / 1000.0 for v in model.values_ns) for model in answer.models)
+        a, b = (model.values for model in answer.models)
         if not firsts:  # the first process tells how many pairs fit
             both = _middle(a) + _middle(b)
             rounds = int(min(100, max(10, OPENING_US / both)))
@@ -120,6 +124,20 @@ def compare(
         stopped="enough" if stopped == "enough" else "time",
     )
     return comparison, environment
+
+
+def _compare_exactly(
+    device: Device, first: Path, second: Path, confidence: float, seed: int
+) -> tuple[Comparison, Environment]:
+    """Compare two models on a device whose figures repeat: once is enough."""
+    models = (file_of("first", first), file_of("second", second))
+    answer = device.ask(Request(task="time", models=models, seed=seed))
+    a, b = (model.values[0] for model in answer.models)
+    comparison = Comparison(
+        median=a / b, low=a / b, high=a / b, confidence=confidence, pairs=1, processes=1,
+        first_cost=a, second_cost=b, minimum_ratio=a / b, stopped="exact",
+    )  # fmt: skip
+    return comparison, answer.environment
 
 
 def _interval(

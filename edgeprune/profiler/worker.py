@@ -134,13 +134,13 @@ def schedule(count: int, rounds: int, paired: bool, seed: int) -> Iterator[list[
 
 
 def timed(request: Facts, scratch: str) -> Facts:
-    """Time whole runs; values are nanoseconds in the order in which they were taken.
+    """Time whole runs; values are microseconds in the order in which they were taken.
 
     The sessions are opened `openings` times: where their memory lies differs each time, and that
     alone moves a model by some per cent.
     """
     count = len(request["models"])
-    values: list[list[int]] = [[] for _ in range(count)]
+    values: list[list[float]] = [[] for _ in range(count)]
     warmups, loads = [0] * count, [0.0] * count
     stopped, until = "fixed", time.perf_counter() + request["deadline_seconds"]
     clock = time.perf_counter_ns
@@ -157,14 +157,14 @@ def timed(request: Facts, scratch: str) -> Facts:
                 for _ in range(request["inner"]):
                     started = clock()
                     run()
-                    values[index].append(clock() - started)
+                    values[index].append((clock() - started) / 1000.0)
             if time.perf_counter() > until:
                 stopped = "time"
                 break
         if stopped == "time":
             break
     models = [
-        {"name": m["name"], "warmup": w, "load_seconds": s, "values_ns": v}
+        {"name": m["name"], "warmup": w, "load_seconds": s, "values": v}
         for m, w, s, v in zip(request["models"], warmups, loads, values)
     ]
     return {"stopped": stopped, "models": models}
@@ -219,15 +219,15 @@ def _nodes(events: list[Facts], warmup: int) -> Facts:
                 "name": name,
                 "operator": args.get("op_name"),
                 "provider": args.get("provider"),
-                "values_us": [],
+                "values": [],
             },
         )
-        if not node["values_us"] and "mem_bytes_requested_in_use" in args:
+        if not node["values"] and "mem_bytes_requested_in_use" in args:
             peak = max(peak or 0, int(args["mem_bytes_requested_in_use"]))
-        node["values_us"].append(event["dur"])
+        node["values"].append(event["dur"])
     for node in nodes.values():
-        node["values_us"] = node["values_us"][warmup:]
-    return {"nodes": list(nodes.values()), "runs_us": runs[warmup:], "peak_bytes": peak}
+        node["values"] = node["values"][warmup:]
+    return {"nodes": list(nodes.values()), "runs": runs[warmup:], "peak_bytes": peak}
 
 
 def outputs(request: Facts, scratch: str) -> Facts:

@@ -10,12 +10,10 @@ from __future__ import annotations
 from edgeprune.records.base import Kind, Record, Shape, Unit
 from edgeprune.records.device import (
     Comparison,
-    DeviceSpec,
     Environment,
     LayerProfile,
     ModelProfile,
     Samples,
-    Simulation,
 )
 from edgeprune.records.plan import (
     ChannelGroup,
@@ -32,6 +30,7 @@ from edgeprune.records.plan import (
     SkippedGroup,
     WidthPlan,
 )
+from edgeprune.records.spec import DeviceSpec, Simulation
 from edgeprune.records.verdict import (
     Artifact,
     Budget,

@@ -5,7 +5,7 @@ import pytest
 
 from edgeprune.cost import probes as module
 from edgeprune.cost.probes import Probes
-from edgeprune.devices.protocol import ModelAnswer, NodeTimes
+from edgeprune.devices.protocol import ModelAnswer, NodeCosts
 from edgeprune.devices.simulated import segment_cost
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.fragments import fragment, template
@@ -141,8 +141,8 @@ def test_many_probes_are_spread_over_processes_and_progress_is_told(
 
 
 def test_changes_of_layout_at_the_borders_do_not_count() -> None:
-    def node(operator: str, cost: float) -> NodeTimes:
-        return NodeTimes(name=operator, operator=operator, provider="p", values_us=(cost,) * 10)
+    def node(operator: str, cost: float) -> NodeCosts:
+        return NodeCosts(name=operator, operator=operator, provider="p", values=(cost,) * 10)
 
     nodes = (
         node("ReorderInput", 5.0),

@@ -33,7 +33,7 @@ def request(*files: Path, **fields) -> Request:
 def test_this_machine_answers(local, exported) -> None:
     answer = local.ask(request(exported("mlp"), exported("plain"), rounds=4, inner=2))
     assert [model.name for model in answer.models] == ["mlp", "plain"]
-    assert all(len(model.values_ns) == 8 for model in answer.models)
+    assert all(len(model.values) == 8 for model in answer.models)
     assert answer.environment.facts["threads"] == "1"
     assert not answer.environment.differences(local.ask(request(exported("mlp"))).environment)
 

@@ -47,25 +47,25 @@ def test_an_exact_device_repeats_itself(simulated, exported) -> None:
         wanted = sum(
             segment_cost(s, device.spec.simulation) for s in read_graph(exported(name)).segments
         )
-        assert model.values_ns == pytest.approx([1000 * wanted] * 10)
-        assert (model.name, model.nodes, model.runs_us) == (name, (), ())
+        assert model.values == pytest.approx([wanted] * 10)
+        assert (model.name, model.nodes, model.runs) == (name, (), ())
 
 
 def test_layers_add_up_to_the_run(simulated, exported) -> None:
     (model,) = ask(simulated(), exported("residual"), task="layers", rounds=2).models
-    assert sum(node.values_us[0] for node in model.nodes) == pytest.approx(model.runs_us[0])
+    assert sum(node.values[0] for node in model.nodes) == pytest.approx(model.runs[0])
     assert len(model.nodes) == len(read_graph(exported("residual")).segments)
 
 
 def test_noise_only_adds_is_seeded_and_differs_between_calls(simulated, exported) -> None:
-    exact = ask(simulated(), exported("plain")).models[0].values_ns[0]
+    exact = ask(simulated(), exported("plain")).models[0].values[0]
     first, same, other = (simulated(noise=0.1, seed=s) for s in (1, 1, 2))
-    one, two = (ask(first, exported("plain"), rounds=50).models[0].values_ns for _ in range(2))
+    one, two = (ask(first, exported("plain"), rounds=50).models[0].values for _ in range(2))
     assert min(one) >= exact
     assert 1.01 * exact < sum(one) / 50 < 1.2 * exact
     assert one != two
-    assert ask(same, exported("plain"), rounds=50).models[0].values_ns == one
-    assert ask(other, exported("plain"), rounds=50).models[0].values_ns != one
+    assert ask(same, exported("plain"), rounds=50).models[0].values == one
+    assert ask(other, exported("plain"), rounds=50).models[0].values != one
 
 
 def test_it_computes_no_outputs(simulated, exported) -> None:
@@ -82,6 +82,6 @@ def test_a_file_that_was_rewritten_is_read_again(simulated, exported, tmp_path) 
     path = tmp_path / "m.onnx"
     path.write_bytes(exported("plain").read_bytes())
     device = simulated()
-    before = ask(device, path).models[0].values_ns
+    before = ask(device, path).models[0].values
     path.write_bytes(exported("mlp").read_bytes())
-    assert ask(device, path).models[0].values_ns != before
+    assert ask(device, path).models[0].values != before

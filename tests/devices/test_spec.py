@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.devices.local import LocalDevice
-from edgeprune.devices.opening import device_for, open_device, runtime_providers, unavailable
+from edgeprune.devices.local import LocalDevice, runtime_providers
+from edgeprune.devices.opening import device_for, obstacle_to, open_device
 from edgeprune.devices.simulated import SimulatedDevice
 from edgeprune.devices.spec import known_devices, load_spec, profile_folder
 from edgeprune.errors import DeviceError, JobError, UnknownDeviceError
@@ -97,7 +97,7 @@ def test_the_runtime_here_has_a_cpu_provider() -> None:
 def test_a_missing_provider_makes_the_device_unavailable(tmp_path: Path) -> None:
     path = tmp_path / "phone.toml"
     path.write_text(GOOD + 'providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]\n')
-    reason = unavailable(load_spec(str(path)))
+    reason = obstacle_to(load_spec(str(path))).why
     assert "CUDAExecutionProvider" in reason.partition("(")[0]
     assert "CPUExecutionProvider" in reason.partition("(")[2]
     with pytest.raises(
@@ -109,8 +109,8 @@ def test_a_missing_provider_makes_the_device_unavailable(tmp_path: Path) -> None
 
 
 def test_available_devices_say_nothing(local_spec) -> None:
-    assert unavailable(local_spec) == ""
-    assert unavailable(load_spec("simulated")) == ""
+    assert obstacle_to(local_spec) is None
+    assert obstacle_to(load_spec("simulated")) is None
 
 
 def test_an_unknown_device_cannot_be_opened() -> None:

@@ -22,7 +22,7 @@ class Drifting(SimulatedDevice):
     def ask(self, request: Request) -> Answer:
         answer = super().ask(request)
         models = tuple(
-            answered.model_copy(update={"values_ns": tuple(1.04 * v for v in answered.values_ns)})
+            answered.model_copy(update={"values": tuple(1.04 * v for v in answered.values)})
             if Path(asked.file).name.endswith("slim.onnx")
             else answered
             for asked, answered in zip(request.models, answer.models, strict=True)

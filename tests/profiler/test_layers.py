@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgeprune.devices.protocol import NodeTimes
+from edgeprune.devices.protocol import NodeCosts
 from edgeprune.devices.simulated import segment_cost
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.segments import ANCHORS, read_graph
@@ -87,8 +87,8 @@ def test_the_runtime_says_how_much_memory_it_took(measured) -> None:
     assert 0.3 <= profile.runtime_peak_bytes / profile.peak_activation_bytes <= 30
 
 
-def times(name: str, operator: str = "Conv") -> NodeTimes:
-    return NodeTimes(name=name, operator=operator, provider="p", values_us=(1.0, 2.0))
+def times(name: str, operator: str = "Conv") -> NodeCosts:
+    return NodeCosts(name=name, operator=operator, provider="p", values=(1.0, 2.0))
 
 
 def test_nodes_find_their_layer_by_any_of_its_names(exported) -> None:
