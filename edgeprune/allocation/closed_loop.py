@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from edgeprune.allocation.correction import NOISE, Observation, corrected
 from edgeprune.allocation.exact import Solution, cheapest, solve
 from edgeprune.allocation.problem import Problem
 from edgeprune.errors import BudgetError
 from edgeprune.records import PlannedGroup, Round, WidthPlan
 
 FULL_USE = 0.97  # a plan below this share of the budget leaves accuracy unused
-AIM = (0.976, 0.990)  # of predictions: the middle of [FULL_USE, 1]
-GOOD = (FULL_USE, 0.996)  # of measurements: no further round is needed
+AIM = (0.978, 0.990)  # of predictions: the middle of [FULL_USE, 1]
+GOOD = (0.972, 0.995)  # of measurements: no further round is needed
 ROUNDS = 6
+FREE = 2  # rounds in which the solver may go anywhere
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,6 @@ class Measured:
 class _Candidate:
     solution: Solution
     measured: Measured
-    factor: float
 
 
 def close_the_loop(
@@ -45,9 +46,9 @@ def close_the_loop(
 ) -> WidthPlan:
     """Return a plan whose measured cost lies in [97 %, 100 %] of `budget` if one can be found.
 
-    Each round solves for the least loss with a predicted cost inside the aim, divided by the ratio
-    of measured to predicted cost that the rounds so far have shown; choices already measured are
-    excluded. If no round lands inside, the dearest plan within the budget is taken.
+    Each round solves for the least loss with a predicted cost inside the aim, at prices corrected
+    by all plans measured so far; choices already measured are excluded.
+    If no round lands inside, the dearest plan within the budget is taken.
 
     Args:
         problem: widths, losses, prices.
@@ -65,35 +66,32 @@ def close_the_loop(
     floor = cheapest(problem)
     if floor.cost > budget:
         raise _unreachable(floor.cost, budget, unit, dense_cost, "predicted")
-    factor = 1.0
-    tried: list[tuple[int, ...]] = []
+    seen: list[Observation] = []
     rounds: list[Round] = []
     candidates: list[_Candidate] = []
     for number in range(1, ROUNDS + 1):
-        solution = _next(problem, budget / factor, tuple(tried), seed)
+        solution = _next(corrected(problem, seen), budget, candidates, seed)
         if solution is None:
             break
-        groups = kept(problem.widths_of(solution.choice))
-        measured = measure(groups)
-        predicted = solution.cost * factor
+        measured = measure(kept(problem.widths_of(solution.choice)))
         rounds.append(
             Round(
                 widths=problem.widths_of(solution.choice),
-                predicted=predicted,
+                predicted=solution.cost,
                 measured=measured.cost,
                 low=measured.low,
                 high=measured.high,
             )
         )
-        candidates.append(_Candidate(solution, measured, factor))
-        tried.append(solution.choice)
+        candidates.append(_Candidate(solution, measured))
+        noise = (measured.high - measured.low) / (4 * measured.cost)  # of a 95 % interval
+        seen.append(Observation(solution.choice, measured.cost, max(NOISE, noise)))
         note(
-            f"round {number}: predicted {predicted:.4g}, measured {measured.cost:.4g} {unit} "
+            f"round {number}: predicted {solution.cost:.4g}, measured {measured.cost:.4g} {unit} "
             f"= {100 * measured.cost / budget:.1f} % of the budget"
         )
         if GOOD[0] * budget <= measured.cost <= GOOD[1] * budget:
             break
-        factor = measured.cost / solution.cost
     best = _best(candidates, budget)
     if best is None:
         smallest = min((c.measured.cost for c in candidates), default=floor.cost)
@@ -115,10 +113,21 @@ def close_the_loop(
 
 
 def _next(
-    problem: Problem, budget: float, tried: tuple[tuple[int, ...], ...], seed: int
+    problem: Problem, budget: float, candidates: list[_Candidate], seed: int
 ) -> Solution | None:
-    """Solve inside the aim; where no plan costs that much, within the budget."""
+    """Solve inside the aim; where no plan costs that much, within the budget.
+
+    After FREE rounds only plans close to the best measured one are considered: a solver that may
+    go anywhere goes where prices err most in its favour.
+    """
     low, high = AIM[0] * budget, AIM[1] * budget
+    tried = tuple(candidate.solution.choice for candidate in candidates)
+    if len(candidates) >= FREE:
+        closest = min(candidates, key=lambda c: abs(c.measured.cost - (low + high) / 2))
+        near = closest.solution.choice, max(2, len(problem.names) // 4)
+        solution = solve(problem, high, lower=low, without=tried, near=near, seed=seed)
+        if solution is not None:
+            return solution
     solution = solve(problem, high, lower=low, without=tried, seed=seed)
     if solution is None:
         solution = solve(problem, high, without=tried, seed=seed)

@@ -56,6 +56,7 @@ def solve(
     *,
     lower: float = 0.0,
     without: tuple[tuple[int, ...], ...] = (),
+    near: tuple[tuple[int, ...], int] | None = None,
     gap: float = 1e-4,
     seconds: float = 60.0,
     seed: int = 0,
@@ -67,6 +68,7 @@ def solve(
         budget: largest cost, in the device's unit.
         lower: smallest cost.
         without: choices that are not to be taken again.
+        near: a choice, and in how many groups the answer may differ from it.
         gap: relative optimality gap at which the solver may stop.
         seconds: time after which it stops with the best found.
         seed: of the solver.
@@ -74,7 +76,7 @@ def solve(
     Raises:
         InternalCheckError: HiGHS fails or its answer breaks the budget.
     """
-    return _solve(problem, budget, lower, without, gap, seconds, seed, minimise_cost=False)
+    return _solve(problem, budget, lower, without, near, gap, seconds, seed, minimise_cost=False)
 
 
 def cheapest(problem: Problem, *, seconds: float = 60.0) -> Solution:
@@ -83,7 +85,7 @@ def cheapest(problem: Problem, *, seconds: float = 60.0) -> Solution:
     Raises:
         InternalCheckError: HiGHS fails.
     """
-    solution = _solve(problem, np.inf, 0.0, (), 1e-6, seconds, 0, minimise_cost=True)
+    solution = _solve(problem, np.inf, 0.0, (), None, 1e-6, seconds, 0, minimise_cost=True)
     if solution is None:
         raise InternalCheckError("the problem without a budget has no solution")
     return solution
@@ -94,6 +96,7 @@ def _solve(
     budget: float,
     lower: float,
     without: tuple[tuple[int, ...], ...],
+    near: tuple[tuple[int, ...], int] | None,
     gap: float,
     seconds: float,
     seed: int,
@@ -134,6 +137,9 @@ def _solve(
     for choice in without:
         taken = [(int(offsets[g]) + k, 1.0) for g, k in enumerate(choice)]
         rows.add(taken, -highspy.kHighsInf, len(choice) - 1.0)
+    if near is not None:
+        same = [(int(offsets[g]) + k, 1.0) for g, k in enumerate(near[0])]
+        rows.add(same, float(len(same) - near[1]), highspy.kHighsInf)
     objective = costs if minimise_cost else losses + [0.0] * (len(costs) - count)
     values, found_gap = _run(objective, rows, count, gap, seconds, seed)
     if values is None:

@@ -13,6 +13,7 @@ from edgeprune.errors import InternalCheckError
 from edgeprune.records import CostTable, SensitivityCurve
 
 Matrix = NDArray[np.float64]
+Choice = Sequence[int]  # an option for each group
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Problem:
     layers: tuple[LayerTerm, ...]
     fixed: float
 
-    def cost(self, choice: Sequence[int]) -> float:
+    def cost(self, choice: Choice) -> float:
         """Return the cost when group g takes its option `choice[g]`."""
         total = self.fixed
         for layer in self.layers:
@@ -56,11 +57,11 @@ class Problem:
             total += float(layer.costs[i, j])
         return total
 
-    def loss(self, choice: Sequence[int]) -> float:
+    def loss(self, choice: Choice) -> float:
         """Return the summed loss of a choice."""
         return sum(self.losses[g][option] for g, option in enumerate(choice))
 
-    def widths_of(self, choice: Sequence[int]) -> dict[str, int]:
+    def widths_of(self, choice: Choice) -> dict[str, int]:
         """Return group -> width."""
         return {name: self.widths[g][choice[g]] for g, name in enumerate(self.names)}
 
