@@ -15,7 +15,7 @@ def grid(width: int, points: int = 32) -> tuple[int, ...]:
 
 
 def worth_offering(
-    widths: Sequence[int], costs: Sequence[float], *, tolerance: float = 0.02, most: int = 16
+    widths: Sequence[int], costs: Sequence[float], *, tolerance: float = 0.03, most: int = 16
 ) -> tuple[int, ...]:
     """Return the widths that are cheaper than every wider one, from narrow to wide.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -12,9 +13,11 @@ from edgeprune.importance.scores import keep_best
 from edgeprune.pruning.groups import cut, narrowing
 from edgeprune.records import SensitivityCurve
 from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
+from edgeprune.recovery.layout import channels_last, fast_layout
 
 Widths = Mapping[str, tuple[int, ...]]
 RECALIBRATION_SAMPLES = 200
+TRIALS = 3  # widths of a group at which criteria are compared
 
 
 def sensitivity_curves(
@@ -30,6 +33,8 @@ def sensitivity_curves(
 
     After each cut the BatchNorm statistics are recalibrated: without that their staleness drowns
     what the cut itself costs (docs/methods.md). The dense model's loss is taken the same way.
+    Of several criteria each is tried at a few widths of a group; only the best is then measured at
+    all of them, so the other curves hold those few widths alone.
 
     Args:
         model: the dense model.
@@ -39,38 +44,73 @@ def sensitivity_curves(
         samples: calibration samples the loss is measured on.
         progress: receives (done, total, group).
     """
-    measured = first_batches(data.calibration, samples, "calibration")
-    statistics = first_batches(data.calibration, RECALIBRATION_SAMPLES, "calibration")
+    model = fast_layout(copy.deepcopy(model))
+    measured = [
+        (tuple(map(channels_last, x)), y)
+        for x, y in first_batches(data.calibration, samples, "calibration")
+    ]
+    statistics = [
+        tuple(map(channels_last, x))
+        for x, _ in first_batches(data.calibration, RECALIBRATION_SAMPLES, "calibration")
+    ]
     normalised = has_batchnorm(model)
 
     def loss_of(candidate: nn.Module) -> float:
         if normalised:
-            recalibrate(candidate, [inputs for inputs, _ in statistics])
+            recalibrate(candidate, statistics)
         return mean_loss(candidate, data, measured)
 
     dense = loss_of(cut(model, data.example, {}))
-    total = sum(len(options) - 1 for options in widths.values()) * len(scores)
+    trials = {group: trial_widths(options, len(scores)) for group, options in widths.items()}
+    total = sum(
+        len(options) - 1 + (len(scores) - 1) * len(trials[group])
+        for group, options in widths.items()
+    )
     done, curves = 0, []
-    for criterion, by_group in scores.items():
-        for group, options in widths.items():
-            increases: list[float] = []
-            narrower = options[-2::-1]
-            kept = [keep_best(by_group[group], width) for width in narrower]
+
+    def increases(group: str, criterion: str, at: Sequence[int]) -> dict[int, float]:
+        nonlocal done
+        kept = [keep_best(scores[criterion][group], width) for width in at]
+        found = {}
+        progress(done, total, f"{group} by {criterion}")
+        for width, candidate in zip(at, narrowing(model, data.example, group, kept), strict=True):
+            found[width] = loss_of(candidate) - dense
+            done += 1
             progress(done, total, f"{group} by {criterion}")
-            for candidate in narrowing(model, data.example, group, kept):
-                increases.insert(0, loss_of(candidate) - dense)
-                done += 1
-                progress(done, total, f"{group} by {criterion}")
-            curves.append(
-                SensitivityCurve(
-                    group=group,
-                    criterion=criterion,
-                    widths=options,
-                    increases=(*increases, 0.0),
-                )
-            )
+        return found
+
+    for group, options in widths.items():
+        tried = {c: increases(group, c, trials[group]) for c in scores}
+        best = min(tried, key=lambda c: sum(tried[c].values()))
+        rest = [width for width in options[-2::-1] if width not in tried[best]]
+        tried[best] |= increases(group, best, rest)
+        curves += [_curve(group, criterion, options[-1], tried[criterion]) for criterion in scores]
     progress(total, total, "")
     return tuple(curves)
+
+
+def trial_widths(options: Sequence[int], criteria: int) -> tuple[int, ...]:
+    """Return the widths at which criteria are compared, from wide to narrow: TRIALS at most.
+
+    With a single criterion there is nothing to compare and none is returned.
+    """
+    narrower = options[-2::-1]
+    if criteria < 2:
+        return ()
+    if len(narrower) <= TRIALS:
+        return tuple(narrower)
+    places = {round((k + 1) * len(narrower) / (TRIALS + 1)) for k in range(TRIALS)}
+    return tuple(narrower[place] for place in sorted(places))
+
+
+def _curve(group: str, criterion: str, dense: int, found: dict[int, float]) -> SensitivityCurve:
+    widths = sorted(found)
+    return SensitivityCurve(
+        group=group,
+        criterion=criterion,
+        widths=(*widths, dense),
+        increases=(*(found[width] for width in widths), 0.0),
+    )
 
 
 def importance_curves(
@@ -94,13 +134,17 @@ def importance_curves(
 
 
 def best_curves(curves: Sequence[SensitivityCurve]) -> dict[str, SensitivityCurve]:
-    """Return the curve of least summed increase for each group; the first of equals."""
+    """Return the curve of each group that was measured in full; of several the least summed one."""
     best: dict[str, SensitivityCurve] = {}
     for curve in curves:
         known = best.get(curve.group)
-        if known is None or sum(curve.increases) < sum(known.increases):
+        if known is None or _rank(curve) < _rank(known):
             best[curve.group] = curve
     return best
+
+
+def _rank(curve: SensitivityCurve) -> tuple[int, float]:
+    return -len(curve.widths), sum(curve.increases)
 
 
 def mean_loss(

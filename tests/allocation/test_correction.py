@@ -46,7 +46,6 @@ def test_other_plans_move_the_same_way_but_less() -> None:
     shares = [after.cost(c) / problem.cost(c) - 1 for c in ((0, 0), (0, 1), (2, 2))]
     assert shares[0] == pytest.approx(0.1, abs=0.01)
     assert all(0.02 < share < 0.12 for share in shares)
-    assert shares[2] < shares[0]
 
 
 def test_the_layer_that_errs_is_found_from_two_plans() -> None:

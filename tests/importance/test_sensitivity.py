@@ -13,6 +13,7 @@ from edgeprune.importance.sensitivity import (
     importance_curves,
     mean_loss,
     sensitivity_curves,
+    trial_widths,
 )
 from edgeprune.pruning.groups import cut, find_groups
 from edgeprune.records import SensitivityCurve
@@ -81,6 +82,28 @@ def test_progress_reaches_the_end(setting: tuple[nn.Module, Data]) -> None:
         progress=lambda done, total, what: seen.append((done, total)),
     )  # fmt: skip
     assert seen[-1] == (2, 2)
+
+
+def test_only_the_best_criterion_is_measured_at_every_width(
+    setting: tuple[nn.Module, Data],
+) -> None:
+    model, data = setting
+    good, bad = torch.arange(8.0).flip(0), torch.arange(8.0)
+    widths = {"0": (1, 2, 3, 4, 5, 6, 7, 8)}
+    curves = sensitivity_curves(
+        model, data, widths, {"l1": {"0": bad}, "l2": {"0": good}}, samples=40
+    )
+    by = {curve.criterion: curve for curve in curves}
+    assert by["l2"].widths == widths["0"]
+    assert by["l1"].widths == (*reversed(trial_widths(widths["0"], 2)), 8)
+    assert len(by["l1"].widths) == 4
+    assert best_curves(curves)["0"] is by["l2"]
+
+
+def test_criteria_are_tried_across_the_whole_range() -> None:
+    assert trial_widths((2, 4, 6, 8), 2) == (6, 4, 2)
+    assert trial_widths(tuple(range(8, 136, 8)), 2) == (88, 56, 32)
+    assert trial_widths((2, 4, 6, 8), 1) == ()
 
 
 def test_importance_curves_sum_the_smallest_scores() -> None:
