@@ -96,7 +96,12 @@ def compare_files(
         speedup=comparison,
         parity=agreement,
         gates=(
-            Gate(name="parity", met=agreement.passed, limit=tolerance, value=agreement.max_abs),
+            Gate(
+                name="parity",
+                met=agreement.passed,
+                limit=agreement.limit,
+                value=agreement.max_abs,
+            ),
             Gate(name="speedup", met=proven, limit=1.0, value=comparison.low),
         ),
         environment=environment,

@@ -58,6 +58,7 @@ class Parity(Record):
     max_rel: float
     samples: int
     passed: bool
+    limit: float = 1e-4
 
 
 class Budget(Record):

@@ -43,11 +43,13 @@ def file_parity(
     largest = float(np.abs(outputs[0]).max())
     worst = float(difference.max())
     floor = np.maximum(np.abs(outputs[0]), max(1e-2 * largest, 1e-12))
+    limit = tolerance * max(1.0, largest)
     return Parity(
         max_abs=worst,
         max_rel=float((difference / floor).max()),
         samples=samples,
-        passed=bool(worst <= tolerance * max(1.0, largest)),
+        passed=worst <= limit,
+        limit=limit,
     )
 
 

@@ -98,7 +98,12 @@ def _gates(job: Job, evidence: Evidence, budget: Budget, kind: Kind) -> tuple[Ga
     speed = evidence.comparison
     estimated = kind == "estimated"
     gates = [
-        Gate(name="parity", met=evidence.parity.passed, limit=1e-4, value=evidence.parity.max_abs),
+        Gate(
+            name="parity",
+            met=evidence.parity.passed,
+            limit=evidence.parity.limit,
+            value=evidence.parity.max_abs,
+        ),
         Gate(
             name="accuracy",
             met=drop <= job.budget.max_accuracy_drop + 1e-12,

@@ -38,12 +38,16 @@ def parity(
         wanted = torch.cat(parts)
         difference = (got - wanted).abs()
         if got.shape != wanted.shape or not bool(torch.isfinite(difference).all()):
-            return Parity(max_abs=1e308, max_rel=1e308, samples=len(wanted), passed=False)
+            return Parity(
+                max_abs=1e308, max_rel=1e308, samples=len(wanted), passed=False, limit=TOLERANCE
+            )
         scale = float(wanted.abs().max())
         floor = max(SMALL * scale, 1e-12)
         worst = max(worst, float(difference.max()))
         relative = max(relative, float((difference / wanted.abs().clamp_min(floor)).max()))
         largest = max(largest, scale)
         count += len(wanted)
-    passed = worst <= TOLERANCE * max(1.0, largest)
-    return Parity(max_abs=worst, max_rel=relative, samples=count, passed=passed)
+    limit = TOLERANCE * max(1.0, largest)
+    return Parity(
+        max_abs=worst, max_rel=relative, samples=count, passed=worst <= limit, limit=limit
+    )
