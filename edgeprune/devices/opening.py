@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from edgeprune.devices import local, simulated
+from edgeprune.devices import adb, local, simulated, ssh
 from edgeprune.devices.protocol import Device, Obstacle
 from edgeprune.devices.spec import load_spec
 from edgeprune.errors import DeviceError
@@ -22,6 +22,8 @@ class Transport(NamedTuple):
 TRANSPORTS: Mapping[str, Transport] = {
     "local": Transport(local.LocalDevice, local.obstacle),
     "simulated": Transport(simulated.SimulatedDevice, lambda _: None),
+    "ssh": Transport(ssh.open_ssh, ssh.obstacle),
+    "adb": Transport(adb.open_adb, adb.obstacle),
 }
 
 
