@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -74,6 +75,8 @@ class AdbReach:
         """Tell what adb, or the shell over there, said before the connection ended."""
         lines = [line for line in closed.words.splitlines() if line.strip()]
         said = lines[-1] if lines else "no message"
+        if re.search("failed to (copy|stat)|does not exist|No space left", said):
+            return DeviceError(f"{self.label}: {said}", "is there room, and may adb write there?")
         if any(line.startswith(("error: ", "adb: ")) for line in lines):
             return DeviceError(f"{self.label} cannot be reached: {said}", NO_DEVICE)
         if "run-as:" in closed.words:

@@ -8,17 +8,17 @@ take turns process by process, not run by run as the worker's do.
 from __future__ import annotations
 
 import csv
-import hashlib
 import math
 import re
 import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from edgeprune.devices.bundle import bundle_of, digest_of
 from edgeprune.devices.channel import Channel, Closed, Silent
 from edgeprune.devices.protocol import Answer, ModelAnswer, ModelFile, Request
 from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
@@ -99,6 +99,7 @@ class PerfTestDevice:
         self._pushed: set[str] = set()
         self._facts: dict[str, str] = {}
         self._program = ""
+        self._runs = 0
 
     @property
     def spec(self) -> DeviceSpec:
@@ -164,7 +165,8 @@ class PerfTestDevice:
     ) -> tuple[float, list[float]]:
         """Return the seconds of loading, and the cost of every run after the warm-up."""
         runs = request.warmup_runs + request.rounds * request.inner
-        result = f"{name}-{opening}.csv"
+        self._runs += 1
+        result = f"{self._runs}.csv"  # a new one each time: perf_test adds to what it finds
         pinned = self._spec.affinity
         mask = ["taskset", f"{sum(1 << cpu for cpu in pinned):x}"] if pinned else []
         seed = str(request.seed + opening)
@@ -260,14 +262,18 @@ class PerfTestDevice:
         self._carry_out(self._shell.shell(["chmod", "700", f"{self._folder}/{binary.name}"]))
         self._program = binary.name
         self._facts = {key: self._property(name) for key, name in PROPERTIES.items()}
-        self._facts["binary"] = _digest(files)
+        self._facts["binary"] = " ".join(digest_of(file)[:12] for file in files)
 
     def _push(self, model: ModelFile) -> str:
-        name = _digest([Path(model.file)]) + ".onnx"
-        if name not in self._pushed:
-            self._adb("push", model.file, f"{self._folder}/{name}")
-            self._pushed.add(name)
-        return name
+        bundle = bundle_of(Path(model.file))
+        for name, path in bundle.files.items():
+            if name not in self._pushed:
+                target = f"{self._folder}/{name}"
+                if "/" in name:
+                    self._carry_out(self._shell.shell(["mkdir", "-p", str(Path(target).parent)]))
+                self._adb("push", str(path), target)
+                self._pushed.add(name)
+        return bundle.main
 
     def _property(self, name: str) -> str:
         return self._carry_out(self._shell.shell(["getprop", name])).strip() or "unknown"
@@ -308,10 +314,3 @@ class PerfTestDevice:
 
 def _of_adb(closed: Closed) -> bool:
     return any(line.startswith(("error: ", "adb: ")) for line in closed.words.splitlines())
-
-
-def _digest(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import ValidationError
 
+from edgeprune.devices.bundle import bundle_of, digest_of
 from edgeprune.devices.channel import Closed, Silent
 from edgeprune.devices.connection import Connection, Ended, agent_words
 from edgeprune.devices.local import WORKER, failure, session_of
@@ -120,7 +120,8 @@ class RemoteDevice:
         if request.inputs:
             connection.put(inputs, Path(request.inputs))
         connection.put(asked, json.dumps(message).encode())
-        worker = self._store(connection, WORKER, ".py")
+        worker = f"{digest_of(WORKER)}.py"
+        self._store(connection, {worker: WORKER})
         grace = self._reach.settings.grace_seconds + 2.0 * len(request.models)
         limit = request.deadline_seconds + grace
         try:
@@ -151,17 +152,15 @@ class RemoteDevice:
         return self._connection
 
     def _push(self, connection: Connection, model: ModelFile) -> dict[str, str]:
-        path = Path(model.file)
-        return {"name": model.name, "file": self._store(connection, path, path.suffix)}
+        bundle = bundle_of(Path(model.file))
+        self._store(connection, bundle.files)
+        return {"name": model.name, "file": bundle.main}
 
-    def _store(self, connection: Connection, path: Path, suffix: str) -> str:
-        """Return the name of a file over there: its digest, so that the same content goes once."""
-        with path.open("rb") as stream:
-            name = hashlib.file_digest(stream, "sha256").hexdigest() + suffix
-        if name not in self._pushed:
-            connection.put(name, path)
-            self._pushed.add(name)
-        return name
+    def _store(self, connection: Connection, files: Mapping[str, Path]) -> None:
+        for name, path in files.items():
+            if name not in self._pushed:
+                connection.put(name, path)
+                self._pushed.add(name)
 
     def _read(self, content: bytes) -> Answer:
         try:

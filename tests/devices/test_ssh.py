@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from onnx import TensorProto, helper
 
 from edgeprune.devices import remote
 from edgeprune.devices.connection import Connection
-from edgeprune.devices.opening import device_for, obstacle_to, open_device
+from edgeprune.devices.opening import device_for, obstacle_to, obstacles_to, open_device
 from edgeprune.devices.protocol import ModelFile, Request, file_of
 from edgeprune.devices.remote import RemoteDevice
 from edgeprune.devices.spec import load_spec
@@ -399,3 +400,91 @@ def test_the_shipped_boards_wait_for_a_host(name: str, monkeypatch) -> None:
     assert obstacle_to(spec).why == "no host is named"
     assert f"copy of {name}.toml" in obstacle_to(spec).help
     assert spec.ssh.board
+
+
+# ------------------------------------------------------------------- models of more than one file
+
+
+@pytest.fixture
+def scattered(exported, tmp_path: Path) -> Path:
+    """The model `plain` with its weights in files beside it, one of them in a folder."""
+    model = onnx.load(exported("plain"))
+    folder = tmp_path / "scattered"
+    (folder / "more weights").mkdir(parents=True)
+    floats = [t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT]
+    for number, tensor in enumerate(floats):
+        where = "weights.bin" if number % 2 else "more weights/odd's.bin"
+        onnx.external_data_helper.set_external_data(tensor, where)
+    onnx.save(model, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def test_weights_in_other_files_go_along(sshd, sent, build, scattered, tmp_path: Path) -> None:
+    images = torch.randn(2, 3, 8, 8)
+    np.savez(tmp_path / "in.npz", input=images.numpy())
+    paths = {"inputs": str(tmp_path / "in.npz"), "outputs": str(tmp_path / "out.npy")}
+    device = device_for(sshd.spec())
+    for _ in range(2):
+        device.ask(request(scattered, task="run", **paths))
+    with torch.inference_mode():
+        expected = build("plain")[0](images).numpy()
+    np.testing.assert_allclose(np.load(paths["outputs"]), expected, atol=1e-4)
+    assert len([name for name in sent if name.endswith(".bin")]) == 2
+    device.close()
+    sshd.wait_until_clean()
+
+
+def test_weights_that_are_missing_or_outside(sshd, scattered) -> None:
+    device = device_for(sshd.spec())
+    (scattered.parent / "weights.bin").unlink()
+    with pytest.raises(UnsupportedModelError, match=r"missing: weights\.bin"):
+        device.ask(request(scattered))
+    model = onnx.load(scattered, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = "../../etc/passwd" if entry.key == "location" else entry.value
+    scattered.write_bytes(model.SerializeToString())
+    with pytest.raises(UnsupportedModelError, match=r"outside of its folder: \.\./"):
+        device.ask(request(scattered))
+
+
+# ------------------------------------------------------------------------------- the command line
+
+
+def edgeprune(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edgeprune", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+def test_profile_over_ssh(sshd, exported) -> None:
+    done = edgeprune("profile", exported("plain"), "--device", sshd.profile(), "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["kind"], found["unit"], found["device"]) == ("measured", "us", "loopback")
+    assert found["environment"]["facts"]["host"] == "board"
+    assert 0 < found["coverage"] <= 1
+    assert any(layer["cost"] > 0 for layer in found["layers"])
+    sshd.wait_until_clean()
+
+
+def test_profile_of_a_host_that_is_off(sshd, exported) -> None:
+    sshd.cut()
+    done = edgeprune("profile", exported("plain"), "--device", sshd.profile(), "--json")
+    assert (done.returncode, done.stdout) == (3, "")
+    said = " ".join(done.stderr.split())
+    assert "device loopback cannot be used here: host board cannot be reached" in said
+    assert "Traceback" not in done.stderr
+
+
+def test_several_hosts_are_asked_at_the_same_time(start_sshd) -> None:
+    slow = start_sshd('ForceCommand sleep 1.5; exec sh -c "$SSH_ORIGINAL_COMMAND"')
+    began = time.monotonic()
+    found = obstacles_to([slow.spec()] * 4)
+    assert found == [None] * 4
+    assert time.monotonic() - began < 4 * 1.5
