@@ -95,3 +95,9 @@ class DeviceSpec(Record):
     def exact(self) -> bool:
         """Whether asking twice gives the same figures, so that once is enough."""
         return self.figure == "emulated"
+
+    @property
+    def computes_outputs(self) -> bool:
+        """Whether it returns the outputs of a model, and not only what running it costs."""
+        timer = self.transport == "adb" and self.adb is not None and self.adb.mode == "perf_test"
+        return self.transport != "simulated" and not timer

@@ -15,12 +15,14 @@ import numpy as np
 import psutil
 import pytest
 
+from edgeprune.devices.local import LocalDevice
 from edgeprune.devices.opening import device_for, obstacle_to
 from edgeprune.devices.perf_test import PerfTestDevice
 from edgeprune.devices.protocol import Request, file_of
 from edgeprune.devices.spec import load_spec
 from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
 from edgeprune.records import DeviceSpec
+from edgeprune.verify.inference import numeric_device
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 
@@ -215,6 +217,7 @@ def test_perf_test_says_what_it_cannot_do(phone, exported) -> None:
     assert "termux" in caught.value.hint
     with pytest.raises(DeviceError, match="the outputs of a model"):
         device.ask(request(exported("mlp"), task="run"))
+    assert isinstance(numeric_device(device), LocalDevice), "parity is looked at on this machine"
     fast = phone.perf_test().model_copy(update={"providers": ("NnapiExecutionProvider",)})
     with pytest.raises(DeviceError, match="fell back to the CPU"):
         device_for(fast).ask(request(exported("mlp")))
@@ -267,6 +270,7 @@ import sys
 from edgeprune.devices.adb import open_adb
 from edgeprune.devices.protocol import Request, file_of
 from edgeprune.records import DeviceSpec
+from edgeprune.verify.inference import numeric_device
 from pathlib import Path
 spec = DeviceSpec.model_validate_json(sys.argv[1])
 open_adb(spec).ask(Request(task="time", models=(file_of("m", Path(sys.argv[2])),)))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -216,6 +217,16 @@ def test_a_host_that_is_off(sshd) -> None:
     with pytest.raises(DeviceError, match="Connection refused") as caught:
         device_for(sshd.spec()).ask(Request(task="time", models=()))
     assert caught.value.exit_code == 3
+
+
+def test_a_host_that_says_nothing(sshd) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        port = mute.getsockname()[1]
+        sshd.config.write_text(sshd.config.read_text().replace(f"{sshd.port}", f"{port}"))
+        began = time.monotonic()
+        why, _ = refusal(sshd.spec(connect_timeout_seconds=1))
+        assert "timed out" in why
+        assert time.monotonic() - began < 5
 
 
 def test_a_host_that_has_no_name(sshd) -> None:
