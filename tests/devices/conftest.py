@@ -17,6 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from edgeprune.devices import remote
+from edgeprune.devices.connection import Connection
 from edgeprune.devices.spec import load_spec
 from edgeprune.records import DeviceSpec
 
@@ -183,3 +185,28 @@ def start_sshd(tmp_path: Path) -> Iterator[Callable[..., Sshd]]:
 def sshd(start_sshd: Callable[..., Sshd]) -> Sshd:
     """A server that the client knows and may enter."""
     return start_sshd()
+
+
+@pytest.fixture
+def sent(monkeypatch) -> list[str]:
+    """The names of the files that go to the device."""
+    names: list[str] = []
+    put = Connection.put
+
+    def recorded(self: Connection, name: str, content: bytes | Path) -> None:
+        names.append(name)
+        put(self, name, content)
+
+    monkeypatch.setattr(Connection, "put", recorded)
+    return names
+
+
+@pytest.fixture
+def worker(tmp_path: Path, monkeypatch) -> Callable[[str], None]:
+    """Put a program in the place of the worker."""
+
+    def replace(program: str) -> None:
+        (tmp_path / "other_worker.py").write_text(program)
+        monkeypatch.setattr(remote, "WORKER", tmp_path / "other_worker.py")
+
+    return replace
