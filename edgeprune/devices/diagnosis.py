@@ -41,6 +41,8 @@ def diagnose() -> list[Check]:
         _memory(),
         _scratch(),
         _tool("make"),
+        _tool("ssh", "apt install openssh-client; for boards over ssh"),
+        _tool("adb", "apt install adb; for Android devices"),
     ]
     return checks
 
@@ -118,6 +120,6 @@ def _scratch() -> Check:
     )
 
 
-def _tool(name: str) -> Check:
+def _tool(name: str, help_: str = "") -> Check:
     found = shutil.which(name)
-    return Check(name, found is not None, found or "not found", f"install {name}", False)
+    return Check(name, found is not None, found or "not found", help_ or f"install {name}", False)

@@ -28,16 +28,11 @@ class LocalDevice:
 
     def ask(self, request: Request) -> Answer:
         """Run the worker on `request` and return its answer; this process sleeps meanwhile."""
-        session = {
-            "threads": self.spec.threads,
-            "affinity": self.spec.affinity,
-            "providers": self.spec.providers,
-            "graph_optimization": self.spec.graph_optimization,
-        }
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
             asked, answered = Path(scratch, "request.json"), Path(scratch, "result.json")
             asked.write_text(
-                json.dumps({**request.model_dump(), "session": session}), encoding="utf-8"
+                json.dumps({**request.model_dump(), "session": session_of(self.spec)}),
+                encoding="utf-8",
             )
             command = [sys.executable, "-I", str(WORKER), str(asked), str(answered)]
             limit = request.deadline_seconds + GRACE_SECONDS + 2.0 * len(request.models)
@@ -59,29 +54,41 @@ class LocalDevice:
                     "is the machine overloaded?",
                 ) from None
             if done.returncode != 0:
-                raise self._failure(request, done.returncode, done.stderr)
+                raise failure(
+                    self.spec,
+                    request,
+                    done.returncode,
+                    done.stderr,
+                    "edgeprune doctor checks this machine",
+                )
             try:
                 return Answer.model_validate_json(answered.read_bytes())
             except (OSError, ValidationError) as error:
                 raise DeviceError(f"device {self.spec.name}: unreadable answer: {error}") from error
 
-    def _failure(
-        self, request: Request, code: int, stderr: str
-    ) -> DeviceError | UnsupportedModelError:
-        """Tell a model that the runtime refuses from a device that fails."""
-        last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "no message")
-        models = ", ".join(dict.fromkeys(model.name for model in request.models[:3]))
-        if "onnxruntime_pybind11_state" in last or last.startswith("ValueError"):
-            reason = last.partition(": ")[2] or last
-            return UnsupportedModelError(
-                f"onnxruntime on {self.spec.name} refuses {models}: {reason}"
-            )
-        if code < 0:
-            last = f"its process was ended by signal {-code}"
-        return DeviceError(
-            f"device {self.spec.name}: the worker failed: {last}",
-            "edgeprune doctor checks this machine",
-        )
+
+def session_of(spec: DeviceSpec) -> dict[str, object]:
+    """Return what the worker has to know to open a session as `spec` asks."""
+    return {
+        "threads": spec.threads,
+        "affinity": spec.affinity,
+        "providers": spec.providers,
+        "graph_optimization": spec.graph_optimization,
+    }
+
+
+def failure(
+    spec: DeviceSpec, request: Request, code: int, stderr: str, hint: str
+) -> DeviceError | UnsupportedModelError:
+    """Tell a model that the runtime refuses from a device that fails; `code` is the worker's."""
+    last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "no message")
+    models = ", ".join(dict.fromkeys(model.name for model in request.models[:3]))
+    if "onnxruntime_pybind11_state" in last or last.startswith("ValueError"):
+        reason = last.partition(": ")[2] or last
+        return UnsupportedModelError(f"onnxruntime on {spec.name} refuses {models}: {reason}")
+    if code < 0:
+        last = f"its process was ended by signal {-code}"
+    return DeviceError(f"device {spec.name}: the worker failed: {last}", hint)
 
 
 def obstacle(spec: DeviceSpec) -> Obstacle | None:

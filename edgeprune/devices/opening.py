@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from edgeprune.devices import local, simulated
+from edgeprune.devices import adb, local, simulated, ssh
 from edgeprune.devices.protocol import Device, Obstacle
 from edgeprune.devices.spec import load_spec
 from edgeprune.errors import DeviceError
@@ -22,6 +23,8 @@ class Transport(NamedTuple):
 TRANSPORTS: Mapping[str, Transport] = {
     "local": Transport(local.LocalDevice, local.obstacle),
     "simulated": Transport(simulated.SimulatedDevice, lambda _: None),
+    "ssh": Transport(ssh.open_ssh, ssh.obstacle),
+    "adb": Transport(adb.open_adb, adb.obstacle),
 }
 
 
@@ -37,6 +40,13 @@ def open_device(device: str) -> Device:
     if obstacle:
         raise DeviceError(f"device {spec.name} cannot be used here: {obstacle.why}", obstacle.help)
     return device_for(spec)
+
+
+def obstacles_to(specs: Iterable[DeviceSpec]) -> list[Obstacle | None]:
+    """Return what keeps each device from being used here; all are asked at the same time."""
+    asked = list(specs)
+    with ThreadPoolExecutor(max_workers=max(1, len(asked))) as pool:
+        return list(pool.map(obstacle_to, asked))
 
 
 def device_for(spec: DeviceSpec) -> Device:

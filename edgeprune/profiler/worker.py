@@ -21,12 +21,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Dict
 
 import numpy as np
 import onnxruntime as ort
 
-Facts = dict[str, Any]
+Facts = Dict[str, Any]  # not dict[...]: evaluated on import, and the device may have Python 3.8
 LEVELS = {
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -272,12 +272,18 @@ def environment(request: Facts, load_before: str) -> Facts:
         "providers": ",".join(options["providers"]),
         "threads": str(options["threads"]),
         "graph_optimization": options["graph_optimization"],
-        "affinity": ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))),
+        "affinity": _affinity(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "unknown",
         "load_before": load_before,
         "load_after": _load(),
     }
     return {"facts": facts, "comparable": COMPARABLE}
+
+
+def _affinity() -> str:
+    if not hasattr(os, "sched_getaffinity"):  # macOS
+        return "unknown"
+    return ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0)))
 
 
 def _instruction_set() -> str:

@@ -30,7 +30,7 @@ from edgeprune.records.plan import (
     SkippedGroup,
     WidthPlan,
 )
-from edgeprune.records.spec import DeviceSpec, Simulation
+from edgeprune.records.spec import Adb, DeviceSpec, Remote, Simulation, Ssh
 from edgeprune.records.verdict import (
     Artifact,
     Budget,
@@ -46,6 +46,7 @@ from edgeprune.records.verdict import (
 )
 
 __all__ = [
+    "Adb",
     "Artifact",
     "Budget",
     "ChannelGroup",
@@ -67,6 +68,7 @@ __all__ = [
     "PricedLayer",
     "Record",
     "Recovered",
+    "Remote",
     "Round",
     "Samples",
     "Sensitivity",
@@ -76,6 +78,7 @@ __all__ = [
     "Simulation",
     "SkippedGroup",
     "Speedup",
+    "Ssh",
     "TensorInfo",
     "Unit",
     "Verdict",

@@ -23,8 +23,8 @@ Pair = tuple[tuple[Tensor, ...], Tensor]
 
 
 def numeric_device(device: Device) -> Device:
-    """Return the device that computes outputs: `device`, or this machine where it is simulated."""
-    if device.spec.transport != "simulated":
+    """Return the device that computes outputs: `device`, or this machine where it gives none."""
+    if device.spec.computes_outputs:
         return device
     spec = DeviceSpec(
         name=f"{device.spec.name} (numerics on this machine)",
