@@ -63,7 +63,7 @@ train: $(STAMP) ## Train the dense network of the Fashion-MNIST example again (a
 
 .PHONY: test
 test: $(STAMP) ## Run the tests
-	$(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .PHONY: check
 check: $(STAMP) ## Lint, formatting, types, import contracts, generated documentation
