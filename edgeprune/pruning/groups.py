@@ -156,20 +156,18 @@ def group_scores(model: nn.Module, inputs: Inputs, criterion: str) -> dict[str, 
     """Return torch-pruning's score of every channel of every group that it can score.
 
     `taylor` needs the gradients of the loss in `.grad` (arXiv 1906.10771), `l1`, `l2`, `bn_scale`
-    (arXiv 1708.06519), `lamp` (arXiv 2010.07611) and `fpgm` (arXiv 1811.00250) only weights.
-    Scores are summed over the layers of a group and, but for `lamp`, not normalised.
+    (arXiv 1708.06519) and `fpgm` (arXiv 1811.00250) only weights. Scores are summed over the layers
+    of a group, not normalised. Depthwise and recurrent layers are not counted.
 
     Raises:
         InternalCheckError: a score is not finite or not one per channel.
     """
-    summed: dict[str, Any] = {"group_reduction": "sum"}
-    plain: dict[str, Any] = {**summed, "normalizer": None}
+    plain: dict[str, Any] = {"group_reduction": "sum", "normalizer": None}
     importance = {
         "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1, **plain),
         "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2, **plain),
         "taylor": lambda: tp.importance.GroupTaylorImportance(multivariable=True, **plain),
         "bn_scale": lambda: tp.importance.BNScaleImportance(**plain),
-        "lamp": lambda: tp.importance.LAMPImportance(p=2, **summed),
         "fpgm": lambda: tp.importance.FPGMImportance(p=1, **plain),
     }[criterion]()
     names = {module: name for name, module in model.named_modules()}
@@ -187,6 +185,12 @@ def group_scores(model: nn.Module, inputs: Inputs, criterion: str) -> dict[str, 
             )
         scores[name] = score
     return scores
+
+
+def lamp_of(scores: Tensor) -> Tensor:
+    """Return scores [width] over the sum of those not smaller (torch-pruning's LAMP)."""
+    normalised: Tensor = tp.importance.LAMPImportance()._normalize(scores.float().clone(), "lamp")
+    return normalised
 
 
 class _Recurrent(tp.BasePruningFunc):  # type: ignore[misc]

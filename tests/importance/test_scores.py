@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from edgeprune.data import Data
 from edgeprune.errors import DataError
-from edgeprune.importance.scores import CRITERIA, keep_best, score_channels
+from edgeprune.importance.registry import CRITERIA
+from edgeprune.importance.scores import keep_best, score_channels
 from edgeprune.pruning.groups import find_groups
 
 
