@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -48,14 +50,15 @@ def _shares(flow: Scoring) -> Scores:
     )
     parameters = flow.parameters()
     total = call(flow.model, inputs).sum()
-    if not bool(torch.isfinite(total)) or float(total) == 0.0:
+    reached = float(total.detach())
+    if not math.isfinite(reached) or reached == 0.0:
         raise UsageError(
-            f"importance synflow: the flow through the network is {float(total)}",
+            f"importance synflow: the flow through the network is {reached}",
             "take another criterion: edgeprune methods lists them",
         )
     found = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     pairs = zip(parameters.items(), found, strict=True)
-    shares = {n: p.detach() * g / total.detach() for (n, p), g in pairs if g is not None}
+    shares = {n: p.detach() * g / reached for (n, p), g in pairs if g is not None}
     return flow.sums(shares)
 
 
