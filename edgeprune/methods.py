@@ -73,7 +73,7 @@ METHODS: tuple[Method, ...] = (
     Method("regularisation", "bn_scale", "L1 on BatchNorm scales (network slimming)", _PLANNED),
     Method("regularisation", "growing", "a penalty that grows (GReg)", _PLANNED),
     Method("recovery", "batchnorm", "recalibrated BatchNorm statistics"),
-    Method("recovery", "reconstruction", "consumer layers re-fitted by least squares", _PLANNED),
+    Method("recovery", "reconstruction", "consumer layers re-fitted by least squares"),
     Method("recovery", "finetuning", "SGD on training data"),
     Method("recovery", "distillation", "learning from the dense model's outputs"),
     Method("mask", "l1", "unstructured: smallest absolute weights", _PLANNED),

@@ -193,6 +193,52 @@ def lamp_of(scores: Tensor) -> Tensor:
     return normalised
 
 
+def regulariser(
+    model: nn.Module, inputs: Inputs, groups: Sequence[str], kind: str, strength: float
+) -> Any:
+    """Return torch-pruning's regulariser of `model`, which must not be replaced afterwards.
+
+    It has `regularize(model)`, to be called between backward and the optimiser's step, and for
+    `growing` also `update_reg()`. Convolutions and linear layers are regularised, and BatchNorm
+    but for `growing`.
+
+    Args:
+        model: the model to be trained.
+        inputs: example inputs.
+        groups: names of the groups to regularise.
+        kind: "group_norm", "bn_scale" or "growing".
+        strength: of the penalty (for `growing`, at first and added by each `update_reg`).
+    """
+    norm = tp.importance.GroupMagnitudeImportance(p=2, group_reduction="sum", normalizer=None)
+
+    def importance(group: Any) -> Any:
+        found = norm(group)
+        if found is not None and bool((found == found[0]).all()):
+            return torch.full_like(found, torch.nan)  # none is weaker: torch-pruning skips these
+        return found
+
+    mode, traced = model.training, members(model, inputs)
+    wanted = {m.layer for name in groups for m in traced[name] if m.side == "out"}
+    layers = model.named_modules()
+    ignored = [m for name, m in layers if isinstance(m, ROOTS) and name not in wanted]
+    shared: dict[str, Any] = {  # fresh dictionaries: torch-pruning's defaults are shared objects
+        name: {} for name in ("in_channel_groups", "out_channel_groups", "num_heads")
+    } | {
+        "customized_pruners": dict.fromkeys(recurrent.RECURRENT, _RECURRENT),
+        "ignored_layers": ignored,
+    }
+    with torch.enable_grad(), recurrent.as_single_nodes(model):
+        if kind == "growing":
+            found = tp.pruner.GrowingRegPruner(
+                model, inputs, importance, reg=strength, delta_reg=strength, **shared
+            )
+        else:
+            made = {"group_norm": tp.pruner.GroupNormPruner, "bn_scale": tp.pruner.BNScalePruner}
+            found = made[kind](model, inputs, importance, reg=strength, **shared)
+    model.train(mode)
+    return found
+
+
 class _Recurrent(tp.BasePruningFunc):  # type: ignore[misc]
     """Tells torch-pruning how a recurrent layer is cut."""
 
