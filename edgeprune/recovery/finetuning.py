@@ -53,8 +53,9 @@ def recover(
     """Return `slim` recovered in at most `settings.steps` steps; the best state is kept.
 
     With `settings.reconstruct` the layers behind a cut are first re-fitted; `kept` says which
-    channels of each group stayed. BatchNorm statistics are recalibrated. Then SGD with Nesterov momentum under a one-cycle
-    schedule minimises (1 - a) * loss + a * T^2 * KL(teacher / T || student / T) (arXiv 1503.02531).
+    channels of each group stayed. BatchNorm statistics are recalibrated. Then SGD with Nesterov
+    momentum under a one-cycle schedule minimises
+    (1 - a) * loss + a * T^2 * KL(teacher / T || student / T) (arXiv 1503.02531).
     Without training data the calibration inputs serve and only the dense model's outputs teach.
     An exponential moving average of the weights is what is checked and kept (arXiv 1803.05407
     shows why averages along a trajectory generalise better than its end). The state of best metric
