@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from edgeprune.errors import JobError, UsageError
+from edgeprune.methods import MethodKind, names, unknown
 
 SEEDS = 2**31
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -125,10 +126,40 @@ class BudgetSection(Section):
     max_accuracy_drop: float = Field(default=0.01, ge=0, le=1)
 
 
+def _known(kind: MethodKind) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in names(kind):
+            raise ValueError(unknown(kind, name))
+        return name
+
+    return AfterValidator(check)
+
+
+Family = Literal["base", "activation", "gradient", "cooperation"]
+
+
+class FusedSection(Section):
+    """How importance `fused` is put together; at most `batches` batches of 32 samples are used.
+
+    `removals` is how many sets of channels a group loses, one after the other, for `learned`.
+    """
+
+    fusion: Annotated[str, _known("fusion")] = "simple"
+    families: Annotated[tuple[Family, ...], Field(min_length=1)] = (
+        "base",
+        "activation",
+        "gradient",
+        "cooperation",
+    )
+    batches: int = Field(default=100, ge=1)
+    removals: int = Field(default=6, ge=1)
+
+
 class PruneSection(Section):
     """How to choose what goes; `auto` tries Taylor and L2 and keeps the better one per group."""
 
-    importance: Literal["auto", "taylor", "l1", "l2"] = "auto"
+    importance: Annotated[str, _known("importance")] = "auto"
+    fused: FusedSection = FusedSection()
     loss: Literal["sensitivity", "importance"] = "sensitivity"
     allocation: Literal["exact"] = "exact"
     keep: tuple[str, ...] = ()
@@ -136,8 +167,12 @@ class PruneSection(Section):
 
 
 class RecoverSection(Section):
-    """How accuracy is won back; `distill` learns from the dense model's outputs as well."""
+    """How accuracy is won back; `distill` learns from the dense model's outputs as well.
 
+    With `reconstruct`, layers behind a cut are first re-fitted by least squares, without labels.
+    """
+
+    reconstruct: bool = False
     steps: int = Field(default=400, ge=0)
     distill: bool = True
     learning_rate: float = Field(default=0.05, gt=0)

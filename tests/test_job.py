@@ -125,7 +125,13 @@ def test_all_faults_are_told_at_once_with_key_and_line(write) -> None:
     [
         ('export.precision = "int8"', "int8 export is not available"),
         ("export.opset = 9", "export.opset (line 4)"),
-        ('prune.importance = "luck"', "prune.importance (line 4)"),
+        (
+            'prune.importance = "luck"',
+            "prune.importance (line 4): no importance 'luck' (known: auto",
+        ),
+        ('prune.importance = "tailor"', "did you mean 'taylor'?"),
+        ('prune.fused.fusion = "best"', "prune.fused.fusion (line 4): no fusion 'best'"),
+        ("prune.fused.families = []", "prune.fused.families (line 4)"),
         ("seed = -1", "seed (line 4)"),
         ("budget.max_accuracy_drop = 2", "budget.max_accuracy_drop (line 4)"),
         ("budget.latency = 50", "budget.latency (line 4)"),

@@ -1,44 +1,69 @@
-"""Scores of channels by name; torch-pruning computes them, this module feeds it gradients."""
+"""Scores of the channels of a model by any criterion."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from edgeprune.data import Data, call, first_batches
-from edgeprune.errors import InternalCheckError
-from edgeprune.pruning.groups import group_scores
+from edgeprune.data import Data
+from edgeprune.errors import InternalCheckError, UsageError
+from edgeprune.importance.registry import criterion as criterion_of
+from edgeprune.importance.scoring import Scoring
+from edgeprune.job import FusedSection
+from edgeprune.pruning.groups import members
 from edgeprune.records import ChannelGroup
-
-CRITERIA = ("taylor", "l1", "l2")
 
 
 def score_channels(
-    model: nn.Module, data: Data, groups: Sequence[ChannelGroup], criterion: str, *, samples: int
+    model: nn.Module,
+    data: Data,
+    groups: Sequence[ChannelGroup],
+    criterion: str,
+    *,
+    samples: int,
+    seed: int = 0,
+    fused: FusedSection | None = None,
 ) -> dict[str, Tensor]:
-    """Return group -> score of each channel [width], higher is kept.
+    """Return group -> score of each channel [width], float32, higher is kept.
 
-    `l1`, `l2`: norms of the group's weights (arXiv 1608.08710); `taylor`: abs(sum w * dL/dw) with
-    the gradient of the mean loss over `samples` calibration samples (arXiv 1906.10771).
+    Args:
+        model: the dense model; it is left alone.
+        data: calibration batches and the loss.
+        groups: the groups to score.
+        criterion: a name of `importance.registry.CRITERIA`.
+        samples: calibration samples to look at, at most.
+        seed: of whatever a criterion draws.
+        fused: settings of criterion `fused`.
 
     Raises:
-        DataError: there are no calibration batches.
-        InternalCheckError: a group has no score.
+        UsageError: no such criterion, or it cannot score a group; says which layer.
+        DataError: there are no calibration batches, or no labels where they are needed.
+        InternalCheckError: a score is not finite.
     """
+    method = criterion_of(criterion)
     scored = copy.deepcopy(model).eval()
-    if criterion == "taylor":
-        batches = first_batches(data.calibration, samples, "calibration")
-        total = sum(len(target) for _, target in batches)
-        for inputs, target in batches:
-            loss = data.loss(call(scored, inputs), target) * (len(target) / total)
-            loss.backward()
-    scores = group_scores(scored, data.example, criterion)
-    missing = [group.name for group in groups if group.name not in scores]
-    if missing:
-        raise InternalCheckError(f"criterion {criterion} gives no score for {', '.join(missing)}")
-    return {group.name: scores[group.name] for group in groups}
+    traced = members(scored, data.example)
+    wanted = {group.name: traced[group.name] for group in groups if group.name in traced}
+    if missing := [group.name for group in groups if group.name not in traced]:
+        raise UsageError(f"the model has no group {', '.join(missing)} to score")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        found = method.score(
+            Scoring(
+                scored, data, wanted, samples, seed, fused or FusedSection(), criterion=criterion
+            )
+        )
+    scores = {group.name: found[group.name].detach().float() for group in groups}
+    for group in groups:
+        score = scores[group.name]
+        if score.shape != (group.width,) or not bool(torch.isfinite(score).all()):
+            raise InternalCheckError(
+                f"importance {criterion} of group {group.name} is not one finite score a channel"
+            )
+    return scores
 
 
 def keep_best(scores: Tensor, width: int) -> tuple[int, ...]:

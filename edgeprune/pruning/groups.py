@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,23 +14,11 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from edgeprune.errors import InternalCheckError, UnsupportedModelError
+from edgeprune.pruning import recurrent
+from edgeprune.pruning.channels import ROOTS, Member, is_carrier, width_of, zero
 from edgeprune.records import ChannelGroup, GroupList, SkippedGroup
 
-ROOTS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 Inputs = tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Member:
-    """One layer of a group: channel k of the group is `indices[k]` along `side` of `layer`.
-
-    A flattened layer holds several entries a channel: indices[k] then has more than one.
-    """
-
-    layer: str
-    side: str  # "out" or "in"
-    indices: tuple[tuple[int, ...], ...]
 
 
 def find_groups(model: nn.Module, inputs: Inputs, keep: Sequence[str] = ()) -> GroupList:
@@ -79,7 +66,7 @@ def cut(model: nn.Module, inputs: Inputs, kept: Mapping[str, Sequence[int]]) -> 
     graph = _graph(slim, inputs)
     for name, channels in kept.items():
         root = layers[name]
-        width = _width(root)
+        width = width_of(root)
         gone = sorted(set(range(width)) - set(channels))
         if not gone:
             continue
@@ -114,7 +101,7 @@ def narrowing(
     slim = copy.deepcopy(model).eval()
     graph = _graph(slim, inputs)
     root = dict(slim.named_modules())[name]
-    left = list(range(_width(root)))
+    left = list(range(width_of(root)))
     for channels in kept:
         stay = set(channels)
         if not stay or not stay <= set(left):
@@ -139,7 +126,7 @@ def mask(model: nn.Module, inputs: Inputs, kept: Mapping[str, Sequence[int]]) ->
         keep = set(channels)
         for member in traced[name]:
             gone = [i for k, at in enumerate(member.indices) if k not in keep for i in at]
-            _zero(layers[member.layer], member.side, gone)
+            zero(layers[member.layer], member.side, gone)
     return masked
 
 
@@ -151,28 +138,38 @@ def roots(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
 def widths(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
     """Return the width (output channels) of each named layer."""
     layers = dict(model.named_modules())
-    return {name: _width(layers[name]) for name in names}
+    return {name: width_of(layers[name]) for name in names}
+
+
+def members(model: nn.Module, inputs: Inputs) -> dict[str, tuple[Member, ...]]:
+    """Return the layers of every group, each carrier (BatchNorm, depthwise, PReLU) once."""
+    layers = dict(model.named_modules())
+    found: dict[str, tuple[Member, ...]] = {}
+    for name, _, traced in _trace(model, inputs):
+        single = {m.layer: m for m in traced if is_carrier(layers[m.layer])}
+        others = [m for m in dict.fromkeys(traced) if m.layer not in single]
+        found[name] = (*others, *single.values())
+    return found
 
 
 def group_scores(model: nn.Module, inputs: Inputs, criterion: str) -> dict[str, Tensor]:
-    """Return torch-pruning's score of every channel of every group, not normalised.
+    """Return torch-pruning's score of every channel of every group that it can score.
 
-    `taylor` needs the gradients of the loss in `.grad` (arXiv 1906.10771), `l1` and `l2` only
-    weights. Scores are summed over the layers of a group.
+    `taylor` needs the gradients of the loss in `.grad` (arXiv 1906.10771), `l1`, `l2`, `bn_scale`
+    (arXiv 1708.06519) and `fpgm` (arXiv 1811.00250) only weights. Scores are summed over the layers
+    of a group, not normalised. Depthwise and recurrent layers are not counted.
 
     Raises:
         InternalCheckError: a score is not finite or not one per channel.
     """
-    importance: Any
-    if criterion == "taylor":
-        importance = tp.importance.GroupTaylorImportance(
-            group_reduction="sum", normalizer=None, multivariable=True
-        )
-    else:
-        power = {"l1": 1, "l2": 2}[criterion]
-        importance = tp.importance.GroupMagnitudeImportance(
-            p=power, group_reduction="sum", normalizer=None
-        )
+    plain: dict[str, Any] = {"group_reduction": "sum", "normalizer": None}
+    importance = {
+        "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1, **plain),
+        "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2, **plain),
+        "taylor": lambda: tp.importance.GroupTaylorImportance(multivariable=True, **plain),
+        "bn_scale": lambda: tp.importance.BNScaleImportance(**plain),
+        "fpgm": lambda: tp.importance.FPGMImportance(p=1, **plain),
+    }[criterion]()
     names = {module: name for name, module in model.named_modules()}
     scores: dict[str, Tensor] = {}
     for group in _all_groups(_graph(model, inputs)):
@@ -182,7 +179,7 @@ def group_scores(model: nn.Module, inputs: Inputs, criterion: str) -> dict[str, 
             continue
         score = score.detach().clone()
         name = names[root]
-        if score.shape != (_width(root),) or not bool(torch.isfinite(score).all()):
+        if score.shape != (width_of(root),) or not bool(torch.isfinite(score).all()):
             raise InternalCheckError(
                 f"importance {criterion} of group {name} is not one finite score a channel"
             )
@@ -190,11 +187,88 @@ def group_scores(model: nn.Module, inputs: Inputs, criterion: str) -> dict[str, 
     return scores
 
 
+def lamp_of(scores: Tensor) -> Tensor:
+    """Return scores [width] over the sum of those not smaller (torch-pruning's LAMP)."""
+    normalised: Tensor = tp.importance.LAMPImportance()._normalize(scores.float().clone(), "lamp")
+    return normalised
+
+
+def regulariser(
+    model: nn.Module, inputs: Inputs, groups: Sequence[str], kind: str, strength: float
+) -> Any:
+    """Return torch-pruning's regulariser of `model`, which must not be replaced afterwards.
+
+    It has `regularize(model)`, to be called between backward and the optimiser's step, and for
+    `growing` also `update_reg()`. Convolutions and linear layers are regularised, and BatchNorm
+    but for `growing`.
+
+    Args:
+        model: the model to be trained.
+        inputs: example inputs.
+        groups: names of the groups to regularise.
+        kind: "group_norm", "bn_scale" or "growing".
+        strength: of the penalty (for `growing`, at first and added by each `update_reg`).
+    """
+    norm = tp.importance.GroupMagnitudeImportance(p=2, group_reduction="sum", normalizer=None)
+
+    def importance(group: Any) -> Any:
+        found = norm(group)
+        if found is not None and bool((found == found[0]).all()):
+            return torch.full_like(found, torch.nan)  # none is weaker: torch-pruning skips these
+        return found
+
+    mode, traced = model.training, members(model, inputs)
+    wanted = {m.layer for name in groups for m in traced[name] if m.side == "out"}
+    layers = model.named_modules()
+    ignored = [m for name, m in layers if isinstance(m, ROOTS) and name not in wanted]
+    shared: dict[str, Any] = {  # fresh dictionaries: torch-pruning's defaults are shared objects
+        name: {} for name in ("in_channel_groups", "out_channel_groups", "num_heads")
+    } | {
+        "customized_pruners": dict.fromkeys(recurrent.RECURRENT, _RECURRENT),
+        "ignored_layers": ignored,
+    }
+    with torch.enable_grad(), recurrent.as_single_nodes(model):
+        if kind == "growing":
+            found = tp.pruner.GrowingRegPruner(
+                model, inputs, importance, reg=strength, delta_reg=strength, **shared
+            )
+        else:
+            made = {"group_norm": tp.pruner.GroupNormPruner, "bn_scale": tp.pruner.BNScalePruner}
+            found = made[kind](model, inputs, importance, reg=strength, **shared)
+    model.train(mode)
+    return found
+
+
+class _Recurrent(tp.BasePruningFunc):  # type: ignore[misc]
+    """Tells torch-pruning how a recurrent layer is cut."""
+
+    def prune_out_channels(self, layer: nn.RNNBase, idxs: Sequence[int]) -> nn.Module:
+        recurrent.remove(layer, "out", idxs)
+        return layer
+
+    def prune_in_channels(self, layer: nn.RNNBase, idxs: Sequence[int]) -> nn.Module:
+        recurrent.remove(layer, "in", idxs)
+        return layer
+
+    def get_out_channels(self, layer: nn.RNNBase) -> int:
+        return recurrent.width_of(layer, "out")
+
+    def get_in_channels(self, layer: nn.RNNBase) -> int:
+        return recurrent.width_of(layer, "in")
+
+
+_RECURRENT = _Recurrent()
+
+
 def _graph(model: nn.Module, inputs: Inputs) -> Any:
     """Build the dependency graph; the model is put into eval mode for it."""
     try:
-        with torch.enable_grad():
-            return tp.DependencyGraph().build_dependency(model.eval(), example_inputs=inputs)
+        with torch.enable_grad(), recurrent.as_single_nodes(model):
+            return tp.DependencyGraph().build_dependency(
+                model.eval(),
+                example_inputs=inputs,
+                customized_pruners=dict.fromkeys(recurrent.RECURRENT, _RECURRENT),
+            )
     except Exception as error:
         first = error.__context__ or error  # torch-pruning tries again and hides the first failure
         raise UnsupportedModelError(
@@ -230,9 +304,9 @@ def _trace(model: nn.Module, inputs: Inputs) -> list[tuple[str, int, list[Member
             indices: dict[int, list[int]] = {}
             for at, origin in zip(item.idxs, item.root_idxs, strict=True):
                 indices.setdefault(int(origin), []).append(int(at))
-            ordered = tuple(tuple(indices.get(k, ())) for k in range(_width(root)))
+            ordered = tuple(tuple(indices.get(k, ())) for k in range(width_of(root)))
             members.append(Member(names[module], side, ordered))
-        traced.append((names[root], _width(root), members))
+        traced.append((names[root], width_of(root), members))
     return traced
 
 
@@ -243,7 +317,7 @@ def _describe(
         chosen = [
             m.layer
             for m in members
-            if (m.side == wanted or not roots) and _is_carrier(layers[m.layer]) != roots
+            if (m.side == wanted or not roots) and is_carrier(layers[m.layer]) != roots
         ]
         return tuple(dict.fromkeys(chosen))
 
@@ -254,13 +328,6 @@ def _describe(
         inputs=listed("in", roots=True),
         carriers=listed("", roots=False),
     )
-
-
-def _is_carrier(module: nn.Module) -> bool:
-    """Whether the layer passes channels on one to one (normalisation, depthwise, PReLU)."""
-    if isinstance(module, ROOTS) and not isinstance(module, nn.Linear):
-        return module.groups > 1 and module.groups == module.in_channels
-    return not isinstance(module, ROOTS)
 
 
 def _proof(model: nn.Module, inputs: Inputs, name: str, width: int) -> str:
@@ -282,32 +349,11 @@ def _proof(model: nn.Module, inputs: Inputs, name: str, width: int) -> str:
     return ""
 
 
-def _width(module: nn.Module) -> int:
-    if isinstance(module, nn.Linear):
-        return module.out_features
-    return int(module.out_channels)  # type: ignore[arg-type]
-
-
 def _function(module: nn.Module) -> Any:
     if isinstance(module, nn.Linear):
         return tp.prune_linear_out_channels
-    if _is_carrier(module):
+    if isinstance(module, recurrent.RECURRENT):
+        return _RECURRENT.prune_out_channels
+    if is_carrier(module):
         return tp.prune_depthwise_conv_out_channels
     return tp.prune_conv_out_channels
-
-
-def _zero(module: nn.Module, side: str, indices: list[int]) -> None:
-    """Set to 0 what `module` holds of the given channels."""
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or not indices or isinstance(module, nn.PReLU):
-        return  # a slope of 0 is not a channel of 0; the layers around a PReLU are zeroed
-    transposed = isinstance(module, nn.ConvTranspose2d)
-    with torch.no_grad():
-        if side == "out" or _is_carrier(module) or weight.ndim == 1:
-            axis = 1 if transposed and not _is_carrier(module) else 0
-            weight.index_fill_(axis, torch.tensor(indices), 0.0)
-            bias = getattr(module, "bias", None)
-            if isinstance(bias, Tensor):
-                bias[indices] = 0.0
-        else:
-            weight.index_fill_(0 if transposed else 1, torch.tensor(indices), 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgeprune.data import Batch, Data, batches, call, first_batches
-from edgeprune.errors import DataError
+from edgeprune.errors import DataError, InternalCheckError
 from edgeprune.job import RecoverSection
 from edgeprune.recovery.batchnorm import recalibrate
 from edgeprune.recovery.layout import channels_last, fast_layout
+from edgeprune.recovery.reconstruction import Reconstruction, reconstruct
 
 CHECKS = (0.5, 0.7, 0.85, 1.0)  # of the steps, after which the model is validated
 CHECK_SAMPLES = 5000
@@ -27,15 +28,17 @@ Pair = tuple[tuple[Tensor, ...], Tensor]
 
 @dataclass(frozen=True)
 class Recovery:
-    """A recovered model, the metric of its best state and after recalibration alone, the history.
+    """A recovered model, the metric of its best state and before the first step, the history.
 
-    `history` holds (step, training loss, validation metric) at each check.
+    `recalibrated` is the metric after reconstruction, if asked for, and recalibration. `history`
+    holds (step, training loss, validation metric) at each check.
     """
 
     model: nn.Module
     best: float
     recalibrated: float
     history: tuple[Point, ...]
+    reconstruction: Reconstruction | None = None
 
 
 def recover(
@@ -45,12 +48,15 @@ def recover(
     settings: RecoverSection,
     *,
     seed: int,
+    kept: Mapping[str, Sequence[int]] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Recovery:
     """Return `slim` recovered in at most `settings.steps` steps; the best state is kept.
 
-    BatchNorm statistics are recalibrated first. Then SGD with Nesterov momentum under a one-cycle
-    schedule minimises (1 - a) * loss + a * T^2 * KL(teacher / T || student / T) (arXiv 1503.02531).
+    With `settings.reconstruct` the layers behind a cut are first re-fitted; `kept` says which
+    channels of each group stayed. BatchNorm statistics are recalibrated. Then SGD with Nesterov
+    momentum under a one-cycle schedule minimises
+    (1 - a) * loss + a * T^2 * KL(teacher / T || student / T) (arXiv 1503.02531).
     Without training data the calibration inputs serve and only the dense model's outputs teach.
     An exponential moving average of the weights is what is checked and kept (arXiv 1803.05407
     shows why averages along a trajectory generalise better than its end). The state of best metric
@@ -58,8 +64,15 @@ def recover(
 
     Raises:
         DataError: no batches, or the loss stops being finite.
+        InternalCheckError: reconstruction is asked for and `kept` is not given.
     """
     torch.manual_seed(seed)
+    rebuilt = None
+    if settings.reconstruct:
+        if kept is None:
+            raise InternalCheckError("reconstruction needs the channels that the plan kept")
+        rebuilt = reconstruct(slim, dense, data, kept, progress=progress)
+        slim = rebuilt.model
     model = fast_layout(copy.deepcopy(slim))
     calibration = first_batches(data.calibration, CALIBRATION_SAMPLES, "calibration")
     recalibrate(model, [inputs for inputs, _ in calibration])
@@ -68,7 +81,7 @@ def recover(
     state = copy.deepcopy(model.state_dict())
     history: list[Point] = []
     if settings.steps == 0:
-        return Recovery(model.eval(), best, recalibrated, ())
+        return Recovery(model.eval(), best, recalibrated, (), rebuilt)
     teacher = fast_layout(copy.deepcopy(dense)).eval()
     weight = settings.distill_weight if settings.distill else 0.0
     if data.train is None:
@@ -103,7 +116,7 @@ def recover(
                 best, state = metric, copy.deepcopy(average.module.state_dict())
         progress(step, settings.steps, f"loss {running:.3f}, best {data.metric_name} {best:.4f}")
     model.load_state_dict(state)
-    return Recovery(model.eval(), best, recalibrated, tuple(history))
+    return Recovery(model.eval(), best, recalibrated, tuple(history), rebuilt)
 
 
 def metric_on(model: nn.Module, data: Data, samples: list[Pair]) -> float:

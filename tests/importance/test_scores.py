@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from edgeprune.data import Data
 from edgeprune.errors import DataError
-from edgeprune.importance.scores import CRITERIA, keep_best, score_channels
+from edgeprune.importance.registry import CRITERIA
+from edgeprune.importance.scores import keep_best, score_channels
 from edgeprune.pruning.groups import find_groups
 
 
@@ -73,9 +74,9 @@ def test_every_group_gets_one_finite_score_a_channel(criterion, build, groups_of
     groups = groups_of("residual").groups
     found = score_channels(model, sample, groups, criterion, samples=6)
     assert {name: len(score) for name, score in found.items()} == {g.name: g.width for g in groups}
-    assert all(
-        bool(torch.isfinite(score).all()) and float(score.min()) >= 0 for score in found.values()
-    )
+    assert all(bool(torch.isfinite(score).all()) for score in found.values())
+    if criterion not in ("grasp", "hessian"):  # second derivatives have a sign
+        assert all(float(score.min()) >= 0 for score in found.values())
 
 
 def test_no_calibration_batches_is_an_error() -> None:

@@ -1,0 +1,154 @@
+"""What every criterion works on: a copy of the model, its groups, and bounded calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from edgeprune.data import Data, batches
+from edgeprune.errors import DataError, UsageError
+from edgeprune.job import FusedSection
+from edgeprune.pruning.channels import Member, rows
+
+BATCH = 32  # calibration batches are split into at most this many samples: bounds the memory
+Scores = dict[str, Tensor]
+Pair = tuple[tuple[Tensor, ...], Tensor]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """One scoring of a model.
+
+    Args:
+        model: a copy of the dense model in eval mode; a criterion may change it and its gradients.
+        data: calibration batches and the loss.
+        members: group -> its layers.
+        samples: at most this many calibration samples are looked at.
+        seed: of whatever is drawn.
+        fused: settings of the fused importance.
+        criterion: name, for messages.
+    """
+
+    model: nn.Module
+    data: Data
+    members: Mapping[str, tuple[Member, ...]]
+    samples: int
+    seed: int = 0
+    fused: FusedSection = field(default_factory=FusedSection)
+    criterion: str = ""
+
+    layers: dict[str, nn.Module] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", dict(self.model.named_modules()))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Group -> number of its channels."""
+        return {name: len(members[0].indices) for name, members in self.members.items()}
+
+    def generator(self) -> torch.Generator:
+        """Return a generator at the seed."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def batches(self, *, labels: bool = False, limit: int | None = None) -> Iterator[Pair]:
+        """Yield at most `samples` calibration samples in batches of at most 32.
+
+        Args:
+            labels: whether the targets will be used.
+            limit: at most this many batches.
+
+        Raises:
+            DataError: there is no batch, or `labels` is asked for and a batch has none.
+        """
+        left, count = self.samples, 0
+        for index, (inputs, target) in enumerate(batches(self.data.calibration, "calibration")):
+            if labels and not has_labels(inputs, target):
+                raise DataError(
+                    f"importance {self.criterion} needs labels, and batch {index} of calibration "
+                    f"has none (its target has shape {tuple(target.shape)})",
+                    "give labels, or take a criterion that needs none: edgeprune methods",
+                )
+            for start in range(0, min(len(inputs[0]), left), BATCH):
+                stop = min(start + BATCH, left)
+                yield tuple(x[start:stop] for x in inputs), target[start:stop]
+                count += 1
+                if limit is not None and count >= limit:
+                    return
+            left -= len(inputs[0])
+            if left <= 0:
+                return
+        if not count:
+            raise DataError("data: calibration is empty or can be iterated only once")
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that take part in differentiation, by name."""
+        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return all parameters, detached, by name."""
+        return {n: p.detach() for n, p in self.model.named_parameters()}
+
+    def rows(self, member: Member, values: Mapping[str, Tensor]) -> Tensor | None:
+        """Return [channels of the layer, n]: the entries of `values` that belong to each channel.
+
+        Args:
+            member: the layer and its side.
+            values: full parameter name -> tensor of its shape.
+        """
+        prefix = f"{member.layer}." if member.layer else ""
+        return rows(self.layers[member.layer], member.side, lambda n: values.get(prefix + n))
+
+    def sums(self, values: Mapping[str, Tensor], side: str | None = None) -> Scores:
+        """Return group -> sum of `values` over the weights of each channel [width].
+
+        Args:
+            values: full parameter name -> tensor of its shape, such as abs(weight).
+            side: only layers on this side ("out" or "in") of the group.
+
+        Raises:
+            UsageError: a group has no layer that this function can read.
+        """
+        result: Scores = {}
+        for name, members in self.members.items():
+            total = torch.zeros(len(members[0].indices), dtype=torch.float64)
+            counted = False
+            for member in members:
+                if side is not None and member.side != side:
+                    continue
+                found = self.rows(member, values)
+                if found is None:
+                    continue
+                counted = True
+                gather(found.sum(1).double(), member, total)
+            if not counted and side is None:
+                raise UsageError(
+                    f"importance {self.criterion} cannot score group {name}: it reads no weights "
+                    f"of {self.kinds(members)}",
+                    "keep the layer with [prune] keep, or take another criterion",
+                )
+            result[name] = total
+        return result
+
+    def kinds(self, members: Sequence[Member]) -> str:
+        """Return "layer (type), ..." of some members, for messages."""
+        return ", ".join(f"{m.layer} ({type(self.layers[m.layer]).__name__})" for m in members)
+
+
+def gather(values: Tensor, member: Member, total: Tensor) -> None:
+    """Add values [channels of the layer] to total [channels of the group], in place."""
+    owner = [k for k, at in enumerate(member.indices) for _ in at]
+    index = [i for at in member.indices for i in at]
+    total.index_add_(0, torch.tensor(owner, dtype=torch.long), values[index])
+
+
+def has_labels(inputs: tuple[Tensor, ...], target: Tensor) -> bool:
+    """Whether `target` can be a label: one entry a sample, not NaN, not all negative classes."""
+    if target.ndim == 0 or not target.numel() or len(target) != len(inputs[0]):
+        return False
+    if target.is_floating_point():
+        return not bool(torch.isnan(target).all())
+    return not bool((target < 0).all())

@@ -1,0 +1,115 @@
+"""Every method by name: what kind it is, what it does, and whether this version has it.
+
+This module imports nothing heavy, so that a job file can be checked before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+MethodKind = Literal[
+    "importance",
+    "fusion",
+    "allocation",
+    "schedule",
+    "regularisation",
+    "recovery",
+    "mask",
+    "transform",
+]
+
+
+class Method(NamedTuple):
+    """One method; (`kind`, `name`) is unique."""
+
+    kind: MethodKind
+    name: str
+    summary: str
+    available: bool = True
+
+
+_PLANNED = False
+
+METHODS: tuple[Method, ...] = (
+    Method("importance", "auto", "taylor or l2, whichever has the better curve in each group"),
+    Method("importance", "random", "uniform, seeded: the baseline"),
+    Method("importance", "l1", "sum of absolute weights of the group"),
+    Method("importance", "l2", "sum of squared weights of the group"),
+    Method("importance", "variance", "variance of the channel's weights"),
+    Method("importance", "bn_scale", "absolute scale of the BatchNorm layers"),
+    Method("importance", "lamp", "squared weights over those of all channels not smaller"),
+    Method("importance", "fpgm", "distance from the other channels' weights"),
+    Method("importance", "activation", "mean absolute activation"),
+    Method("importance", "apoz", "share of activations that are not zero"),
+    Method("importance", "gradient", "absolute gradient of the loss, summed over batches"),
+    Method("importance", "taylor", "first-order change of the loss"),
+    Method("importance", "fisher", "mean squared per-sample gradient"),
+    Method("importance", "snip", "connection sensitivity: absolute weight times gradient"),
+    Method("importance", "grasp", "how much of the gradient's norm hangs on the channel"),
+    Method("importance", "synflow", "product of absolute weights along all paths, no data"),
+    Method("importance", "hessian", "trace of the channel's Hessian block times squared norm"),
+    Method("importance", "fused", "weights, activations, gradients and cooperation, combined"),
+    Method("fusion", "simple", "mean of the four families"),
+    Method("fusion", "adaptive", "families weighted by how well they discriminate"),
+    Method("fusion", "learned", "non-negative weights fitted to measured loss increases"),
+    Method("allocation", "exact", "least summed loss within the budget, as a MILP"),
+    Method("allocation", "uniform", "the same share of every group", _PLANNED),
+    Method("allocation", "global", "one ranking of all channels", _PLANNED),
+    Method("allocation", "layer_adaptive", "share scaled by 1 - sensitivity", _PLANNED),
+    Method("allocation", "retention", "smallest set that holds a share of importance", _PLANNED),
+    Method("allocation", "adaptive_alpha", "share scaled by 1 + cv of the weights", _PLANNED),
+    Method("allocation", "hardware_penalty", "greedy by importance over hardware cost", _PLANNED),
+    Method("allocation", "netadapt", "step by step, the group that loses least", _PLANNED),
+    Method("allocation", "halp", "knapsack of channel chunks under latency", _PLANNED),
+    Method("allocation", "evolutionary", "NSGA-II over widths", _PLANNED),
+    Method("allocation", "annealing", "simulated annealing over widths", _PLANNED),
+    Method("schedule", "one_shot", "cut once, then recover"),
+    Method("schedule", "iterative", "a list of (epoch, amount)", _PLANNED),
+    Method("schedule", "progressive", "stages until the metric falls", _PLANNED),
+    Method("schedule", "lottery", "train, cut, rewind, train again", _PLANNED),
+    Method("regularisation", "group_norm", "group norms, weighted against the weakest", _PLANNED),
+    Method("regularisation", "bn_scale", "L1 on BatchNorm scales (network slimming)", _PLANNED),
+    Method("regularisation", "growing", "a penalty that grows (GReg)", _PLANNED),
+    Method("recovery", "batchnorm", "recalibrated BatchNorm statistics"),
+    Method("recovery", "reconstruction", "consumer layers re-fitted by least squares"),
+    Method("recovery", "finetuning", "SGD on training data"),
+    Method("recovery", "distillation", "learning from the dense model's outputs"),
+    Method("mask", "l1", "unstructured: smallest absolute weights", _PLANNED),
+    Method("mask", "random", "unstructured: drawn", _PLANNED),
+    Method("mask", "ln_structured", "whole channels by their norm", _PLANNED),
+    Method("mask", "global", "smallest absolute weights of the whole model", _PLANNED),
+    Method("mask", "iterative", "masks in several rounds", _PLANNED),
+    Method("transform", "linear_collapse", "three layers into one Linear", _PLANNED),
+    Method("transform", "input_adaptive", "two slim models behind one gate", _PLANNED),
+    Method("transform", "data_holders", "scores of several data holders, merged", _PLANNED),
+)  # fmt: skip
+
+
+def names(kind: MethodKind) -> tuple[str, ...]:
+    """Return the names of the available methods of `kind`, in the order of the table."""
+    return tuple(m.name for m in METHODS if m.kind == kind and m.available)
+
+
+def unknown(kind: MethodKind, name: str, known: Sequence[str] = ()) -> str:
+    """Return the message for a name that is not an available method of `kind`; lists the known."""
+    choices = tuple(known) or names(kind)
+    planned = any(m.kind == kind and m.name == name for m in METHODS)
+    near = difflib.get_close_matches(name, choices, n=1)
+    what = f"{kind} {name!r} is planned, not available yet" if planned else f"no {kind} {name!r}"
+    guess = f"; did you mean {near[0]!r}?" if near and not planned else ""
+    return f"{what}{guess} (known: {', '.join(choices)})"
+
+
+def listing() -> list[dict[str, str]]:
+    """Return one row a method for `edgeprune methods --json`: kind, name, status, summary."""
+    return [
+        {
+            "kind": method.kind,
+            "name": method.name,
+            "status": "available" if method.available else "planned",
+            "summary": method.summary,
+        }
+        for method in METHODS
+    ]

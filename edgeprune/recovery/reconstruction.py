@@ -1,0 +1,310 @@
+"""Least-squares reconstruction: consumer layers re-fitted from calibration inputs, without labels.
+
+A layer that lost input channels is given the weights with which its output comes closest to the
+dense model's (after arXiv 1707.06168, with all channels chosen beforehand):
+
+    minimise over W, b   sum over positions of ||W x + b - y||^2 + ridge * scale * ||W - W0||^2
+
+x is what the layer receives in the slim model, whose earlier layers are already re-fitted; y is the
+output of the same layer in the dense model, at the channels that stay; W0 are the weights as cut
+and `scale` is the mean of the diagonal of the Gram matrix. The minimum is solved for, not trained.
+Of a convolution's positions, a random 40 for each unknown are enough.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from edgeprune.data import Data, call, first_batches
+from edgeprune.pruning.channels import is_carrier
+from edgeprune.pruning.groups import members
+from edgeprune.recovery.batchnorm import NORMS
+
+SAMPLES = 1024
+BATCH = 64  # samples whose patches are held at once
+RIDGE = 1e-3
+ROWS = 40  # equations for each unknown weight of an output, at most
+Inputs = tuple[Tensor, ...]
+
+
+class Refit(NamedTuple):
+    """A layer, and its squared error over the variance of the dense output, before and after."""
+
+    layer: str
+    before: float
+    after: float
+
+
+class Reconstruction(NamedTuple):
+    """The re-fitted model, what was re-fitted in order, and (layer, reason) of what was left."""
+
+    model: nn.Module
+    refitted: tuple[Refit, ...]
+    left_alone: tuple[tuple[str, str], ...]
+
+
+def reconstruct(
+    slim: nn.Module,
+    dense: nn.Module,
+    data: Data,
+    kept: Mapping[str, Sequence[int]],
+    *,
+    samples: int = SAMPLES,
+    ridge: float = RIDGE,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> Reconstruction:
+    """Return a copy of `slim` whose consumer layers give the dense model's outputs again.
+
+    Convolutions (one and two dimensions) and linear layers are re-fitted in the order in which they
+    run. The constant b goes into the layer's bias, or into the running mean of the BatchNorm that
+    follows; where there is neither, the fit does without.
+
+    Args:
+        slim: the cut model.
+        dense: the model it was cut from.
+        data: its calibration inputs are used; labels are not.
+        kept: group -> channels that stayed, as in the plan.
+        samples: calibration samples, at most.
+        ridge: weight that keeps the solution near the weights as cut.
+        progress: receives (done, total, layer).
+
+    Raises:
+        DataError: there are no calibration batches.
+    """
+    slim, dense = copy.deepcopy(slim).eval(), dense.eval()
+    taken = first_batches(data.calibration, samples, "calibration")
+    inputs = [part for x, _ in taken for part in _split(x)]
+    outputs, consumers = _roles(dense, data.example, kept)
+    order, norms = _run_order(slim, data.example)
+    layers, originals = dict(slim.named_modules()), dict(dense.named_modules())
+    refitted: list[Refit] = []
+    left: list[tuple[str, str]] = []
+    wanted = [name for name in order if name in consumers]
+    left += [(name, "it was not called") for name in consumers if name not in order]
+    for done, name in enumerate(wanted):
+        progress(done, len(wanted), name)
+        reason = "it runs more than once" if order[name] > 1 else _obstacle(layers[name])
+        if reason:
+            left.append((name, reason))
+            continue
+        norm = norms.get(name)
+        with torch.inference_mode():
+            constant = layers[name].bias is not None or norm is not None
+            sums = _Sums(layers[name], len(inputs), fits_constant=constant)
+            pairs = _pairs(slim, dense, layers[name], originals[name], inputs)
+            for entered, wanted_output in pairs:
+                sums.add(entered, _channels(wanted_output, layers[name], outputs.get(name)))
+        refitted.append(sums.solve(name, ridge, layers[norm] if norm else None))
+    progress(len(wanted), len(wanted), "")
+    return Reconstruction(slim.eval(), tuple(refitted), tuple(left))
+
+
+class _Sums:
+    """The normal equations of one layer, summed batch by batch in double precision."""
+
+    def __init__(self, layer: nn.Module, batches: int, *, fits_constant: bool) -> None:
+        self.layer, self.constant, self.batches = layer, fits_constant, batches
+        self.generator = torch.Generator().manual_seed(0)
+        self.weight: Tensor = layer.weight.detach().flatten(1).double()  # type: ignore[operator]
+        size, out = self.weight.shape[1] + 1, self.weight.shape[0]
+        self.gram = torch.zeros(size, size, dtype=torch.float64)
+        self.cross = torch.zeros(size, out, dtype=torch.float64)
+        self.square = torch.zeros(out, dtype=torch.float64)
+
+    def add(self, entered: Tensor, wanted: Tensor) -> None:
+        """Take in inputs of the slim layer and outputs [positions, channels] of the dense one."""
+        rows = _patches(self.layer, entered)
+        most = ROWS * rows.shape[1] // self.batches + 1
+        if len(rows) > most:
+            chosen = torch.randperm(len(rows), generator=self.generator)[:most]
+            rows, wanted = rows[chosen], wanted[chosen]
+        rows = torch.cat((rows, torch.ones(len(rows), 1)), 1)
+        self.gram += (rows.T @ rows).double()
+        self.cross += (rows.T @ wanted).double()
+        self.square += wanted.double().square().sum(0)
+
+    def solve(self, name: str, ridge: float, norm: nn.Module | None) -> Refit:
+        """Set the layer's weights, and its bias or the mean of `norm`, to the optimum."""
+        bias: Tensor | None = getattr(self.layer, "bias", None)
+        start = torch.cat((self.weight.T, torch.zeros(1, self.weight.shape[0])), 0)
+        start = start.double()
+        if bias is not None:
+            start[-1] = bias.detach().double()
+        used = slice(None) if self.constant else slice(0, -1)
+        gram, cross = self.gram[used, used], self.cross[used]
+        damping = ridge * gram.diagonal()[: self.weight.shape[1]].mean()
+        diagonal = torch.full((len(gram),), float(damping), dtype=torch.float64)
+        if self.constant:
+            diagonal[-1] = 0.0
+        step = torch.linalg.lstsq(
+            gram + torch.diag(diagonal), cross - gram @ start[used], driver="gelsd"
+        ).solution
+        solution = start.clone()
+        solution[used] += step
+        before, after = self._error(start), self._error(solution)
+        with torch.no_grad():
+            weight: Any = self.layer.weight
+            weight.copy_(solution[:-1].T.reshape(weight.shape))
+            if bias is not None:
+                bias.copy_(solution[-1])
+            elif norm is not None:
+                mean: Any = norm.running_mean
+                mean.sub_(solution[-1].to(mean.dtype))
+        return Refit(name, before, after)
+
+    def _error(self, solution: Tensor) -> float:
+        """Return the squared error over the variance of the dense output."""
+        fitted = (solution * (self.gram @ solution)).sum() - 2 * (solution * self.cross).sum()
+        mean = self.cross[-1].square() / self.gram[-1, -1]
+        variance = float((self.square - mean).sum())
+        return max(0.0, float(fitted + self.square.sum())) / max(variance, 1e-12)
+
+
+def _split(inputs: Inputs) -> list[Inputs]:
+    return list(zip(*(x.split(BATCH) for x in inputs), strict=True))
+
+
+def _roles(
+    dense: nn.Module, example: Inputs, kept: Mapping[str, Sequence[int]]
+) -> tuple[dict[str, list[int]], set[str]]:
+    """Return (layer -> output channels that stay, layers whose input was cut)."""
+    layers = dict(dense.named_modules())
+    outputs: dict[str, list[int]] = {}
+    consumers: set[str] = set()
+    for name, group in members(dense, example).items():
+        if name not in kept or len(kept[name]) == len(group[0].indices):
+            continue
+        for member in group:
+            if is_carrier(layers[member.layer]):
+                continue
+            if member.side == "in":
+                consumers.add(member.layer)
+            else:
+                outputs[member.layer] = sorted(i for k in kept[name] for i in member.indices[k])
+    return outputs, consumers
+
+
+def _run_order(model: nn.Module, example: Inputs) -> tuple[dict[str, int], dict[str, str]]:
+    """Return (layer -> how often it runs, in order of the first run; layer -> BatchNorm behind it).
+
+    A BatchNorm stands behind a layer if it receives that layer's very output.
+    """
+    order: dict[str, int] = {}
+    norms: dict[str, str] = {}
+    given: dict[int, tuple[str, Tensor]] = {}
+    handles = []
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def called(module: nn.Module, entered: Any, output: Any) -> None:
+            order[name] = order.get(name, 0) + 1
+            source = given.get(id(entered[0])) if entered else None
+            if isinstance(module, NORMS) and module.track_running_stats and source is not None:
+                norms[source[0]] = name
+            if isinstance(output, Tensor):
+                given[id(output)] = (name, output)  # held, so that the id stays its own
+
+        return called
+
+    for name, module in model.named_modules():
+        if not list(module.children()):
+            handles.append(module.register_forward_hook(hook(name)))
+    with torch.inference_mode():
+        model(*example)
+    for handle in handles:
+        handle.remove()
+    return order, norms
+
+
+def _obstacle(layer: nn.Module) -> str:
+    """Return why a layer cannot be re-fitted, or ""."""
+    if isinstance(layer, nn.Linear):
+        return ""
+    if not isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+        return f"{type(layer).__name__} is not re-fitted"
+    if layer.groups > 1:
+        return "it is a grouped convolution"
+    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        return f"its padding is {layer.padding_mode} {layer.padding}"
+    return ""
+
+
+def _patches(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return [positions, weights of one output]: what each output of the layer is a product of."""
+    if not isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+        return x.reshape(-1, x.shape[-1])
+    one = isinstance(layer, nn.Conv1d)
+
+    def both(value: tuple[int, ...], missing: int) -> tuple[int, ...]:
+        return (missing, *value) if one else value
+
+    padding: Any = layer.padding
+    unfolded = nn.functional.unfold(
+        x[:, :, None] if one else x,
+        both(layer.kernel_size, 1),
+        both(layer.dilation, 1),
+        both(padding, 0),
+        both(layer.stride, 1),
+    )
+    return unfolded.transpose(1, 2).reshape(-1, unfolded.shape[1])
+
+
+def _channels(output: Tensor, layer: nn.Module, kept: list[int] | None) -> Tensor:
+    """Return [positions, channels that stay] of a dense layer's output."""
+    rows = output.flatten(2).transpose(1, 2) if isinstance(layer, nn.Conv1d | nn.Conv2d) else output
+    rows = rows.reshape(-1, rows.shape[-1])
+    return rows if kept is None else rows[:, kept]
+
+
+class _Reached(Exception):
+    """The layer of interest has run; the rest of the forward pass is not needed."""
+
+
+def _pairs(
+    slim: nn.Module,
+    dense: nn.Module,
+    layer: nn.Module,
+    original: nn.Module,
+    batches: Sequence[Inputs],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (input of `layer` in `slim`, output of `original` in `dense`), batch by batch."""
+    for inputs in batches:
+        with _stopping_at(layer, entering=True) as entered:
+            _call(slim, inputs)
+        with _stopping_at(original, entering=False) as left:
+            _call(dense, inputs)
+        yield entered[0], left[0]
+
+
+def _call(model: nn.Module, inputs: Inputs) -> None:
+    try:
+        call(model, inputs)
+    except _Reached:
+        return
+
+
+@contextmanager
+def _stopping_at(layer: nn.Module, *, entering: bool) -> Iterator[list[Tensor]]:
+    """Catch the input or the output of `layer` and stop the forward pass there."""
+    caught: list[Tensor] = []
+
+    def before(_: nn.Module, entered: tuple[Tensor, ...]) -> None:
+        caught.append(entered[0])
+        raise _Reached
+
+    def after(_: nn.Module, entered: tuple[Tensor, ...], output: Tensor) -> None:
+        caught.append(output)
+        raise _Reached
+
+    handle = (
+        layer.register_forward_pre_hook(before) if entering else layer.register_forward_hook(after)
+    )
+    try:
+        yield caught
+    finally:
+        handle.remove()

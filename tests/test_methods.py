@@ -1,0 +1,48 @@
+"""The table of methods: complete, light to import, and a row of the documentation each."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from edgeprune.methods import METHODS, listing, names, unknown
+
+NAMED = {
+    "importance": "random l1 l2 variance bn_scale lamp fpgm activation apoz gradient taylor fisher snip grasp synflow hessian fused",
+    "fusion": "simple adaptive learned",
+    "allocation": "uniform global layer_adaptive retention adaptive_alpha hardware_penalty netadapt halp exact evolutionary annealing",
+    "schedule": "one_shot iterative progressive lottery",
+    "regularisation": "group_norm bn_scale growing",
+    "recovery": "batchnorm reconstruction finetuning distillation",
+    "mask": "l1 random ln_structured global iterative",
+    "transform": "linear_collapse input_adaptive data_holders",
+}
+
+
+def test_every_method_is_listed_with_kind_and_status() -> None:
+    rows = {(row["kind"], row["name"]): row for row in listing()}
+    assert len(rows) == len(METHODS)
+    for kind, methods in NAMED.items():
+        for name in methods.split():
+            row = rows[kind, name]
+            assert row["status"] in ("available", "planned")
+            assert row["summary"]
+    assert rows["importance", "fisher"]["status"] == "available"
+
+
+def test_every_available_criterion_has_a_row_in_the_documentation() -> None:
+    text = Path(__file__).parents[1].joinpath("docs", "methods.md").read_text(encoding="utf-8")
+    for name in (*names("importance"), *names("fusion")):
+        assert f"| `{name}` |" in text, name
+
+
+def test_unknown_names() -> None:
+    assert unknown("fusion", "best") == "no fusion 'best' (known: simple, adaptive, learned)"
+    assert "did you mean 'hessian'?" in unknown("importance", "hesian")
+    assert "is planned, not available yet" in unknown("allocation", "halp")
+
+
+def test_the_table_does_not_load_torch() -> None:
+    code = "import sys, edgeprune.job; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
