@@ -15,6 +15,13 @@ from edgeprune.records.device import (
     ModelProfile,
     Samples,
 )
+from edgeprune.records.firmware import (
+    CSource,
+    LayerFunction,
+    Lifetime,
+    QuantizedTensor,
+    Target,
+)
 from edgeprune.records.plan import (
     ChannelGroup,
     CostTable,
@@ -48,6 +55,7 @@ from edgeprune.records.verdict import (
 __all__ = [
     "Artifact",
     "Budget",
+    "CSource",
     "ChannelGroup",
     "Comparison",
     "CostTable",
@@ -57,7 +65,9 @@ __all__ = [
     "Gate",
     "GroupList",
     "Kind",
+    "LayerFunction",
     "LayerProfile",
+    "Lifetime",
     "ModelProfile",
     "Parity",
     "PlanSummary",
@@ -65,6 +75,7 @@ __all__ = [
     "Prediction",
     "Price",
     "PricedLayer",
+    "QuantizedTensor",
     "Record",
     "Recovered",
     "Round",
@@ -76,6 +87,7 @@ __all__ = [
     "Simulation",
     "SkippedGroup",
     "Speedup",
+    "Target",
     "TensorInfo",
     "Unit",
     "Verdict",
