@@ -86,9 +86,13 @@ def _greedy(buffers: Sequence[Buffer], order: Callable[[Buffer], tuple[int, ...]
 
 @dataclass(frozen=True)
 class Memory:
-    """The arena of one network: tensor -> offset; several tensors may share one buffer."""
+    """The arena of one network: tensor -> offset.
+
+    `owner` maps a tensor to the one whose bytes it is: a reshaped tensor to its source.
+    """
 
     offsets: dict[str, int]
+    owner: dict[str, str]
     lifetimes: tuple[Lifetime, ...]
     arena_bytes: int
     liveness_bytes: int
@@ -148,7 +152,7 @@ def plan_memory(graph: IntegerGraph) -> Memory:
         for b, offset in found.placed
     )
     offsets = {name: places[owner[name]] for name in graph.tensors if owner[name] in places}
-    return Memory(offsets, lifetimes, found.bytes, liveness(buffers))
+    return Memory(offsets, owner, lifetimes, found.bytes, liveness(buffers))
 
 
 def _aligned(size: int) -> int:

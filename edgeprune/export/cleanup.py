@@ -85,7 +85,7 @@ def _fold_padding(graph: onnx.GraphProto) -> None:
         amounts = values.get(node.input[1])
         fill = values.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         plain = mode == b"constant" and (fill is None or not np.any(fill))
-        if not plain or amounts is None or len(node.input) > 3 or np.any(amounts < 0):
+        if not plain or amounts is None or len(node.input) > 3 or min(amounts.tolist()) < 0:
             continue
         rank = len(amounts) // 2
         if np.any(amounts[[0, 1, rank, rank + 1]]):

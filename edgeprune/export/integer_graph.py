@@ -148,6 +148,8 @@ def _pool(tensors: QdqTensors, node: onnx.NodeProto) -> Operator:
     source, found = tensors.source(node), attributes(node)
     if _automatic(found) or max(_pair(found.get("dilations"))) > 1 or len(node.output) > 1:
         raise tensors.refuse(node, "has dilation, automatic padding or indices")
+    if found.get("ceil_mode", 0) and found.get("count_include_pad", 0):
+        raise tensors.refuse(node, "has ceil_mode with count_include_pad")
     output = tensors.result(node)
     _require_same_scale(tensors, node, source, output)
     return Pool(

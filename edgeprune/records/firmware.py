@@ -58,10 +58,11 @@ class Lifetime(Record):
 class CSource(Record):
     """A folder of C code for one network and one kind of processor.
 
-    `sources` are the files to compile, `include_dirs` the folders to search for headers; all
-    paths are relative to `folder`. RAM of the code is `arena_bytes` + `scratch_bytes` +
-    `state_bytes` (canaries) and the stack; input and output live in the arena. `liveness_bytes`
-    is the largest sum of tensors alive in one step: no arena can be smaller.
+    `sources` are the files to compile with `defines` (NAME or NAME=VALUE), `include_dirs` the
+    folders to search for headers; all paths are relative to `folder`. RAM of the code is
+    `arena_bytes` + `scratch_bytes` + `state_bytes` (canaries) and the stack; input and output live
+    in the arena. `liveness_bytes` is the largest sum of tensors alive in one step: no arena can be
+    smaller.
 
     The header declares
         void <name>_infer(const int8_t *input, int8_t *output)
@@ -80,6 +81,7 @@ class CSource(Record):
     sources: tuple[str, ...]
     headers: tuple[str, ...]
     include_dirs: tuple[str, ...]
+    defines: tuple[str, ...]
     documents: tuple[str, ...]
     functions: tuple[LayerFunction, ...]
     input: QuantizedTensor
