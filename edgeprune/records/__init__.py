@@ -22,6 +22,7 @@ from edgeprune.records.firmware import (
     QuantizedTensor,
     Target,
 )
+from edgeprune.records.footprint import Footprint
 from edgeprune.records.plan import (
     ChannelGroup,
     CostTable,
@@ -37,7 +38,7 @@ from edgeprune.records.plan import (
     SkippedGroup,
     WidthPlan,
 )
-from edgeprune.records.spec import DeviceSpec, Simulation
+from edgeprune.records.spec import DeviceSpec, Microcontroller, Simulation
 from edgeprune.records.verdict import (
     Artifact,
     Budget,
@@ -62,12 +63,14 @@ __all__ = [
     "DeviceSpec",
     "Environment",
     "Figures",
+    "Footprint",
     "Gate",
     "GroupList",
     "Kind",
     "LayerFunction",
     "LayerProfile",
     "Lifetime",
+    "Microcontroller",
     "ModelProfile",
     "Parity",
     "PlanSummary",
