@@ -1,9 +1,9 @@
 /* Host side: which layer an executed instruction belongs to.
 
-   The table gives a class to every halfword of the code: KEEP for functions that any layer may
-   call, OUTSIDE for the harness, INFER for the body of the inference function, and from
-   FIRST_LAYER on one class a layer. The class stays what it was while KEEP code runs, so that a
-   kernel counts for the layer that called it. */
+   The table gives a class to every halfword of the model's code: KEEP for functions that any layer
+   may call, OUTSIDE for what is called between inferences, INFER for the body of the inference
+   function, and from FIRST_LAYER on one class a layer. The class stays what it was while KEEP code
+   runs, so that a kernel counts for the layer that called it. All other code is OUTSIDE. */
 #pragma once
 #include <stdint.h>
 #include <stdio.h>
@@ -21,7 +21,7 @@ struct table {
 
 static inline void attribute(struct table *table, uint32_t address, uint64_t instructions) {
     const uint32_t index = (address - table->base) >> 1;
-    const uint32_t owner = index < table->halfwords ? table->owner[index] : KEEP;
+    const uint32_t owner = index < table->halfwords ? table->owner[index] : OUTSIDE;
     if (owner != KEEP) table->current = owner;
     table->counts[table->current] += instructions;
 }

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import psutil
 
 from edgeprune.devices.local import runtime_providers
+from edgeprune.devices.microcontroller import device as microcontroller
+from edgeprune.devices.spec import load_spec
 from edgeprune.errors import DeviceError
 
 
@@ -41,6 +43,8 @@ def diagnose() -> list[Check]:
         _memory(),
         _scratch(),
         _tool("make"),
+        _firmware("cortex_m4"),
+        _firmware("cortex_m55"),
     ]
     return checks
 
@@ -116,6 +120,15 @@ def _scratch() -> Check:
         "set TMPDIR to a larger disk",
         True,
     )
+
+
+def _firmware(device: str) -> Check:
+    what = f"firmware for {device}"
+    spec = load_spec(device)
+    found = microcontroller.obstacle(spec)
+    if found:
+        return Check(what, False, found.why, found.help, False)
+    return Check(what, True, microcontroller.tools_of(spec), "", False)
 
 
 def _tool(name: str) -> Check:

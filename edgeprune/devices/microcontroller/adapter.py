@@ -39,7 +39,7 @@ uint32_t model_scratch_bytes(void) {{ return {name}_scratch_used(); }}
 def float_adapter(source: FloatSource) -> str:
     """Return the adapter of float32 code: tensors side by side, each on a multiple of 16 bytes,
     with guards around the inputs and around the outputs.
-    """  # noqa: D205, D209
+    """  # noqa: D205
     places, inputs = _places("input", source.inputs)
     more, outputs = _places("output", source.outputs)
     arguments = ", ".join(places + more)

@@ -54,9 +54,10 @@ class Firmware(NamedTuple):
         )
 
 
-def build(sources: Sources, chip: Microcontroller, machine: str) -> Firmware:
+def build(sources: Sources, chip: Microcontroller, machine: str, model: str) -> Firmware:
     """Return firmware of `sources` for `chip`, laid out for `machine` (a .ld file of the harness).
 
+    `model` is its name in messages.
     What was built before from the same content with the same compiler and flags is taken from the
     cache.
 
@@ -69,7 +70,9 @@ def build(sources: Sources, chip: Microcontroller, machine: str) -> Firmware:
     tools = toolchain(chip)
     script = _script(sources, machine)
     texts = [path.read_bytes() for path in sorted(sources.folder.rglob("*.[ch]"))]
-    names = [str(path.relative_to(sources.folder)) for path in sorted(sources.folder.rglob("*.[ch]"))]
+    names = [
+        str(path.relative_to(sources.folder)) for path in sorted(sources.folder.rglob("*.[ch]"))
+    ]
     key = content_key([
         tools.identity, script, sources.adapter, *_harness_texts(), *sources.files,
         *sources.include_dirs, *sources.defines, *names, *texts,
@@ -80,14 +83,14 @@ def build(sources: Sources, chip: Microcontroller, machine: str) -> Firmware:
         os.utime(place)
     else:
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
-            keep(_compile(sources, tools, script, Path(scratch)), place)
+            keep(_compile(sources, tools, script, Path(scratch), model), place)
         trim(folder)
     firmware = Firmware(read_image(place), sources)
     _check(firmware)
     return firmware
 
 
-def _compile(sources: Sources, tools: Toolchain, script: str, scratch: Path) -> Path:
+def _compile(sources: Sources, tools: Toolchain, script: str, scratch: Path, model: str) -> Path:
     """Compile and link in `scratch`; return the ELF file."""
     objects = _harness(tools)
     adapter, linker, elf = scratch / "adapter.c", scratch / "link.ld", scratch / "firmware.elf"
@@ -98,7 +101,8 @@ def _compile(sources: Sources, tools: Toolchain, script: str, scratch: Path) -> 
     library = ("-isystem", str(harness_folder())) if tools.bare else ()
     made = scratch / "harness_adapter.o"  # the linker script tells the harness by its file names
     fault = run_compiler(
-        (*compiler, *includes, f"-I{harness_folder()}", "-c", str(adapter), "-o", str(made)), scratch
+        (*compiler, *includes, f"-I{harness_folder()}", "-c", str(adapter), "-o", str(made)),
+        scratch,
     )
     if not fault:
         ends = () if tools.bare else ("-nostartfiles", "-lm")
@@ -109,7 +113,7 @@ def _compile(sources: Sources, tools: Toolchain, script: str, scratch: Path) -> 
             (*compiler, *defines, *includes, *library, *parts, *ends, "-o", str(elf)), scratch
         )
     if fault:
-        raise _explained(fault, tools)
+        raise _explained(fault, tools, model)
     return elf
 
 
@@ -127,7 +131,7 @@ def _harness(tools: Toolchain) -> list[Path]:
                 command = (*tools.command, *tools.flags, "-c", str(harness_folder() / file))
                 fault = run_compiler((*command, "-o", str(made / name)), made)
                 if fault:
-                    raise _explained(fault, tools)
+                    raise _explained(fault, tools, file)
             keep(made, place)
     return sorted(place.glob("*.o"))
 
@@ -143,24 +147,24 @@ def _harness_texts() -> list[bytes]:
     return [(harness_folder() / name).read_bytes() for name in names]
 
 
-def _explained(fault: str, tools: Toolchain) -> DeviceError | UnsupportedModelError:
+def _explained(fault: str, tools: Toolchain, model: str) -> DeviceError | UnsupportedModelError:
     """Tell a model that cannot become firmware from a compiler that fails."""
     overflow = OVERFLOW.search(fault)
     if overflow:
         what = {"FLASH": "flash", "RAM": "RAM"}[overflow[1]]
         return UnsupportedModelError(
-            f"the model does not fit the emulated machine: {overflow[2]} bytes of {what} too much",
+            f"{model} does not fit the emulated machine: {overflow[2]} bytes of {what} too much",
             "a smaller model, or int8 instead of float32",
         )
     missing = sorted(set(UNDEFINED.findall(fault)))
     if missing:
         return UnsupportedModelError(
-            f"the model calls {', '.join(missing)}, which {tools.version} does not bring",
+            f"{model} calls {', '.join(missing)}, which {tools.version} does not bring",
             'a profile with [microcontroller] compiler = "gcc" has the whole C library',
         )
     lines = fault.splitlines()
     first = next((line for line in lines if "error" in line), lines[0])
-    return DeviceError(f"{tools.version} fails: {first}", "edgeprune doctor")
+    return DeviceError(f"{tools.version} does not compile {model}: {first}", "edgeprune doctor")
 
 
 def _check(firmware: Firmware) -> None:

@@ -31,20 +31,16 @@ class Counts(NamedTuple):
 
 
 def write_table(firmware: Firmware, path: Path) -> None:
-    """Write the class of every halfword of the code to `path`."""
+    """Write the class of every halfword of the model's code to `path`."""
     image, sources = firmware.image, firmware.sources
-    code = [image.sections[name] for name in (".harness", ".text")]
-    base = min(section.address for section in code)
-    end = max(section.address + section.bytes for section in code)
-    owner = np.zeros((end - base + 1) // 2, np.uint16)
-    harness = code[0]
-    owner[(harness.address - base) // 2 : (harness.address + harness.bytes - base) // 2] = OUTSIDE
+    base, size = image.sections[".text"]
+    owner = np.zeros((size + 1) // 2, np.uint16)
     classes = {layer.symbol: FIRST_LAYER + i for i, layer in enumerate(sources.layers)}
     classes |= {sources.infer: INFER, **dict.fromkeys(sources.helpers, OUTSIDE)}
     for name, function in image.functions.items():
         # A compiler may specialise or split a function: name.constprop.0, name.part.0.
         kind = classes.get(name.partition(".")[0])
-        if kind is not None:
+        if kind is not None and base <= function.address < base + size:
             first = (function.address - base) // 2
             owner[first : first + (function.bytes + 1) // 2] = kind
     head = struct.pack("<3I", base, len(owner), FIRST_LAYER + len(sources.layers))
@@ -63,5 +59,7 @@ def read_counts(firmware: Firmware, path: Path) -> Counts:
         raise DeviceError(f"the emulator left no counts: {error}") from None
     layers = values[FIRST_LAYER:]
     if len(layers) != len(firmware.sources.layers):
-        raise DeviceError(f"the emulator counted {len(layers)} layers of {len(firmware.sources.layers)}")
+        raise DeviceError(
+            f"the emulator counted {len(layers)} layers of {len(firmware.sources.layers)}"
+        )
     return Counts(values[INFER], tuple(layers))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from elftools.elf.elffile import ELFFile
-
 IN_MEMORY = 2  # SHF_ALLOC
 
 
@@ -55,6 +53,8 @@ class Image(NamedTuple):
 
 def read_image(path: Path) -> Image:
     """Return what the ELF file at `path` holds."""
+    from elftools.elf.elffile import ELFFile  # of an extra that need not be installed
+
     with path.open("rb") as stream:
         elf = ELFFile(stream)
         sections = {

@@ -33,7 +33,7 @@ def emulate(chip: Microcontroller, jobs: Sequence[Job], seconds: float) -> list[
         for job, folder in zip(jobs, folders, strict=True):
             prepare(job, folder)
         asked, answered = Path(scratch, "jobs.json"), Path(scratch, "results.json")
-        library = str(host_library("unicorn_counter.c")) if any(j.count for j in jobs) else None
+        library = str(host_library("unicorn_counter.c")) if any(j.counted for j in jobs) else None
         described = [_describe(job, folder) for job, folder in zip(jobs, folders, strict=True)]
         request = {"core": chip.cpu, "library": library, "jobs": described}
         asked.write_text(json.dumps(request), encoding="utf-8")

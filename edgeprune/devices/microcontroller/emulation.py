@@ -20,7 +20,7 @@ class Job(NamedTuple):
     name: str
     firmware: Firmware
     inputs: bytes
-    count: bool
+    counted: bool
 
 
 class Outcome(NamedTuple):
@@ -36,7 +36,7 @@ def prepare(job: Job, folder: Path) -> None:
     """Write the files that the firmware and the counter read into the new `folder`."""
     folder.mkdir()
     (folder / "input").write_bytes(job.inputs)
-    if job.count:
+    if job.counted:
         write_table(job.firmware, folder / "table")
 
 
@@ -64,7 +64,7 @@ def collect(job: Job, folder: Path) -> Outcome:
         outputs.append(data[start : start + size])
         stacks.append(stack)
         scratches.append(scratch)
-    counts = read_counts(job.firmware, folder / "counts") if job.count else None
+    counts = read_counts(job.firmware, folder / "counts") if job.counted else None
     return Outcome(tuple(outputs), max(stacks), max(scratches), counts)
 
 

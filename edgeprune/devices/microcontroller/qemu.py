@@ -1,4 +1,4 @@
-"""Firmware in qemu-system-arm with a counting plugin: every core, Cortex-M55 with MVE among them."""
+"""Firmware in qemu-system-arm with a counting plugin: every core, also Cortex-M55 with MVE."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgeprune.devices.microcontroller.emulation import (
     failure,
     prepare,
 )
-from edgeprune.devices.microcontroller.toolchain import host_library
+from edgeprune.devices.microcontroller.toolchain import host_compiler, host_library
 from edgeprune.devices.protocol import Obstacle
 from edgeprune.errors import DeviceError
 from edgeprune.records import Microcontroller
@@ -47,10 +47,11 @@ def emulate(chip: Microcontroller, jobs: Sequence[Job], seconds: float) -> list[
 
 def _run(chip: Microcontroller, job: Job, folder: Path, seconds: float) -> Outcome:
     command = [
-        PROGRAM, "-machine", chip.machine, "-display", "none", "-monitor", "none", "-serial", "none",
-        "-semihosting-config", "enable=on,target=native", "-kernel", str(job.firmware.image.path),
+        PROGRAM, "-machine", chip.machine, "-display", "none", "-monitor", "none",
+        "-serial", "none", "-semihosting-config", "enable=on,target=native",
+        "-kernel", str(job.firmware.image.path),
     ]  # fmt: skip
-    if job.count:
+    if job.counted:
         plugin = host_library("qemu_counter.c", f"-DPLUGIN_VERSION={_plugin_version()}")
         command += ["-plugin", f"{plugin},table=table,counts=counts"]
     try:
@@ -83,6 +84,8 @@ def emulator_obstacle() -> Obstacle | None:
     """Return what keeps qemu from running here, or None."""
     if shutil.which(PROGRAM) is None:
         return Obstacle(f"{PROGRAM} is not installed", INSTALL)
+    if not host_compiler():
+        return Obstacle("no C compiler for this machine, which the counter needs", INSTALL)
     return None
 
 

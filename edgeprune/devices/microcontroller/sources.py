@@ -1,4 +1,4 @@
-"""From a model file to C code that the harness can run: int8 through CMSIS-NN, float32 otherwise."""
+"""From a model file to C code that the harness can run: int8 with CMSIS-NN, or float32."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ def _integer(source: CSource) -> Sources:
         adapter=integer_adapter(source),
         infer=f"{name}_infer",
         layers=tuple(Layer(f.symbol, f.layer, f.operator) for f in source.functions),
-        helpers=tuple(f"{name}_{part}" for part in ("check", "input", "output", "paint", "scratch_used")),
+        helpers=tuple(
+            f"{name}_{part}" for part in ("check", "input", "output", "paint", "scratch_used")
+        ),
         inputs=(Border(source.input.name, source.input.shape),),
         output_bytes=int(np.prod(source.output.shape)),
         encode=lambda arrays: encode(source.input, arrays[0]).tobytes(),

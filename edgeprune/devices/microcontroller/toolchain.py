@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from edgeprune.devices.microcontroller.cache import cache_folder, content_key, keep, trim
+from edgeprune.devices.microcontroller.cache import cache_folder, content_key
 from edgeprune.devices.protocol import Obstacle
 from edgeprune.errors import DeadlineError, DeviceError
 from edgeprune.records import Microcontroller
@@ -23,7 +23,7 @@ ZIG_CORES = {
     ("cortex-m4", "single"): "cortex_m4+vfp4d16sp",
     ("cortex-m7", "single"): "cortex_m7+fp_armv8d16sp-fp64",
     ("cortex-m7", "double"): "cortex_m7+fp_armv8d16",
-    ("cortex-m33", "single"): "cortex_m33+fp_armv8d16sp",
+    ("cortex-m33", "single"): "cortex_m33+dsp+fp_armv8d16sp",
     ("cortex-m55", "double"): "cortex_m55+fp_armv8d16+mve_fp",
 }
 GCC_UNITS = {
@@ -73,16 +73,19 @@ def toolchain(chip: Microcontroller) -> Toolchain:
         raise DeviceError(missing.why if missing else "no compiler", INSTALL)
     core = (chip.cpu, chip.fpu)
     if core not in ZIG_CORES:
-        raise DeviceError(f"{chip.cpu} has no {chip.fpu}-precision floating point", "[microcontroller] fpu")
+        raise DeviceError(
+            f"{chip.cpu} has no {chip.fpu}-precision floating point", "[microcontroller] fpu"
+        )
     optimization = f"-{chip.optimization}"
     if name == "zig":
-        target = ("-target", "thumb-freestanding-eabihf", f"-mcpu={ZIG_CORES[core]}")
-        flags = (*target, optimization, "-ffreestanding", "-fno-sanitize=all", *COMMON)
-        return Toolchain((_zig() or "", "cc"), f"zig {importlib.metadata.version('ziglang')}", flags, True)
-    target = (f"-mcpu={chip.cpu}", "-mthumb", *GCC_UNITS[core], "-mfloat-abi=hard")
+        flags = ("-target", "thumb-freestanding-eabihf", f"-mcpu={ZIG_CORES[core]}", optimization)
+        bare = ("-ffreestanding", "-fno-sanitize=all")
+        version = f"zig {importlib.metadata.version('ziglang')}"
+        return Toolchain((_zig() or "", "cc"), version, (*flags, *bare, *COMMON), True)
+    flags = (f"-mcpu={chip.cpu}", "-mthumb", "-mfloat-abi=hard", optimization)
     # Functions of the same content would be merged into one, and the counts of their layers too.
-    flags = (*target, optimization, "-fno-ipa-icf", *COMMON)
-    return Toolchain((_gcc() or "",), _gcc_version(), flags, False)
+    apart = (*GCC_UNITS[core], "-fno-ipa-icf")
+    return Toolchain((_gcc() or "",), _gcc_version(), (*flags, *apart, *COMMON), False)
 
 
 def compiler_obstacle(chip: Microcontroller) -> Obstacle | None:
@@ -104,7 +107,12 @@ def run_compiler(command: tuple[str, ...], folder: Path) -> str:
         DeadlineError: it hangs.
     """
     zig = str(cache_folder("zig"))
-    environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": zig, "ZIG_LOCAL_CACHE_DIR": zig, "LC_ALL": "C"}
+    environment = {
+        **os.environ,
+        "ZIG_GLOBAL_CACHE_DIR": zig,
+        "ZIG_LOCAL_CACHE_DIR": zig,
+        "LC_ALL": "C",
+    }
     try:
         done = subprocess.run(
             command,
@@ -143,7 +151,9 @@ def host_library(source: str, *defines: str) -> Path:
         flags = ("-O2", "-shared", "-fPIC", "-fvisibility=default", *defines)
         fault = run_compiler((*command, *flags, str(folder / source), "-o", str(made)), folder)
         if fault:
-            raise DeviceError(f"{source} does not compile: {fault.splitlines()[0]}", "edgeprune doctor")
+            raise DeviceError(
+                f"{source} does not compile: {fault.splitlines()[0]}", "edgeprune doctor"
+            )
         made.replace(place)
     return place
 

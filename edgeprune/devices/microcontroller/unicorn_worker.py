@@ -81,7 +81,9 @@ class Machine:
 
     def _map(self) -> None:
         """Map whole pages around what the firmware has, and no more: the rest faults."""
-        access: dict[int, int] = {SYSTEM_CONTROL: unicorn_const.UC_PROT_READ | unicorn_const.UC_PROT_WRITE}
+        access: dict[int, int] = {
+            SYSTEM_CONTROL: unicorn_const.UC_PROT_READ | unicorn_const.UC_PROT_WRITE
+        }
         for address, size, writable in self.job["regions"]:
             kind = unicorn_const.UC_PROT_READ | (
                 unicorn_const.UC_PROT_WRITE if writable else unicorn_const.UC_PROT_EXEC
@@ -105,8 +107,12 @@ class Machine:
             return
         operation = engine.reg_read(arm_const.UC_ARM_REG_R0)
         argument = engine.reg_read(arm_const.UC_ARM_REG_R1)
-        engine.reg_write(arm_const.UC_ARM_REG_R0, self._semihosting(operation, argument) & 0xFFFFFFFF)
-        engine.reg_write(arm_const.UC_ARM_REG_PC, (engine.reg_read(arm_const.UC_ARM_REG_PC) + 2) | 1)
+        engine.reg_write(
+            arm_const.UC_ARM_REG_R0, self._semihosting(operation, argument) & 0xFFFFFFFF
+        )
+        engine.reg_write(
+            arm_const.UC_ARM_REG_PC, (engine.reg_read(arm_const.UC_ARM_REG_PC) + 2) | 1
+        )
         if self.exit_code is not None:
             engine.emu_stop()
 
@@ -118,7 +124,7 @@ class Machine:
             name = self.engine.mem_read(first, third).decode("ascii")
             if name not in ("input", "output"):
                 return -1
-            self.files.append((self.folder / name).open(MODES[second]))  # type: ignore[arg-type]
+            self.files.append((self.folder / name).open(MODES[second]))
             return len(self.files)
         if operation == READ:
             data = self.files[first - 1].read(third)
@@ -156,7 +162,9 @@ def main(request_path: str, result_path: str) -> None:
         if library is not None:
             machine.count_with(library)
         results.append(machine.run())
-        if library is not None and not library.counter_write(os.fsencode(job["folder"] + "/counts")):
+        if library is not None and not library.counter_write(
+            os.fsencode(job["folder"] + "/counts")
+        ):
             raise OSError("the counts cannot be written")
         if results[-1]["exit"] != 0:
             break
