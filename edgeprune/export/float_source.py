@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import onnx
 
 from edgeprune.errors import DeviceError, UnsupportedModelError
 from edgeprune.export.onnx_graph import fixed_shape, load
@@ -55,24 +58,14 @@ def generate_float(model: Path, folder: Path) -> FloatSource:
         UnsupportedModelError: not float32, not of fixed shape, or an operator has no C code.
         DeviceError: emx-onnx-cgen is not installed.
     """
-    try:
-        from emx_onnx_cgen.compiler import Compiler, CompilerOptions
-        from emx_onnx_cgen.errors import CompilerError
-    except ImportError as error:
-        raise DeviceError(
-            f"C code of float32 models needs emx-onnx-cgen: {error}",
-            "pip install 'edgeprune[microcontroller]'",
-        ) from None
+    compiler, refused = _compiler()
     proto = load(model)
     constants = {tensor.name for tensor in proto.graph.initializer}
     inputs = tuple(_tensor(v, model) for v in proto.graph.input if v.name not in constants)
     outputs = tuple(_tensor(value, model) for value in proto.graph.output)
-    options = CompilerOptions(
-        model_name=NAME, large_temp_threshold_bytes=0, large_weight_threshold=0
-    )
     try:
-        code, data = Compiler(options).compile_with_data_file(proto)
-    except CompilerError as error:
+        code, data = compiler.compile_with_data_file(proto)
+    except refused as error:
         raise UnsupportedModelError(
             f"{model.name}: emx-onnx-cgen writes no C code for it: {error}",
             "quantise the model to int8 or replace the operator",
@@ -96,10 +89,24 @@ def generate_float(model: Path, folder: Path) -> FloatSource:
     return FloatSource((f"{NAME}.c", f"{NAME}_data.c"), inputs, outputs, functions, temporary)
 
 
-def _tensor(value: object, model: Path) -> FloatTensor:
-    import onnx
+@cache
+def _compiler() -> tuple[Any, type[Exception]]:
+    """Return the writer of C code, which reads its templates once, and what it raises."""
+    try:
+        from emx_onnx_cgen.compiler import Compiler, CompilerOptions
+        from emx_onnx_cgen.errors import CompilerError
+    except ImportError as error:
+        raise DeviceError(
+            f"C code of float32 models needs emx-onnx-cgen: {error}",
+            "pip install 'edgeprune[microcontroller]'",
+        ) from None
+    options = CompilerOptions(
+        model_name=NAME, large_temp_threshold_bytes=0, large_weight_threshold=0
+    )
+    return Compiler(options), CompilerError
 
-    assert isinstance(value, onnx.ValueInfoProto)
+
+def _tensor(value: onnx.ValueInfoProto, model: Path) -> FloatTensor:
     shape = fixed_shape(value)
     if shape is None:
         raise UnsupportedModelError(

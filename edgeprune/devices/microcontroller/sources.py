@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,12 +72,13 @@ def write_sources(model: Path, folder: Path, chip: Microcontroller) -> Sources:
     """
     if any(node.op_type in QUANTIZED for node in load(model).graph.node):
         cmsis = Path(chip.cmsis) if chip.cmsis else None
-        return _integer(generate(model, folder, name="net", target=chip.target, cmsis=cmsis))
+        return integer_sources(generate(model, folder, name="net", target=chip.target, cmsis=cmsis))
     folder.mkdir()
-    return _float(generate_float(model, folder), folder)
+    return float_sources(generate_float(model, folder), folder)
 
 
-def _integer(source: CSource) -> Sources:
+def integer_sources(source: CSource) -> Sources:
+    """Return generated int8 code as the harness calls it."""
     name = source.name
     return Sources(
         folder=Path(source.folder),
@@ -90,7 +92,7 @@ def _integer(source: CSource) -> Sources:
             f"{name}_{part}" for part in ("check", "input", "output", "paint", "scratch_used")
         ),
         inputs=(Border(source.input.name, source.input.shape),),
-        output_bytes=int(np.prod(source.output.shape)),
+        output_bytes=math.prod(source.output.shape),
         encode=lambda arrays: encode(source.input, arrays[0]).tobytes(),
         decode=lambda data: decode(source.output, np.frombuffer(data, np.int8)),
         stack_bytes=STACK_BYTES,
@@ -100,10 +102,11 @@ def _integer(source: CSource) -> Sources:
     )
 
 
-def _float(source: FloatSource, folder: Path) -> Sources:
+def float_sources(source: FloatSource, folder: Path) -> Sources:
+    """Return float32 code in `folder` as the harness calls it."""
     first = source.outputs[0]
-    sizes = [4 * int(np.prod(tensor.shape)) for tensor in (*source.inputs, *source.outputs)]
-    count = int(np.prod(first.shape))
+    sizes = [4 * math.prod(tensor.shape) for tensor in (*source.inputs, *source.outputs)]
+    count = math.prod(first.shape)
 
     def encoded(arrays: list[Array]) -> bytes:
         padded = [np.ascontiguousarray(array, np.float32).tobytes() for array in arrays]
@@ -119,7 +122,7 @@ def _float(source: FloatSource, folder: Path) -> Sources:
         layers=tuple(Layer(f.symbol, f.output, f.operator) for f in source.functions),
         helpers=(),
         inputs=tuple(Border(tensor.name, tensor.shape) for tensor in source.inputs),
-        output_bytes=sum(-(-4 * int(np.prod(t.shape)) // 16) * 16 for t in source.outputs),
+        output_bytes=sum(-(-size // 16) * 16 for size in sizes[len(source.inputs) :]),
         encode=encoded,
         decode=lambda data: np.frombuffer(data, np.float32, count).reshape(first.shape),
         stack_bytes=STACK_BYTES + source.temporary_bytes,
