@@ -24,7 +24,7 @@ from edgeprune.export.integer_operators import (
     Softmax,
     Tensor,
 )
-from edgeprune.export.requantize import high_word, multiplier_and_shift, weighted_sum
+from edgeprune.export.requantize import factors, high_word, multiplier_and_shift, weighted_sum
 from edgeprune.records import Target
 
 
@@ -88,8 +88,8 @@ def _scaling(
     op: Convolution | FullyConnected, source: Tensor, output: Tensor
 ) -> tuple[Constant, Constant, Constant]:
     """Return bias, multipliers and shifts, one each an output channel, for CMSIS-NN."""
-    factors = source.scale * op.weight_scales / output.scale
-    split = np.array([multiplier_and_shift(float(factor)) for factor in factors], np.int32)
+    exact = factors(source.scale, op.weight_scales, output.scale)
+    split = np.array([multiplier_and_shift(float(factor)) for factor in exact], np.int32)
     return (
         Constant("bias", "int32_t", op.bias),
         Constant("multiplier", "int32_t", split[:, 0].copy()),
