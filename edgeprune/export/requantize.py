@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from edgeprune.errors import UnsupportedModelError
 
 
-def factors(
-    source: float, weights: NDArray[np.float64], output: float
-) -> NDArray[np.float64]:
+def factors(source: float, weights: NDArray[np.float64], output: float) -> NDArray[np.float64]:
     """Return source * weights / output in single precision, step by step as onnxruntime does.
 
     The factors of its QLinearConv and QGemm; with others, sums that lie close to the middle between
