@@ -44,11 +44,12 @@ def depthwise(op: Convolution, source: Tensor, output: Tensor) -> Kernel:
     flat = op.weights.reshape(channels, taps)
     whole = channels // WORD * WORD
     blocks = flat[:whole].reshape(-1, WORD, taps).transpose(0, 2, 1)[:, :, [0, 2, 1, 3]]
-    packed = np.concatenate([blocks.ravel(), flat[whole:].ravel()]).astype(np.int16)
+    packed = np.concatenate([blocks.ravel(), flat[whole:].ravel()]).astype("<i2")
+    words = np.pad(packed, (0, packed.size % 2)).view("<i4")
     return Kernel(
         "dsp_depthwise",
         _shape(op, source, output),
-        (Constant("weights", "int16_t", packed), *_output(op, source, output, flat)),
+        (Constant("weights", "int32_t", words), *_output(op, source, output, flat)),
         2 * WORD * taps + -(-channels // WORD) * WORD,
         taps,
     )

@@ -2,10 +2,11 @@
 #include "edgeprune_dsp.h"
 #include "edgeprune_kernels.h"
 
+/* GCC spills accumulators when it unrolls the inner loops; clang does not. */
 #if defined(__clang__)
 #define EDGEPRUNE_UNROLL _Pragma("clang loop unroll_count(4)")
 #else
-#define EDGEPRUNE_UNROLL _Pragma("GCC unroll 4")
+#define EDGEPRUNE_UNROLL _Pragma("GCC unroll 1")
 #endif
 
 /* ------------------------------------------------------------------------ instructions */
@@ -43,9 +44,8 @@ EDGEPRUNE_INLINE int32_t odd(uint32_t word)
 #define EDGEPRUNE_MULTIPLY(name)                                                                   \
     EDGEPRUNE_INLINE int32_t name(int32_t a, int32_t b, int32_t sum)                               \
     {                                                                                              \
-        int32_t result;                                                                            \
-        __asm__(#name " %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));                \
-        return result;                                                                             \
+        __asm__(#name " %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b));                             \
+        return sum;                                                                                \
     }
 EDGEPRUNE_MULTIPLY(smlad)
 EDGEPRUNE_MULTIPLY(smlabb)
@@ -207,49 +207,78 @@ static __attribute__((noinline)) void product(const int32_t *columns, const uint
     }
 }
 
-/* The values under the kernel at (y, x) as a column; `run` channels of each pixel. */
-static void gather(const int8_t *input, const edgeprune_shape *s, int32_t y, int32_t x, int32_t run,
-                   int32_t *column, int8_t *line)
+/* What an image needs to become columns; `line` is a column of int8 where words do not fit. */
+typedef struct
+{
+    int32_t run;      /* channels of a group */
+    int32_t joined;   /* a row of the kernel lies in one piece */
+    int32_t reach_x;  /* from the first to the last pixel of a row */
+    int8_t *line;
+} edgeprune_columns;
+
+/* A row of the kernel, `taps` pieces of `length` pixels from x on, where some lie outside. */
+static void gather_edge(const int8_t *row, const edgeprune_shape *s, const edgeprune_columns *c,
+                        int32_t inside, int32_t x, int32_t **column, int8_t **end)
 {
     const int32_t pad = even((uint32_t)(uint8_t)s->zero_point * 0x01010101u);
-    const int joined = s->dilation_x == 1 && run == s->channels;
-    const int32_t taps = joined ? 1 : s->kernel_width;
-    const int32_t length = joined ? s->kernel_width : 1;
-    int8_t *end = line;
-    for (int32_t i = 0; i < s->kernel_height; i++, y += s->dilation_y)
+    const int32_t taps = c->joined ? 1 : s->kernel_width;
+    const int32_t length = c->joined ? s->kernel_width : 1;
+    for (int32_t tap = 0; tap < taps; tap++, x += s->dilation_x)
     {
-        int32_t left = x;
-        const int inside = y >= 0 && y < s->height;
-        for (int32_t tap = 0; tap < taps; tap++, left += s->dilation_x)
+        int32_t before = x < 0 ? -x : 0;
+        int32_t after = x + length > s->width ? x + length - s->width : 0;
+        if (!inside || before > length || after > length)
         {
-            int32_t before = left < 0 ? -left : 0;
-            int32_t after = left + length > s->width ? left + length - s->width : 0;
-            if (!inside || before > length || after > length)
-            {
-                before = length;
-                after = 0;
-            }
-            const int32_t middle = length - before - after;
-            const int8_t *pixel = input + (y * s->width + left + before) * s->channels;
-            if (line)
-            {
-                end = set((int8_t)s->zero_point, end, before * run);
-                end = copy(pixel, end, middle * run);
-                end = set((int8_t)s->zero_point, end, after * run);
-                continue;
-            }
-            const int32_t words = run / 4;
-            fill(pad, column, before * words);
-            column += 4 * before * words;
-            expand(pixel, column, middle * words);
-            column += 4 * middle * words;
-            fill(pad, column, after * words);
-            column += 4 * after * words;
+            before = length;
+            after = 0;
+        }
+        const int32_t middle = length - before - after;
+        const int8_t *pixel = row + (x + before) * s->channels;
+        if (c->line)
+        {
+            *end = set((int8_t)s->zero_point, *end, before * c->run);
+            *end = copy(pixel, *end, middle * c->run);
+            *end = set((int8_t)s->zero_point, *end, after * c->run);
+            continue;
+        }
+        const int32_t words = c->run / 4;
+        fill(pad, *column, before * words);
+        expand(pixel, *column + 4 * before * words, middle * words);
+        fill(pad, *column + 4 * (before + middle) * words, after * words);
+        *column += 4 * length * words;
+    }
+}
+
+/* The values under the kernel at (y, x) as a column. */
+static void gather(const int8_t *input, const edgeprune_shape *s, const edgeprune_columns *c,
+                   int32_t y, int32_t x, int32_t *column)
+{
+    int32_t *next = column;
+    int8_t *end = c->line;
+    const int8_t *row = input + y * s->width * s->channels;
+    const int32_t step = s->dilation_y * s->width * s->channels;
+    const int whole = c->joined && x >= 0 && x + c->reach_x < s->width;
+    const int32_t length = s->kernel_width * c->run;
+    for (int32_t i = 0; i < s->kernel_height; i++, y += s->dilation_y, row += step)
+    {
+        const int inside = y >= 0 && y < s->height;
+        if (!whole || !inside)
+        {
+            gather_edge(row, s, c, inside, x, &next, &end);
+        }
+        else if (end)
+        {
+            end = copy(row + x * s->channels, end, length);
+        }
+        else
+        {
+            expand(row + x * s->channels, next, length / 4);
+            next += length;
         }
     }
-    if (line)
+    if (end)
     {
-        expand(line, column, (int32_t)(end - line + 3) / 4);
+        expand(c->line, column, (int32_t)(end - c->line + 3) / 4);
     }
 }
 
@@ -258,12 +287,17 @@ void edgeprune_convolve(const int8_t *input, int8_t *output, const edgeprune_sha
 {
     const int32_t run = s->channels / s->groups, rows = s->output_channels / s->groups;
     const int32_t words = (run * s->kernel_height * s->kernel_width + 3) / 4;
-    int8_t *const line = run % 4 ? (int8_t *)(scratch + 4 * words) : NULL;
+    const edgeprune_columns columns = {
+        run,
+        s->dilation_x == 1 && s->groups == 1,
+        (s->kernel_width - 1) * s->dilation_x,
+        run % 4 ? (int8_t *)(scratch + 4 * words) : NULL,
+    };
     const int32_t *bias = result->bias;
     const float *scale = result->scale;
-    if (line)
+    if (columns.line)
     {
-        store(line + 4 * words - 4, 0);
+        store(columns.line + 4 * words - 4, 0); /* weights there are 0, but the bytes are read */
     }
     for (int32_t group = 0; group < s->groups; group++)
     {
@@ -274,7 +308,7 @@ void edgeprune_convolve(const int8_t *input, int8_t *output, const edgeprune_sha
             int32_t x = -s->pad_left;
             for (int32_t j = 0; j < s->output_width; j++, x += s->stride_x)
             {
-                gather(input, s, y, x, run, scratch + (previous ? 2 : 0), line);
+                gather(input, s, &columns, y, x, scratch + (previous ? 2 : 0));
                 if (previous)
                 {
                     product(scratch, weights, words, rows, bias, scale, result->zero_point,
@@ -303,9 +337,21 @@ void edgeprune_convolve(const int8_t *input, int8_t *output, const edgeprune_sha
 
 /* --------------------------------------------------------------------------- depthwise */
 
-/* One pixel: `taps` pointers to pixels, all channels. */
-EDGEPRUNE_INLINE void pixel(const int8_t *const *pointers, int32_t taps, int32_t channels,
-                            const int16_t *weights, const edgeprune_output *result, int8_t *output)
+#define EDGEPRUNE_TAP(tap)                                                                         \
+    do                                                                                             \
+    {                                                                                              \
+        const uint32_t word = load(pointers[tap] + channel);                                       \
+        const int32_t x = even(word), y = odd(word);                                               \
+        const int32_t low = weights[2 * (tap)], high = weights[2 * (tap) + 1];                     \
+        a = smlabb(x, low, a);                                                                     \
+        b = smlabb(y, high, b);                                                                    \
+        c = smlatt(x, low, c);                                                                     \
+        d = smlatt(y, high, d);                                                                    \
+    } while (0)
+
+/* One pixel: `taps` pointers to pixels, all channels. Kernels of 3 x 3 are unrolled. */
+EDGEPRUNE_INLINE void pixel(const int8_t *const *pointers, int32_t taps, int nine, int32_t channels,
+                            const int32_t *weights, const edgeprune_output *result, int8_t *output)
 {
     const int32_t *bias = result->bias;
     const float *scale = result->scale;
@@ -314,52 +360,65 @@ EDGEPRUNE_INLINE void pixel(const int8_t *const *pointers, int32_t taps, int32_t
     for (; channel + 4 <= channels; channel += 4)
     {
         int32_t a = bias[0], b = bias[1], c = bias[2], d = bias[3];
-        for (int32_t tap = 0; tap < taps; tap++)
+        if (nine)
         {
-            const uint32_t word = load(pointers[tap] + channel);
-            const int32_t low = (int32_t)load(weights), high = (int32_t)load(weights + 2);
-            a = smlabb(even(word), low, a);
-            b = smlabb(odd(word), high, b);
-            c = smlatt(even(word), low, c);
-            d = smlatt(odd(word), high, d);
-            weights += 4;
+            EDGEPRUNE_TAP(0);
+            EDGEPRUNE_TAP(1);
+            EDGEPRUNE_TAP(2);
+            EDGEPRUNE_TAP(3);
+            EDGEPRUNE_TAP(4);
+            EDGEPRUNE_TAP(5);
+            EDGEPRUNE_TAP(6);
+            EDGEPRUNE_TAP(7);
+            EDGEPRUNE_TAP(8);
+        }
+        else
+        {
+            for (int32_t tap = 0; tap < taps; tap++)
+            {
+                EDGEPRUNE_TAP(tap);
+            }
         }
         output[0] = finish(a, scale[0], zero_point);
         output[1] = finish(b, scale[1], zero_point);
         output[2] = finish(c, scale[2], zero_point);
         output[3] = finish(d, scale[3], zero_point);
+        weights += 2 * taps;
         output += 4;
         bias += 4;
         scale += 4;
     }
+    const int8_t *weight = (const int8_t *)weights;
     for (; channel < channels; channel++)
     {
         int32_t sum = *bias++;
-        for (int32_t tap = 0; tap < taps; tap++)
+        for (int32_t tap = 0; tap < taps; tap++, weight += 2)
         {
-            sum += pointers[tap][channel] * *weights++;
+            int16_t factor;
+            __builtin_memcpy(&factor, weight, 2);
+            sum += pointers[tap][channel] * factor;
         }
         *output++ = finish(sum, *scale++, zero_point);
     }
 }
 
 static __attribute__((noinline)) void pixel_9(const int8_t *const *pointers, int32_t channels,
-                                              const int16_t *weights,
+                                              const int32_t *weights,
                                               const edgeprune_output *result, int8_t *output)
 {
-    pixel(pointers, 9, channels, weights, result, output);
+    pixel(pointers, 9, 1, channels, weights, result, output);
 }
 
 static __attribute__((noinline)) void pixel_n(const int8_t *const *pointers, int32_t taps,
-                                              int32_t channels, const int16_t *weights,
+                                              int32_t channels, const int32_t *weights,
                                               const edgeprune_output *result, int8_t *output)
 {
-    pixel(pointers, taps, channels, weights, result, output);
+    pixel(pointers, taps, 0, channels, weights, result, output);
 }
 
 /* Scratch: a pointer for each tap, an offset for each tap, one pixel of padding. */
 void edgeprune_depthwise(const int8_t *input, int8_t *output, const edgeprune_shape *s,
-                         const int16_t *weights, const edgeprune_output *result, int32_t *scratch)
+                         const int32_t *weights, const edgeprune_output *result, int32_t *scratch)
 {
     const int32_t taps = s->kernel_height * s->kernel_width;
     const int8_t **const pointers = (const int8_t **)scratch;
@@ -425,6 +484,22 @@ static uint32_t last(const int8_t *input, int32_t count)
     return word;
 }
 
+#define EDGEPRUNE_COLUMN(word)                                                                     \
+    do                                                                                             \
+    {                                                                                              \
+        const uint32_t p = weights[0], q = weights[1], r = weights[2], t = weights[3];             \
+        const int32_t x = even(word), y = odd(word);                                               \
+        a = smlad(even(p), x, a);                                                                  \
+        a = smlad(odd(p), y, a);                                                                   \
+        b = smlad(even(q), x, b);                                                                  \
+        b = smlad(odd(q), y, b);                                                                   \
+        c = smlad(even(r), x, c);                                                                  \
+        c = smlad(odd(r), y, c);                                                                   \
+        d = smlad(even(t), x, d);                                                                  \
+        d = smlad(odd(t), y, d);                                                                   \
+        weights += 4;                                                                              \
+    } while (0)
+
 void edgeprune_fully_connected(const int8_t *input, int8_t *output, int32_t inputs, int32_t outputs,
                                const uint32_t *weights, const edgeprune_output *result)
 {
@@ -436,27 +511,15 @@ void edgeprune_fully_connected(const int8_t *input, int8_t *output, int32_t inpu
     for (; outputs >= 4; outputs -= 4)
     {
         int32_t a = bias[0], b = bias[1], c = bias[2], d = bias[3];
-        for (const int8_t *values = input;; values += 4)
+        EDGEPRUNE_UNROLL
+        for (const int8_t *values = input; values != end; values += 4)
         {
-            if (values == end && !rest)
-            {
-                break;
-            }
-            const uint32_t word = values == end ? tail : load(values);
-            const int32_t x = even(word), y = odd(word);
-            a = smlad(even(weights[0]), x, a);
-            b = smlad(even(weights[1]), x, b);
-            c = smlad(even(weights[2]), x, c);
-            d = smlad(even(weights[3]), x, d);
-            a = smlad(odd(weights[0]), y, a);
-            b = smlad(odd(weights[1]), y, b);
-            c = smlad(odd(weights[2]), y, c);
-            d = smlad(odd(weights[3]), y, d);
-            weights += 4;
-            if (values == end)
-            {
-                break;
-            }
+            const uint32_t word = load(values);
+            EDGEPRUNE_COLUMN(word);
+        }
+        if (rest)
+        {
+            EDGEPRUNE_COLUMN(tail);
         }
         output[0] = finish(a, scale[0], result->zero_point);
         output[1] = finish(b, scale[1], result->zero_point);

@@ -35,10 +35,10 @@ typedef struct
 void edgeprune_convolve(const int8_t *input, int8_t *output, const edgeprune_shape *shape,
                         const uint32_t *weights, const edgeprune_output *result, int32_t *scratch);
 
-/* Weights as int16, by blocks of four channels (0, 2, 1, 3), tap by tap; then the last channels one
-   by one. */
+/* Weights as int16, two in a word: by blocks of four channels (0, 2, 1, 3), tap by tap; then the last
+   channels one by one. */
 void edgeprune_depthwise(const int8_t *input, int8_t *output, const edgeprune_shape *shape,
-                         const int16_t *weights, const edgeprune_output *result, int32_t *scratch);
+                         const int32_t *weights, const edgeprune_output *result, int32_t *scratch);
 
 /* Output rows in fours, their weights alternating word by word; then the last rows one by one. */
 void edgeprune_fully_connected(const int8_t *input, int8_t *output, int32_t inputs, int32_t outputs,
