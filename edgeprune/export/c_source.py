@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.errors import UsageError
-from edgeprune.export import cmsis_nn
+from edgeprune.export import cmsis_nn, dsp_kernels
 from edgeprune.export.arena import Memory, plan_memory
 from edgeprune.export.integer_graph import read_integer_graph
 from edgeprune.export.integer_operators import Alias, IntegerGraph, Operator, Tensor, macs
-from edgeprune.export.lowering import Kernel, lower
+from edgeprune.export.kernel import Kernel
+from edgeprune.export.lowering import Kernels, lower
 from edgeprune.records import CSource, LayerFunction, QuantizedTensor, Target
 from edgeprune.store import output_error
 
@@ -37,14 +38,21 @@ WIDTH = 100  # columns of the tables of constants
 
 
 def generate(
-    model: Path, folder: Path, *, name: str, target: Target, cmsis: Path | None = None
+    model: Path,
+    folder: Path,
+    *,
+    name: str,
+    target: Target,
+    cmsis: Path | None = None,
+    kernels: Kernels = "edgeprune",
 ) -> CSource:
     """Write the C code of the int8 QDQ `model` into `folder` (replaced whole).
 
     `name` prefixes every symbol. `target` says which kernels the compiler will choose: "scalar"
     (Cortex-M0, M3, hosts), "dsp" (M4, M7, M33 with DSP) or "mve" (M55); the scratch is sized for
     it, and the code refuses to compile for another. `cmsis` is a CMSIS-NN tree (with Include and
-    Source); None takes the copy of the package bakenn.
+    Source); None takes the copy of the package bakenn. `kernels` "edgeprune" takes our own
+    convolutions where there are some (for "dsp"), "cmsis_nn" those of CMSIS-NN everywhere.
 
     Ensures: the same files for the same model; no heap, no library but CMSIS-NN and libc headers.
 
@@ -59,16 +67,16 @@ def generate(
     graph = read_integer_graph(model)
     memory = plan_memory(graph)
     steps = [operator for operator in graph.operators if not isinstance(operator, Alias)]
-    kernels = [lower(operator, graph, target) for operator in steps]
-    functions = sorted({function for kernel in kernels for function in kernel.functions})
+    calls = [lower(operator, graph, target, kernels) for operator in steps]
+    functions = sorted({function for call in calls for function in call.functions})
     library = cmsis_nn.select(cmsis_nn.find(cmsis), functions) if functions else None
-    source = _describe(name, target, folder, graph, memory, steps, kernels, library)
+    source = _describe(name, target, folder, graph, memory, steps, calls, library)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as parent:
             partial = Path(parent) / folder.name
             partial.mkdir()
-            _write(partial, source, graph, memory, steps, kernels, library, model.name)
+            _write(partial, source, graph, memory, steps, calls, library, model.name)
             if folder.exists():
                 folder.rename(Path(parent) / "previous")
             partial.rename(folder)
@@ -88,6 +96,7 @@ def _describe(
     library: cmsis_nn.Library | None,
 ) -> CSource:
     scratch = max((kernel.scratch for kernel in kernels), default=0)
+    own = (KERNELS, *(dsp_kernels.SOURCES if _uses_dsp(kernels) else ()))
     copied = library or cmsis_nn.Library((), (), (), ())
     functions = tuple(
         LayerFunction(
@@ -107,8 +116,17 @@ def _describe(
         name=name,
         target=target,
         folder=str(folder),
-        sources=(f"{name}.c", *(path for _, path in copied.sources)),
-        headers=(f"{name}.h", f"{name}_weights.h", KERNELS, *(path for _, path in copied.headers)),
+        sources=(
+            f"{name}.c",
+            *(file for file in own if file.endswith(".c")),
+            *(path for _, path in copied.sources),
+        ),
+        headers=(
+            f"{name}.h",
+            f"{name}_weights.h",
+            *(file for file in own if file.endswith(".h")),
+            *(path for _, path in copied.headers),
+        ),
         include_dirs=(".", *copied.include_dirs),
         defines=("CMSIS_NN_USE_SINGLE_ROUNDING",) if library else (),
         documents=("README.md", *(path for _, path in copied.licences)),
@@ -137,7 +155,9 @@ def _write(
     for file, path in (*library.sources, *library.headers, *library.licences) if library else ():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, folder / path)
-    shutil.copyfile(TEMPLATES / KERNELS, folder / KERNELS)
+    for own in (KERNELS, *dsp_kernels.SOURCES):
+        if own in (*source.sources, *source.headers):
+            shutil.copyfile(TEMPLATES / own, folder / own)
     numbers = list(enumerate(zip(steps, kernels, source.functions, strict=True)))
     layers = [
         _layer(source, graph, memory, index, step, kernel, function)
@@ -159,6 +179,8 @@ def _write(
         "model": model,
         "target_text": PROCESSORS[source.target],
         "cmsis": "4.0" if library else "",
+        "dsp": _uses_dsp(kernels),
+        "pointers": max((kernel.pointers for kernel in kernels), default=0),
         "input": _border_text(source.input),
         "output": _border_text(source.output),
         "layers": layers,
@@ -216,6 +238,10 @@ def _place(graph: IntegerGraph, memory: Memory, name: str) -> str:
     return f"memory.arena + {offset}"
 
 
+def _uses_dsp(kernels: list[Kernel]) -> bool:
+    return any(kernel.macro.startswith("dsp_") for kernel in kernels)
+
+
 def _symbol(name: str, index: int, operator: Operator) -> str:
     layer = re.sub(r"\W+", "_", f"{operator.layer}_{operator.kind}").strip("_").lower()
     return f"{name}_layer_{index:03d}_{layer}"
@@ -254,9 +280,9 @@ def _border_text(tensor: QuantizedTensor) -> dict[str, Any]:
 
 def _lines(values: NDArray[Any]) -> Iterator[str]:
     """Break the values of an array into lines of C."""
-    line = ""
+    line, formats = "", {"uint32": "0x{:08x}u", "float32": "{:.8e}f"}
     for value in values.ravel().tolist():
-        text = f"{value}u" if values.dtype == np.uint32 else str(value)
+        text = formats.get(str(values.dtype), "{}").format(value)  # 9 digits: exact
         if len(line) + len(text) + 2 > WIDTH - 4:
             yield line
             line = ""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeprune.errors import UnsupportedModelError
-from edgeprune.export import cmsis_nn
+from edgeprune.export import cmsis_nn, dsp_kernels
 from edgeprune.export.integer_operators import (
     Addition,
     Concatenation,
@@ -24,49 +22,34 @@ from edgeprune.export.integer_operators import (
     Softmax,
     Tensor,
 )
-from edgeprune.export.requantize import high_word, multiplier_and_shift, weighted_sum
+from edgeprune.export.kernel import Constant, Kernel
+from edgeprune.export.requantize import factors, high_word, multiplier_and_shift, weighted_sum
 from edgeprune.records import Target
 
-
-@dataclass(frozen=True)
-class Constant:
-    """An array in flash; `role` becomes part of its name."""
-
-    role: str
-    ctype: str
-    values: NDArray[Any]
-
-    @property
-    def bytes(self) -> int:
-        """Size in flash."""
-        return int(self.values.nbytes)
+Kernels = Literal["edgeprune", "cmsis_nn"]
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """A call: `macro` of the template layers.c.j2, its arguments and constants.
-
-    `functions` are those of CMSIS-NN that it calls.
-    """
-
-    macro: str
-    arguments: dict[str, Any]
-    constants: tuple[Constant, ...] = ()
-    scratch: int = 0
-    functions: tuple[str, ...] = field(default=())
-
-
-def lower(operator: Operator, graph: IntegerGraph, target: Target) -> Kernel:
+def lower(operator: Operator, graph: IntegerGraph, target: Target, kernels: Kernels) -> Kernel:
     """Return the kernel for `operator` on `target`.
+
+    `kernels` chooses between our own convolutions, which exist for the DSP extension, and those of
+    CMSIS-NN; other targets and operators take whatever there is.
 
     Raises:
         UnsupportedModelError: there is none.
     """
     sources = [graph.tensors[name] for name in operator.inputs]
     output = graph.tensors[operator.output]
+    own = target == "dsp" and kernels == "edgeprune"
     if isinstance(operator, Convolution):
+        if own and not operator.depthwise:
+            return dsp_kernels.convolution(operator, sources[0], output)
+        if own and operator.weights.shape[0] == operator.groups:
+            return dsp_kernels.depthwise(operator, sources[0], output)
         return _convolution(operator, sources[0], output, target)
     if isinstance(operator, FullyConnected):
+        if own:
+            return dsp_kernels.fully_connected(operator, sources[0], output)
         return _fully_connected(operator, sources[0], output)
     if isinstance(operator, Pool):
         return _pool(operator, sources[0], output)
@@ -88,8 +71,8 @@ def _scaling(
     op: Convolution | FullyConnected, source: Tensor, output: Tensor
 ) -> tuple[Constant, Constant, Constant]:
     """Return bias, multipliers and shifts, one each an output channel, for CMSIS-NN."""
-    factors = source.scale * op.weight_scales / output.scale
-    split = np.array([multiplier_and_shift(float(factor)) for factor in factors], np.int32)
+    exact = factors(source.scale, op.weight_scales, output.scale)
+    split = np.array([multiplier_and_shift(float(factor)) for factor in exact], np.int32)
     return (
         Constant("bias", "int32_t", op.bias),
         Constant("multiplier", "int32_t", split[:, 0].copy()),
@@ -130,7 +113,7 @@ def _convolution(op: Convolution, source: Tensor, output: Tensor, target: Target
             },
             (Constant("weights", "int8_t", weights), *_scaling(op, source, output)),
             cmsis_nn.depthwise_scratch(op, source, target),
-            ("arm_depthwise_conv_wrapper_s8",),
+            functions=("arm_depthwise_conv_wrapper_s8",),
         )
     weights = op.weights.transpose(0, 2, 3, 1)
     return Kernel(
@@ -138,7 +121,7 @@ def _convolution(op: Convolution, source: Tensor, output: Tensor, target: Target
         {**common, "filter": (output.image[2], height, width, channels)},
         (Constant("weights", "int8_t", weights), *_scaling(op, source, output)),
         cmsis_nn.convolution_scratch(op, source, output, target),
-        ("arm_convolve_wrapper_s8",),
+        functions=("arm_convolve_wrapper_s8",),
     )
 
 

@@ -12,6 +12,16 @@ from numpy.typing import NDArray
 from edgeprune.errors import UnsupportedModelError
 
 
+def factors(source: float, weights: NDArray[np.float64], output: float) -> NDArray[np.float64]:
+    """Return source * weights / output in single precision, step by step as onnxruntime does.
+
+    The factors of its QLinearConv and QGemm; with others, sums that lie close to the middle between
+    two integers would be rounded to the other side.
+    """
+    products = np.float32(source) * weights.astype(np.float32)
+    return (products / np.float32(output)).astype(np.float64)
+
+
 def multiplier_and_shift(factor: float) -> tuple[int, int]:
     """Return (multiplier, shift) with factor = multiplier * 2^(shift - 31), as CMSIS-NN takes it.
 
@@ -35,13 +45,13 @@ class HighWord:
     shift: int
 
 
-def high_word(factors: Iterable[float], layer: str) -> HighWord:
+def high_word(values: Iterable[float], layer: str) -> HighWord:
     """Return the multipliers of factors below 2^15; only factors of 1/2 and more need a shift.
 
     Raises:
         UnsupportedModelError: a factor is larger than any sane scale gives.
     """
-    array = np.asarray(list(factors), np.float64)
+    array = np.asarray(list(values), np.float64)
     largest = float(array.max(initial=0.0))
     shift = max(0, math.frexp(largest)[1] + 1) if largest > 0 else 0
     if shift > 16:

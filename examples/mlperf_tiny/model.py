@@ -101,6 +101,7 @@ def build(name: str = "resnet8", seed: int = 0) -> nn.Module:
         for layer in model.modules():
             if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
                 layer.momentum = None  # the plain average of what it sees
+                nn.init.ones_(layer.bias)  # deep random networks without it are chaotic
         with torch.no_grad():
             model(torch.randn(16, *shape[1:]))
     return model.eval()
