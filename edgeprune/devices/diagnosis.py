@@ -14,6 +14,8 @@ from typing import NamedTuple
 import psutil
 
 from edgeprune.devices.local import runtime_providers
+from edgeprune.devices.microcontroller import device as microcontroller
+from edgeprune.devices.spec import load_spec
 from edgeprune.errors import DeviceError
 
 
@@ -43,6 +45,8 @@ def diagnose() -> list[Check]:
         _tool("make"),
         _tool("ssh", "apt install openssh-client; for boards over ssh"),
         _tool("adb", "apt install adb; for Android devices"),
+        _firmware("cortex_m4"),
+        _firmware("cortex_m55"),
     ]
     return checks
 
@@ -118,6 +122,15 @@ def _scratch() -> Check:
         "set TMPDIR to a larger disk",
         True,
     )
+
+
+def _firmware(device: str) -> Check:
+    what = f"firmware for {device}"
+    spec = load_spec(device)
+    found = microcontroller.obstacle(spec)
+    if found:
+        return Check(what, False, found.why, found.help, False)
+    return Check(what, True, microcontroller.tools_of(spec), "", False)
 
 
 def _tool(name: str, help_: str = "") -> Check:

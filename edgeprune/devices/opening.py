@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from edgeprune.devices import adb, local, simulated, ssh
+from edgeprune.devices.microcontroller import device as microcontroller
 from edgeprune.devices.protocol import Device, Obstacle
 from edgeprune.devices.spec import load_spec
 from edgeprune.errors import DeviceError
@@ -25,6 +26,7 @@ TRANSPORTS: Mapping[str, Transport] = {
     "simulated": Transport(simulated.SimulatedDevice, lambda _: None),
     "ssh": Transport(ssh.open_ssh, ssh.obstacle),
     "adb": Transport(adb.open_adb, adb.obstacle),
+    "emulator": Transport(microcontroller.MicrocontrollerDevice, microcontroller.obstacle),
 }
 
 

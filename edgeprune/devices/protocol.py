@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from edgeprune.records import DeviceSpec, Environment
+from edgeprune.records import DeviceSpec, Environment, Footprint
 
 
 class Message(BaseModel):
@@ -64,6 +64,7 @@ class ModelAnswer(Message):
     nodes: tuple[NodeCosts, ...] = ()
     runs: tuple[float, ...] = ()
     peak_bytes: int | None = None
+    footprint: Footprint | None = None
 
 
 class Answer(Message):

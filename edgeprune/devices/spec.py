@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -27,22 +28,36 @@ def known_devices() -> tuple[str, ...]:
 def load_spec(device: str) -> DeviceSpec:
     """Return the profile called `device`, or in the file `device` if it ends in .toml.
 
+    A profile with `alias` is the profile of that name; other keys replace its own.
+
     Raises:
         UnknownDeviceError: no such profile.
         JobError: the profile has faults; all are listed.
     """
+    path = _path(device)
+    try:
+        table = _table(path)
+        alias = table.pop("alias", None)
+        if alias is not None:
+            table = {**_table(_path(str(alias))), **table}
+        return DeviceSpec.model_validate({"name": path.stem, **table})
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise JobError(str(path), faults, "docs/devices.md lists every key") from None
+
+
+def _path(device: str) -> Path:
     path = Path(device) if device.endswith(".toml") else profile_folder() / f"{device}.toml"
     if not path.is_file() or (not device.endswith(".toml") and device not in known_devices()):
         raise UnknownDeviceError(
             f"unknown device {device!r}",
             f"known devices: {', '.join(known_devices())}; or name a profile file (….toml)",
         )
+    return path
+
+
+def _table(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise JobError(str(path), [f"not a device profile: {error}"]) from None
-    try:
-        return DeviceSpec.model_validate({"name": path.stem, **table})
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise JobError(str(path), faults, "docs/devices.md lists every key") from None

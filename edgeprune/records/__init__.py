@@ -15,6 +15,14 @@ from edgeprune.records.device import (
     ModelProfile,
     Samples,
 )
+from edgeprune.records.firmware import (
+    CSource,
+    LayerFunction,
+    Lifetime,
+    QuantizedTensor,
+    Target,
+)
+from edgeprune.records.footprint import Footprint
 from edgeprune.records.plan import (
     ChannelGroup,
     CostTable,
@@ -30,7 +38,7 @@ from edgeprune.records.plan import (
     SkippedGroup,
     WidthPlan,
 )
-from edgeprune.records.spec import Adb, DeviceSpec, Remote, Simulation, Ssh
+from edgeprune.records.spec import Adb, DeviceSpec, Microcontroller, Remote, Simulation, Ssh
 from edgeprune.records.verdict import (
     Artifact,
     Budget,
@@ -49,16 +57,21 @@ __all__ = [
     "Adb",
     "Artifact",
     "Budget",
+    "CSource",
     "ChannelGroup",
     "Comparison",
     "CostTable",
     "DeviceSpec",
     "Environment",
     "Figures",
+    "Footprint",
     "Gate",
     "GroupList",
     "Kind",
+    "LayerFunction",
     "LayerProfile",
+    "Lifetime",
+    "Microcontroller",
     "ModelProfile",
     "Parity",
     "PlanSummary",
@@ -66,6 +79,7 @@ __all__ = [
     "Prediction",
     "Price",
     "PricedLayer",
+    "QuantizedTensor",
     "Record",
     "Recovered",
     "Remote",
@@ -79,6 +93,7 @@ __all__ = [
     "SkippedGroup",
     "Speedup",
     "Ssh",
+    "Target",
     "TensorInfo",
     "Unit",
     "Verdict",

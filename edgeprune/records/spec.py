@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgeprune.records.base import Kind, Record, Unit
+from edgeprune.records.firmware import Target
 
 Word = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]  # one line without control characters
-Target = Annotated[
+Address = Annotated[
     str, Field(pattern=r"^[^-\s\x00-\x1f\x7f][^\s\x00-\x1f\x7f]*$")
 ]  # no option either
 
@@ -33,7 +34,7 @@ class Remote(Record):
 class Ssh(Remote):
     """A host reached by the user's own ssh; `config` replaces the user's configuration file."""
 
-    host: Target | None = None
+    host: Address | None = None
     config: Word | None = None
     connect_timeout_seconds: float = Field(default=10.0, ge=1)
 
@@ -45,9 +46,9 @@ class Adb(Remote):
     machine, with its libraries beside it (perf_test).
     """
 
-    serial: Target | None = None
+    serial: Address | None = None
     mode: Literal["termux", "perf_test"] = "termux"
-    package: Target = "com.termux"
+    package: Address = "com.termux"
     binary: Word | None = None
     python: Word = "/data/data/com.termux/files/usr/bin/python"
 
@@ -68,6 +69,35 @@ class Simulation(Record):
     seed: int = 0
 
 
+class Microcontroller(Record):
+    """A core, how firmware for it is built, what emulates it, and the memory of the board.
+
+    `target` names the kernels that the core's instruction set allows. `compiler` "any" is zig where
+    it is installed and gcc elsewhere; the environment of every figure says which. `machine` is the
+    machine of qemu-system-arm with this core: the emulator itself, or the cross-check of unicorn.
+    `flash_kb` and `ram_kb` are limits in KiB (None: none known). `cycles_per_instruction` is an
+    unvalidated indication and enters no figure. `cmsis` is a CMSIS-NN tree (None: bakenn's copy).
+    """
+
+    cpu: Literal["cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"]
+    fpu: Literal["single", "double"] = "single"
+    target: Target = "dsp"
+    emulator: Literal["unicorn", "qemu"] = "unicorn"
+    machine: Literal["mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547"]
+    compiler: Literal["any", "zig", "gcc"] = "any"
+    optimization: Literal["O1", "O2", "O3", "Os"] = "O3"
+    flash_kb: int | None = Field(default=None, ge=1)
+    ram_kb: int | None = Field(default=None, ge=1)
+    cycles_per_instruction: float | None = Field(default=None, gt=0)
+    cmsis: str | None = None
+
+    @model_validator(mode="after")
+    def _emulator_has_the_core(self) -> Microcontroller:
+        if self.cpu == "cortex-m55" and self.emulator == "unicorn":
+            raise ValueError('unicorn has no cortex-m55: emulator = "qemu"')
+        return self
+
+
 class DeviceSpec(Record):
     """A device as its profile file describes it.
 
@@ -78,8 +108,8 @@ class DeviceSpec(Record):
     name: str
     title: str
     kind: Literal["cpu", "gpu", "microcontroller"]
-    runtime: Literal["onnxruntime", "simulated"]
-    transport: Literal["local", "simulated", "ssh", "adb"]
+    runtime: Literal["onnxruntime", "simulated", "firmware"]
+    transport: Literal["local", "simulated", "ssh", "adb", "emulator"]
     unit: Unit
     figure: Kind
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -89,7 +119,14 @@ class DeviceSpec(Record):
     simulation: Simulation | None = None
     ssh: Ssh | None = None
     adb: Adb | None = None
+    microcontroller: Microcontroller | None = None
     source: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _emulators_need_a_core(self) -> DeviceSpec:
+        if self.transport == "emulator" and self.microcontroller is None:
+            raise ValueError('transport "emulator" needs the section [microcontroller]')
+        return self
 
     @property
     def exact(self) -> bool:

@@ -1,0 +1,20 @@
+/* For compilers that bring no C library. What is inline in the instruction set, or defined by the
+   compiler's runtime, is only declared; math.c holds the rest. */
+#pragma once
+
+#define INFINITY __builtin_inff()
+#define NAN __builtin_nanf("")
+#define isnan(x) __builtin_isnan(x)
+#define isinf(x) __builtin_isinf(x)
+#define isfinite(x) __builtin_isfinite(x)
+
+#define fabsf(x) __builtin_fabsf(x)
+#define sqrtf(x) __builtin_sqrtf(x)
+#define copysignf(x, y) __builtin_copysignf(x, y)
+
+float expf(float), logf(float), sinf(float), cosf(float), fmodf(float, float);
+float floorf(float), ceilf(float), roundf(float), truncf(float);
+float fmaxf(float, float), fminf(float, float);
+
+float rintf(float), nearbyintf(float);
+float tanhf(float), erff(float), powf(float, float);

@@ -1,0 +1,1 @@
+"""A microcontroller: firmware built for the core and run in an emulator that counts exactly."""
