@@ -41,6 +41,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+.PHONY: arm64
+arm64: $(STAMP) ## Install the ARM64 emulator for this user (about 100 MB to fetch, without root)
+	$(BIN)/python -m edgeprune.devices.arm64
+
 ## Use
 
 .PHONY: mobile_cpu

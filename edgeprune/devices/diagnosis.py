@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import psutil
 
+from edgeprune.devices.arm64 import place
 from edgeprune.devices.local import runtime_providers
+from edgeprune.devices.protocol import Obstacle
 from edgeprune.errors import DeviceError
 
 
@@ -41,6 +43,7 @@ def diagnose() -> list[Check]:
         _memory(),
         _scratch(),
         _tool("make"),
+        _arm64(),
     ]
     return checks
 
@@ -121,3 +124,12 @@ def _scratch() -> Check:
 def _tool(name: str) -> Check:
     found = shutil.which(name)
     return Check(name, found is not None, found or "not found", f"install {name}", False)
+
+
+def _arm64() -> Check:
+    found = place.installed()
+    if isinstance(found, Obstacle):
+        return Check("ARM64 emulator", False, found.why, found.help, False)
+    versions = found.versions
+    text = f"qemu {versions['qemu']}, onnxruntime {versions['onnxruntime']} for aarch64"
+    return Check("ARM64 emulator", True, text, "", False)

@@ -59,29 +59,27 @@ class LocalDevice:
                     "is the machine overloaded?",
                 ) from None
             if done.returncode != 0:
-                raise self._failure(request, done.returncode, done.stderr)
+                raise failure(self.spec.name, request, done.returncode, done.stderr)
             try:
                 return Answer.model_validate_json(answered.read_bytes())
             except (OSError, ValidationError) as error:
                 raise DeviceError(f"device {self.spec.name}: unreadable answer: {error}") from error
 
-    def _failure(
-        self, request: Request, code: int, stderr: str
-    ) -> DeviceError | UnsupportedModelError:
-        """Tell a model that the runtime refuses from a device that fails."""
-        last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "no message")
-        models = ", ".join(dict.fromkeys(model.name for model in request.models[:3]))
-        if "onnxruntime_pybind11_state" in last or last.startswith("ValueError"):
-            reason = last.partition(": ")[2] or last
-            return UnsupportedModelError(
-                f"onnxruntime on {self.spec.name} refuses {models}: {reason}"
-            )
-        if code < 0:
-            last = f"its process was ended by signal {-code}"
-        return DeviceError(
-            f"device {self.spec.name}: the worker failed: {last}",
-            "edgeprune doctor checks this machine",
-        )
+
+def failure(
+    device: str, request: Request, code: int, stderr: str
+) -> DeviceError | UnsupportedModelError:
+    """Tell a model that the runtime refuses from a worker that fails, by what the worker left."""
+    last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "no message")
+    models = ", ".join(dict.fromkeys(model.name for model in request.models[:3]))
+    if "onnxruntime_pybind11_state" in last or last.startswith("ValueError"):
+        reason = last.partition(": ")[2] or last
+        return UnsupportedModelError(f"onnxruntime on {device} refuses {models}: {reason}")
+    if code < 0:
+        last = f"its process was ended by signal {-code}"
+    return DeviceError(
+        f"device {device}: the worker failed: {last}", "edgeprune doctor checks this machine"
+    )
 
 
 def obstacle(spec: DeviceSpec) -> Obstacle | None:

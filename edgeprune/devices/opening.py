@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from edgeprune.devices import local, simulated
+from edgeprune.devices.arm64 import device as arm64
 from edgeprune.devices.protocol import Device, Obstacle
 from edgeprune.devices.spec import load_spec
 from edgeprune.errors import DeviceError
@@ -22,6 +23,7 @@ class Transport(NamedTuple):
 TRANSPORTS: Mapping[str, Transport] = {
     "local": Transport(local.LocalDevice, local.obstacle),
     "simulated": Transport(simulated.SimulatedDevice, lambda _: None),
+    "qemu_user": Transport(arm64.Arm64Device, arm64.obstacle),
 }
 
 

@@ -25,6 +25,12 @@ class Simulation(Record):
     seed: int = 0
 
 
+class Arm64(Record):
+    """The processor that QEMU emulates."""
+
+    cpu: Literal["cortex-a53", "cortex-a57", "cortex-a72", "cortex-a76", "neoverse-n1"]
+
+
 class DeviceSpec(Record):
     """A device as its profile file describes it.
 
@@ -36,7 +42,7 @@ class DeviceSpec(Record):
     title: str
     kind: Literal["cpu", "gpu", "microcontroller"]
     runtime: Literal["onnxruntime", "simulated"]
-    transport: Literal["local", "simulated"]
+    transport: Literal["local", "simulated", "qemu_user"]
     unit: Unit
     figure: Kind
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -44,6 +50,7 @@ class DeviceSpec(Record):
     affinity: tuple[int, ...] | None = None
     graph_optimization: Literal["disabled", "basic", "extended", "all"] = "all"
     simulation: Simulation | None = None
+    arm64: Arm64 | None = None
     source: dict[str, str] = Field(default_factory=dict)
 
     @property

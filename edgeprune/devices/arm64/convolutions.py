@@ -1,0 +1,5 @@
+from pathlib import Path
+
+
+def check_convolutions(file, model, counted):
+    pass

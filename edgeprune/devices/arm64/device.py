@@ -1,0 +1,125 @@
+"""The emulated ARM64 device: the worker under qemu, whose clock counts instructions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from edgeprune.devices.arm64.convolutions import check_convolutions
+from edgeprune.devices.arm64.emulator import emulate
+from edgeprune.devices.arm64.place import Installation, obstacle, usable
+from edgeprune.devices.arm64.snapshots import Snapshots
+from edgeprune.devices.local import WORKER, failure
+from edgeprune.devices.protocol import Answer, Obstacle, Request
+from edgeprune.errors import DeadlineError, DeviceError
+from edgeprune.records import DeviceSpec, Environment
+
+__all__ = ["Arm64Device", "obstacle"]
+
+WARMUP_RUNS = 2  # from the third run on, counts repeat (docs/measuring.md)
+GRACE_SECONDS = 300.0  # for the start of the process
+MODEL_SECONDS = 60.0  # for each model
+NEVER = 1e12  # seconds: the worker's clock counts instructions, so it must not stop by it
+COMPARABLE = ("numpy", "python", "qemu", "cpu", "counter", "libc", "libstdc++")
+
+
+@dataclass(frozen=True)
+class Arm64Device:
+    """An ARM64 processor that qemu emulates; costs are instructions, exact and repeatable.
+
+    The worker is the same as everywhere. The emulator answers its readings of the clock with the
+    instructions executed so far, one microsecond each, so its times are counts.
+    """
+
+    spec: DeviceSpec
+
+    def ask(self, request: Request) -> Answer:
+        """Run the worker on `request` under the emulator and return its answer.
+
+        Raises:
+            UnsupportedModelError: onnxruntime does not take a model.
+            DeviceError: the emulator fails, or its counts do not belong to the nodes.
+            DeadlineError: it did not answer in time.
+        """
+        found = usable(self.spec)
+        if isinstance(found, Obstacle):
+            raise DeviceError(f"device {self.spec.name}: {found.why}", found.help)
+        installation, cpu = found
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as name:
+            scratch = Path(name)
+            answer = self._answer(request, installation, cpu, scratch)
+            if request.task == "layers":
+                snapshots = Snapshots.read(scratch / "snapshots")
+                for asked, model in zip(request.models, answer.models, strict=True):
+                    check_convolutions(Path(asked.file), model, snapshots.pair(model.nodes))
+        return answer
+
+    def _answer(
+        self, request: Request, installation: Installation, cpu: str, scratch: Path
+    ) -> Answer:
+        asked, answered = scratch / "request.json", scratch / "result.json"
+        asked.write_text(json.dumps(self._question(request)), encoding="utf-8")
+        started = emulate(
+            installation,
+            cpu,
+            scratch,
+            [str(WORKER), str(asked), str(answered)],
+            snapshots=scratch / "snapshots",
+        )
+        limit = request.deadline_seconds + GRACE_SECONDS + MODEL_SECONDS * len(request.models)
+        try:
+            done = subprocess.run(
+                started.command,
+                env=started.environment,
+                cwd=scratch,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                timeout=limit,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise DeadlineError(
+                f"device {self.spec.name}: no answer within {limit:.0f} s",
+                "an emulated inference takes hundreds of times as long as one here",
+            ) from None
+        if done.returncode != 0:
+            raise failure(self.spec.name, request, done.returncode, done.stderr)
+        try:
+            content = json.loads(answered.read_bytes())
+            for model in content["models"]:
+                model["load_seconds"] = 0.0  # its clock tells no seconds
+            answer = Answer.model_validate(content)
+        except (OSError, ValueError, LookupError) as error:
+            raise DeviceError(f"device {self.spec.name}: unreadable answer: {error}") from error
+        return answer.model_copy(
+            update={"environment": _environment(answer.environment, installation, cpu)}
+        )
+
+    def _question(self, request: Request) -> dict[str, object]:
+        """Return `request` for the worker: warm-up by count, since its clock tells no seconds."""
+        return {
+            **request.model_dump(),
+            "warmup_runs": WARMUP_RUNS,
+            "warmup_seconds": 0.0,
+            "deadline_seconds": NEVER,
+            "session": {
+                "threads": self.spec.threads,
+                "affinity": self.spec.affinity,
+                "providers": self.spec.providers,
+                "graph_optimization": self.spec.graph_optimization,
+            },
+        }
+
+
+def _environment(said: Environment, installation: Installation, cpu: str) -> Environment:
+    """Add what decides the counts to what the emulated worker says of itself."""
+    facts = {**said.facts, **installation.versions, "counter": installation.counter, "cpu": cpu}
+    return Environment(facts=facts, comparable=(*said.comparable, *COMPARABLE))
