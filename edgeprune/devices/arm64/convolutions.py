@@ -1,4 +1,3 @@
-from pathlib import Path
 
 
 def check_convolutions(file, model, counted):

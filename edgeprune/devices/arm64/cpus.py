@@ -10,8 +10,11 @@ V8_2 = "fp asimd aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm l
 
 
 class Cpu(NamedTuple):
-    """The part number in MIDR_EL1 (Arm's technical reference manuals) and the features that
-    QEMU 7.2 announces for it (AT_HWCAP read inside the emulator)."""
+    """A processor as the kernel tells of it.
+
+    `part` is its number in MIDR_EL1 (Arm's technical reference manuals), `features` what QEMU 7.2
+    announces for it (AT_HWCAP read inside the emulator).
+    """
 
     part: int
     features: str

@@ -8,10 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from edgeprune.devices.arm64.convolutions import check_convolutions
-from edgeprune.devices.arm64.emulator import emulate
+from edgeprune.devices.arm64.emulator import HERE, SNAPSHOTS, emulate
 from edgeprune.devices.arm64.place import Installation, obstacle, usable
 from edgeprune.devices.arm64.snapshots import Snapshots
 from edgeprune.devices.local import WORKER, failure
@@ -25,6 +23,7 @@ WARMUP_RUNS = 2  # from the third run on, counts repeat (docs/measuring.md)
 GRACE_SECONDS = 300.0  # for the start of the process
 MODEL_SECONDS = 60.0  # for each model
 NEVER = 1e12  # seconds: the worker's clock counts instructions, so it must not stop by it
+EXTERNAL = b"\n\x08location"  # a tensor in another file, as protobuf writes its first key
 COMPARABLE = ("numpy", "python", "qemu", "cpu", "counter", "libc", "libstdc++")
 
 
@@ -54,7 +53,7 @@ class Arm64Device:
             scratch = Path(name)
             answer = self._answer(request, installation, cpu, scratch)
             if request.task == "layers":
-                snapshots = Snapshots.read(scratch / "snapshots")
+                snapshots = Snapshots.read(scratch / SNAPSHOTS)
                 for asked, model in zip(request.models, answer.models, strict=True):
                     check_convolutions(Path(asked.file), model, snapshots.pair(model.nodes))
         return answer
@@ -62,15 +61,12 @@ class Arm64Device:
     def _answer(
         self, request: Request, installation: Installation, cpu: str, scratch: Path
     ) -> Answer:
-        asked, answered = scratch / "request.json", scratch / "result.json"
-        asked.write_text(json.dumps(self._question(request)), encoding="utf-8")
-        started = emulate(
-            installation,
-            cpu,
-            scratch,
-            [str(WORKER), str(asked), str(answered)],
-            snapshots=scratch / "snapshots",
-        )
+        links = {f"{index:03d}.onnx": model.file for index, model in enumerate(request.models)}
+        question = self._question(request, [_link(scratch, *item) for item in links.items()])
+        (scratch / "request.json").write_text(json.dumps(question), encoding="utf-8")
+        (scratch / "worker.py").symlink_to(WORKER)
+        arguments = [f"{HERE}/{name}" for name in ("worker.py", "request.json", "result.json")]
+        started = emulate(installation, cpu, scratch, arguments)
         limit = request.deadline_seconds + GRACE_SECONDS + MODEL_SECONDS * len(request.models)
         try:
             done = subprocess.run(
@@ -91,9 +87,11 @@ class Arm64Device:
                 "an emulated inference takes hundreds of times as long as one here",
             ) from None
         if done.returncode != 0:
+            for link, file in links.items():
+                done.stderr = done.stderr.replace(f"{HERE}/{link}", file)
             raise failure(self.spec.name, request, done.returncode, done.stderr)
         try:
-            content = json.loads(answered.read_bytes())
+            content = json.loads((scratch / "result.json").read_bytes())
             for model in content["models"]:
                 model["load_seconds"] = 0.0  # its clock tells no seconds
             answer = Answer.model_validate(content)
@@ -103,10 +101,14 @@ class Arm64Device:
             update={"environment": _environment(answer.environment, installation, cpu)}
         )
 
-    def _question(self, request: Request) -> dict[str, object]:
+    def _question(self, request: Request, files: list[str]) -> dict[str, object]:
         """Return `request` for the worker: warm-up by count, since its clock tells no seconds."""
         return {
             **request.model_dump(),
+            "models": [
+                {"name": model.name, "file": file}
+                for model, file in zip(request.models, files, strict=True)
+            ],
             "warmup_runs": WARMUP_RUNS,
             "warmup_seconds": 0.0,
             "deadline_seconds": NEVER,
@@ -117,6 +119,16 @@ class Arm64Device:
                 "graph_optimization": self.spec.graph_optimization,
             },
         }
+
+
+def _link(scratch: Path, link: str, file: str) -> str:
+    """Return a short path to the model in `file`: its own, so that its length counts nowhere."""
+    path = Path(file)
+    if path.is_file() and EXTERNAL in path.read_bytes():  # its weights lie beside it
+        (scratch / link).symlink_to(path.parent)
+        return f"{HERE}/{link}/{path.name}"
+    (scratch / link).symlink_to(path)
+    return f"{HERE}/{link}"
 
 
 def _environment(said: Environment, installation: Installation, cpu: str) -> Environment:

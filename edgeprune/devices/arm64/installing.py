@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgeprune.devices.arm64 import place
-from edgeprune.devices.arm64.emulator import emulate
+from edgeprune.devices.arm64.emulator import SNAPSHOTS, emulate
 from edgeprune.devices.arm64.packages import Apt, fetch_wheels, run, unpack, version_of
 from edgeprune.devices.arm64.place import Installation
 from edgeprune.devices.local import WORKER
@@ -30,9 +30,9 @@ TOOLS = {
 }
 FLAGS = ("-std=gnu11", "-O2", "-Wall", "-shared", "-fPIC", "-fvisibility=hidden")
 # Imports what the worker imports (so that its bytecode is kept) and tells the versions.
-PROBE = f"""
+PROBE = """
 import json, platform, runpy, sys
-names = runpy.run_path({str(WORKER)!r}, run_name="probe")
+names = runpy.run_path("worker.py", run_name="probe")
 print(json.dumps(dict(python=platform.python_version(), numpy=names["np"].__version__,
                       onnxruntime=names["ort"].__version__, machine=platform.machine())))
 """
@@ -120,15 +120,14 @@ def _build(plugin: Path) -> None:
 
 def _tried(home: Path, installation: Installation, pinned: dict[str, str]) -> Installation:
     """Start the emulated Python with the counter, and record what it says of itself."""
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
-        readings = Path(scratch, "snapshots")
-        started = emulate(
-            installation, "cortex-a76", Path(scratch), ["-c", PROBE],
-            snapshots=readings, write_bytecode=True,
-        )  # fmt: skip
-        hint = "QEMU 7.2 to 8.2 are known to take this counter; remove the folder to start anew"
-        said = json.loads(run(started.command, hint, started.environment))
-        if not readings.is_file():
+    (home / installation.bytecode).mkdir(exist_ok=True)
+    hint = "QEMU 7.2 to 8.2 take this counter; to start anew, remove the folder"
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as name:
+        scratch = Path(name)
+        (scratch / "worker.py").symlink_to(WORKER)
+        started = emulate(installation, "cortex-a76", scratch, ["-c", PROBE], write_bytecode=True)
+        said = json.loads(run(started.command, hint, started.environment, scratch))
+        if not (scratch / SNAPSHOTS).is_file():
             raise DeviceError("the emulator does not count: it left no snapshots", hint)
     if said.pop("machine") != "aarch64" or any(said[n] != pinned[n] for n in pinned):
         raise DeviceError(f"the emulated Python is not the expected one: {said}", hint)

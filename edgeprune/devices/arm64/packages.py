@@ -22,9 +22,12 @@ SECONDS = 900.0  # for one command
 
 
 def run(
-    command: Sequence[str | Path], hint: str, environment: Mapping[str, str] | None = None
+    command: Sequence[str | Path],
+    hint: str,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> str:
-    """Run `command` in this process's environment, or in `environment`, and return its output.
+    """Run `command` in this process's environment and folder or those given; return its output.
 
     Raises:
         DeviceError: it fails; says its last line, and `hint`.
@@ -33,6 +36,7 @@ def run(
         done = subprocess.run(
             command,
             env={**os.environ, "LC_ALL": "C"} if environment is None else environment,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -84,10 +88,10 @@ class Apt:
         return self._fetch("arm64", options, packages)
 
     def _fetch(self, part: str, options: Sequence[str], packages: Sequence[str]) -> list[Path]:
+        flags = ["-qq", "-y", "--download-only", "--no-install-recommends"]
         run(
-            ["apt-get", *options, "-qq", "-y", "--download-only", "--no-install-recommends"]
-            + ["install", *packages],
-            f"other sources can be named: {SOURCES}=/path/to/sources.list make arm64",
+            ["apt-get", *options, *flags, "install", *packages],
+            f"other sources can be named: {SOURCES}=/path/to/sources.list",
         )
         return sorted((self.folder / part / "archives").glob("*.deb"))
 
@@ -132,10 +136,10 @@ def fetch_wheels(pinned: Sequence[str], python: str, folder: Path) -> None:
     unfinished = _cleared(folder)
     wheels = unfinished / "wheels"
     platforms = [word for name in PLATFORMS for word in ("--platform", name)]
+    which = ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q"]
     run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps"]
-        + ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
-        + [*platforms, "-d", str(wheels), *pinned],
+        [*pip, "--no-deps", *which, *platforms, "-d", str(wheels), *pinned],
         "is the network there? pip reads its usual configuration",
     )
     for wheel in wheels.glob("*.whl"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,8 +45,8 @@ class Snapshots:
         except (OSError, ValueError, TypeError) as error:
             raise DeviceError(f"the counts of the emulator cannot be read: {error}", HINT) from None
         if threads != 1:
-            raise DeviceError(f"the emulated program had {threads} threads: its counts mix", HINT)
-        if any(a.total >= b.total for a, b in zip(counts, counts[1:], strict=False)):
+            raise DeviceError(f"the emulated program had {threads} threads, whose counts mix", HINT)
+        if any(a.total >= b.total for a, b in pairwise(counts)):
             raise DeviceError(
                 "the counts of the emulator do not rise from reading to reading", HINT
             )
