@@ -8,12 +8,12 @@
  * all counters is kept for each reading and written to FILE when the program ends:
  *
  *     edgeprune-arm64 1 <number of threads>
- *     <clock> <instructions> <FMLA> <SDOT and UDOT>
+ *     <clock> <instructions> <FMLA> <FMADD> <SDOT and UDOT>
  *     ...
  *
  * Debian ships no header for plugins, so the part of the interface in use is declared here:
  * QEMU 7.2, docs/devel/tcg-plugins.rst, version 1 of the interface. Instruction encodings:
- * Arm Architecture Reference Manual (DDI 0487), C4.1.96 Advanced SIMD.
+ * Arm Architecture Reference Manual (DDI 0487), C4.1 (scalar floating point and Advanced SIMD).
  */
 #include <signal.h>
 #include <stddef.h>
@@ -48,7 +48,7 @@ void qemu_plugin_register_vcpu_syscall_ret_cb(
     qemu_plugin_id_t, void (*)(qemu_plugin_id_t, unsigned, int64_t, int64_t));
 void qemu_plugin_register_atexit_cb(qemu_plugin_id_t, void (*)(qemu_plugin_id_t, void *), void *);
 
-enum { TOTAL, FMLA, DOT, COUNTERS };
+enum { TOTAL, FMLA, FMADD, DOT, COUNTERS };
 enum { CLOCK_GETTIME = 113 }; /* number of the system call on arm64 */
 
 struct snapshot {
@@ -76,6 +76,11 @@ static int is_fmla(uint32_t word)
            || (word & 0xBF80F400) == 0x0F801000; /* by element */
 }
 
+static int is_fmadd(uint32_t word)
+{
+    return (word & 0xFFE08000) == 0x1F000000; /* single precision */
+}
+
 static int is_dot(uint32_t word)
 {
     return (word & 0x9FE0FC00) == 0x0E809400     /* vectors */
@@ -90,6 +95,7 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *block)
         uint32_t word;
         memcpy(&word, qemu_plugin_insn_data(qemu_plugin_tb_get_insn(block, index)), sizeof word);
         counts[FMLA] += is_fmla(word);
+        counts[FMADD] += is_fmadd(word);
         counts[DOT] += is_dot(word);
     }
     for (int kind = 0; kind < COUNTERS; kind++)

@@ -16,11 +16,17 @@ HINT = "the figures of this run are not used; make arm64 checks the installation
 
 
 class Counts(NamedTuple):
-    """Instructions executed: all, FMLA (four multiply-accumulates each), SDOT and UDOT."""
+    """Instructions executed: all, FMLA on vectors, FMADD, and SDOT or UDOT."""
 
     total: int
     fmla: int
+    fmadd: int
     dot: int
+
+    @property
+    def float_macs(self) -> int:
+        """Multiply-accumulates in single precision: four to an FMLA, one to an FMADD."""
+        return 4 * self.fmla + self.fmadd
 
 
 @dataclass(frozen=True)
