@@ -18,6 +18,8 @@ OPERATORS = frozenset({"Conv", "FusedConv"})
 TOLERANCE = 0.01
 TILE = 8  # columns of a matrix product that MLAS computes together on ARM64, the last ones padded
 BLOCK = 128  # rows that it sums up before it adds them to the result
+CURVES = frozenset({"Sigmoid", "Tanh", "Elu", "Gelu"})  # activations computed by polynomials
+POLYNOMIAL = 16  # multiply-accumulates an element, at most
 
 
 class Bounds(NamedTuple):
@@ -79,7 +81,8 @@ def bounds(segment: Segment) -> Bounds:
 
     A kernel may leave out what lies in the padding; that gives the lower bound. The upper one is
     that of a matrix product [outputs, K] x [K, pixels] whose pixels are rounded up to `TILE`, and
-    whose result is added to once for every `BLOCK` of K. Both were read off counts of 130 shapes.
+    whose result is added to once for every `BLOCK` of K; a fused activation may come on top. Both
+    were read off counts and held for 1,000 random shapes (docs/measuring.md).
     """
     node = segment.nodes[0]
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -91,9 +94,14 @@ def bounds(segment: Segment) -> Bounds:
         for axis in range(len(kernel))
     )
     columns, depth = math.prod(pixels), math.prod(weight[1:])
-    padded = -(-columns // TILE) * TILE / columns
+    tiled = -(-columns // TILE) * TILE
+    if weight[0] == attributes.get("group", 1):  # one output: four columns, then two, then one
+        tiled = max(tiled, 4 * (columns // 4 + (columns % 4).bit_count()))
+    padded = tiled / columns
     updates = 1 + -(-depth // BLOCK) / depth
-    return Bounds(segment.macs * inside, segment.macs * padded * updates)
+    curves = sum(other.op_type in CURVES for other in segment.nodes[1:])
+    most = segment.macs * padded * (updates + curves * POLYNOMIAL / depth)
+    return Bounds(segment.macs * inside, most)
 
 
 def _taps_inside(

@@ -19,7 +19,7 @@ from edgeprune.records import DeviceSpec, Environment
 
 __all__ = ["Arm64Device", "obstacle"]
 
-WARMUP_RUNS = 2  # from the third run on, counts repeat (docs/measuring.md)
+WARMUP_RUNS = 2  # the first run allocates, the second finds its memory planned
 GRACE_SECONDS = 300.0  # for the start of the process
 MODEL_SECONDS = 60.0  # for each model
 NEVER = 1e12  # seconds: the worker's clock counts instructions, so it must not stop by it

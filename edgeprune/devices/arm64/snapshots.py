@@ -67,8 +67,10 @@ class Snapshots:
         Raises:
             DeviceError: it does not hold.
         """
-        if not nodes or not nodes[0].starts:
-            return [[] for _ in nodes]
+        if not nodes:
+            return []
+        if not all(0 < len(node.starts) == len(node.values) for node in nodes):
+            raise DeviceError("the worker does not tell when each node started", HINT)
         first = int(nodes[0].starts[0])
         for reading in self.readings:
             began = reading - first
