@@ -92,7 +92,8 @@ class Arm64Device:
             raise failure(self.spec.name, request, done.returncode, done.stderr)
         try:
             content = json.loads((scratch / "result.json").read_bytes())
-            for model in content["models"]:
+            for asked, model in zip(request.models, content["models"], strict=True):
+                model["name"] = asked.name
                 model["load_seconds"] = 0.0  # its clock tells no seconds
             answer = Answer.model_validate(content)
         except (OSError, ValueError, LookupError) as error:
@@ -102,13 +103,13 @@ class Arm64Device:
         )
 
     def _question(self, request: Request, files: list[str]) -> dict[str, object]:
-        """Return `request` for the worker: warm-up by count, since its clock tells no seconds."""
+        """Return `request` for the worker, about its models in `files`, which name them too.
+
+        Warm-up goes by the number of runs, since the clock there tells no seconds.
+        """
         return {
             **request.model_dump(),
-            "models": [
-                {"name": model.name, "file": file}
-                for model, file in zip(request.models, files, strict=True)
-            ],
+            "models": [{"name": Path(file).name, "file": file} for file in files],
             "warmup_runs": WARMUP_RUNS,
             "warmup_seconds": 0.0,
             "deadline_seconds": NEVER,

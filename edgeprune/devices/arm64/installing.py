@@ -22,6 +22,7 @@ from edgeprune.devices.arm64.place import Installation
 from edgeprune.devices.local import WORKER
 from edgeprune.errors import DeviceError
 
+QEMU = "qemu-user"
 GUEST = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
 TOOLS = {
     "apt-get": "the emulator is made of Debian packages: use Debian or Ubuntu",
@@ -81,7 +82,7 @@ def install(note: Note = lambda line: None) -> Installation:
         bytecode="bytecode",
         counter=place.counter_hash(),
         versions={
-            "qemu": version_of("qemu-user", home / "emulator"),
+            "qemu": version_of(QEMU, home / "emulator"),
             "libc": version_of("libc6", home / "root"),
             "libstdc++": version_of("libstdc++6", home / "root"),
         },
@@ -106,10 +107,15 @@ def _packages(home: Path, note: Note) -> None:
     apt.update()
     if not (home / "emulator").is_dir():
         note("fetching qemu")
-        unpack(apt.fetch_native("qemu-user"), home / "emulator")
+        unpack(apt.fetch_native(QEMU), home / "emulator", _other_qemu)
     if not (home / "root").is_dir():
         note("fetching Python for ARM64")
         unpack(apt.fetch_arm64(GUEST), home / "root")
+
+
+def _other_qemu(file: Path) -> bool:
+    """Whether `file` emulates another processor (together 90 MB)."""
+    return file.name.startswith("qemu-") and file.name != "qemu-aarch64"
 
 
 def _build(plugin: Path) -> None:

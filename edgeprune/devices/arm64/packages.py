@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgeprune.errors import DeviceError
@@ -113,7 +113,9 @@ class Apt:
         return options
 
 
-def unpack(archives: Sequence[Path], folder: Path) -> None:
+def unpack(
+    archives: Sequence[Path], folder: Path, unwanted: Callable[[Path], bool] = lambda file: False
+) -> None:
     """Unpack Debian packages into `folder`, which appears when it is complete."""
     unfinished = _cleared(folder)
     versions = []
@@ -121,6 +123,8 @@ def unpack(archives: Sequence[Path], folder: Path) -> None:
         run(["dpkg-deb", "-x", archive, unfinished], f"remove {archive} and try again")
         fields = run(["dpkg-deb", "-W", "--showformat=${Package} ${Version}", archive], "")
         versions.append(fields.strip())
+    for file in [path for path in unfinished.rglob("*") if path.is_file() and unwanted(path)]:
+        file.unlink()
     (unfinished / LISTED).write_text("\n".join(versions) + "\n", encoding="utf-8")
     unfinished.replace(folder)
 

@@ -48,7 +48,8 @@ def test_two_runs_differ_by_no_instruction_on_any_node(
     monkeypatch.setattr(module.tempfile, "tempdir", str(folder))
     again = layers(arm64, exported)
     for one, other in zip(answer.models, again.models, strict=True):
-        assert one.nodes == other.nodes
+        assert [n.name for n in one.nodes] == [n.name for n in other.nodes]
+        assert [n.values for n in one.nodes] == [n.values for n in other.nodes]
         assert one.runs == other.runs
     assert answer.environment.differences(again.environment) == []
     assert list(folder.iterdir()) == []
@@ -58,7 +59,7 @@ def test_each_node_of_each_model_has_its_count(answer) -> None:
     for model in answer.models:
         total = sum(node.values[0] for node in model.nodes)
         assert all(value == int(value) > 0 for node in model.nodes for value in node.values)
-        assert 0.8 < total / model.runs[0] < 1.0
+        assert 0 < model.runs[0] - total < 20_000 * len(model.nodes)  # between the nodes
     convolutions = [n.name for n in answer.models[0].nodes if n.operator in ("Conv", "FusedConv")]
     assert len(convolutions) == 6
 
@@ -168,7 +169,7 @@ def test_whoever_asked_dies_and_the_emulator_with_it(arm64, exported, how) -> No
         children = [
             child
             for child in psutil.Process(asker.pid).children()
-            if "libcounter" in str(child.cmdline()) or "counter-" in str(child.cmdline())
+            if "qemu-aarch64" in "".join(child.cmdline()[:1])
         ]
     assert children, "the emulator never started"
     time.sleep(1.0)  # the counter is in place: it ties the emulator to its parent
