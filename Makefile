@@ -21,7 +21,7 @@ RUN    ?= deploy/mobile_cpu/fashion_resnet
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	      /^## / { printf "\n%s\n", substr($$0, 4) } \
-	      /^[a-z_]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	      /^[a-z0-9_]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "make ends with 2 on any failure; for edgeprune's exit codes call $(BIN)/edgeprune itself."
 
@@ -40,6 +40,10 @@ $(STAMP): pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+.PHONY: arm64
+arm64: $(STAMP) ## Install the ARM64 emulator for this user (about 100 MB to fetch, without root)
+	$(BIN)/python -m edgeprune.devices.arm64
 
 ## Use
 

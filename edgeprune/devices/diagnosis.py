@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 import psutil
 
+from edgeprune.devices.arm64 import place
 from edgeprune.devices.local import runtime_providers
 from edgeprune.devices.microcontroller import device as microcontroller
+from edgeprune.devices.protocol import Obstacle
 from edgeprune.devices.spec import load_spec
 from edgeprune.errors import DeviceError
 
@@ -47,6 +49,7 @@ def diagnose() -> list[Check]:
         _tool("adb", "apt install adb; for Android devices"),
         _firmware("cortex_m4"),
         _firmware("cortex_m55"),
+        _arm64(),
     ]
     return checks
 
@@ -136,3 +139,12 @@ def _firmware(device: str) -> Check:
 def _tool(name: str, help_: str = "") -> Check:
     found = shutil.which(name)
     return Check(name, found is not None, found or "not found", help_ or f"install {name}", False)
+
+
+def _arm64() -> Check:
+    found = place.installed()
+    if isinstance(found, Obstacle):
+        return Check("ARM64 emulator", False, found.why, found.help, False)
+    versions = found.versions
+    text = f"qemu {versions['qemu']}, onnxruntime {versions['onnxruntime']} for aarch64"
+    return Check("ARM64 emulator", True, text, "", False)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from edgeprune.devices import adb, local, simulated, ssh
+from edgeprune.devices.arm64 import device as arm64
 from edgeprune.devices.microcontroller import device as microcontroller
 from edgeprune.devices.protocol import Device, Obstacle
 from edgeprune.devices.spec import load_spec
@@ -27,6 +28,7 @@ TRANSPORTS: Mapping[str, Transport] = {
     "ssh": Transport(ssh.open_ssh, ssh.obstacle),
     "adb": Transport(adb.open_adb, adb.obstacle),
     "emulator": Transport(microcontroller.MicrocontrollerDevice, microcontroller.obstacle),
+    "qemu_user": Transport(arm64.Arm64Device, arm64.obstacle),
 }
 
 

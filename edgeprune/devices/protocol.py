@@ -46,12 +46,16 @@ class Request(Message):
 
 
 class NodeCosts(Message):
-    """Costs of one node of the runtime's own graph, run by run, in the device's unit."""
+    """Costs of one node of the runtime's own graph, run by run, in the device's unit.
+
+    `starts` tells when each run of the node began, on the clock of the runtime's profiler.
+    """
 
     name: str
     operator: str | None
     provider: str | None
     values: tuple[float, ...]
+    starts: tuple[float, ...] = ()
 
 
 class ModelAnswer(Message):

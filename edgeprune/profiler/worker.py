@@ -220,13 +220,15 @@ def _nodes(events: list[Facts], warmup: int) -> Facts:
                 "operator": args.get("op_name"),
                 "provider": args.get("provider"),
                 "values": [],
+                "starts": [],
             },
         )
         if not node["values"] and "mem_bytes_requested_in_use" in args:
             peak = max(peak or 0, int(args["mem_bytes_requested_in_use"]))
         node["values"].append(event["dur"])
+        node["starts"].append(event["ts"])
     for node in nodes.values():
-        node["values"] = node["values"][warmup:]
+        node["values"], node["starts"] = node["values"][warmup:], node["starts"][warmup:]
     return {"nodes": list(nodes.values()), "runs": runs[warmup:], "peak_bytes": peak}
 
 

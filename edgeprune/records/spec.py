@@ -98,6 +98,12 @@ class Microcontroller(Record):
         return self
 
 
+class Arm64(Record):
+    """The processor that QEMU emulates."""
+
+    cpu: Literal["cortex-a53", "cortex-a57", "cortex-a72", "cortex-a76", "neoverse-n1"]
+
+
 class DeviceSpec(Record):
     """A device as its profile file describes it.
 
@@ -109,7 +115,7 @@ class DeviceSpec(Record):
     title: str
     kind: Literal["cpu", "gpu", "microcontroller"]
     runtime: Literal["onnxruntime", "simulated", "firmware"]
-    transport: Literal["local", "simulated", "ssh", "adb", "emulator"]
+    transport: Literal["local", "simulated", "ssh", "adb", "qemu_user", "emulator"]
     unit: Unit
     figure: Kind
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -120,6 +126,7 @@ class DeviceSpec(Record):
     ssh: Ssh | None = None
     adb: Adb | None = None
     microcontroller: Microcontroller | None = None
+    arm64: Arm64 | None = None
     source: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
