@@ -157,7 +157,7 @@ def relative_half_width(interval: Interval) -> float:
     return (high - low) / 2 / median
 
 
-def drift(values: Sequence[float]) -> float:
+def drift(values: Sequence[float] | Floats) -> float:
     """Return by how much the second half of the values costs more than the first, relatively."""
     half = len(values) // 2
     if not half:

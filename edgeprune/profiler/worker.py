@@ -192,12 +192,12 @@ def profiled(request: Facts, scratch: str) -> Facts:
     With `unprofiled`, each model has a second session without the profiler, visited in the same
     rounds: the difference of the two is what profiling costs.
     """
-    opened, count = [], len(request["models"])
-    for index in range(count * (2 if request.get("unprofiled") else 1)):
+    opened, count, both = [], len(request["models"]), request.get("unprofiled", False)
+    for index in range(count * (2 if both else 1)):
         trace = os.path.join(scratch, "trace%d" % index) if index < count else None
         opened.append(open_session(request["models"][index % count], request["session"], trace))
     runners = [partial(s.run, None, feeds_for(s, request["seed"])) for s, _ in opened]
-    made = warm_up(runners, request["warmup_seconds"], request["warmup_runs"])
+    made = warm_up(runners, request["warmup_seconds"] if both else 0.0, request["warmup_runs"])
     until = time.perf_counter() + request["deadline_seconds"]
     values, stopped = visit(request, runners, request["seed"], until)
     models = []
@@ -208,7 +208,7 @@ def profiled(request: Facts, scratch: str) -> Facts:
             events = json.load(stream)
         os.remove(trace)
         found = dict(_nodes(events, made[index]), name=model["name"], warmup=made[index])
-        if len(opened) > count:
+        if both:
             found["values"] = values[count + index]
         models.append(dict(found, load_seconds=seconds))
     return {"stopped": stopped, "models": models}

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from edgeprune.records.base import Kind, Record, Shape, Unit
 from edgeprune.records.device import (
+    Bandwidth,
     Comparison,
     Environment,
     LayerProfile,
     ModelProfile,
+    Peaks,
     Samples,
+    Slice,
 )
 from edgeprune.records.plan import (
     ChannelGroup,
@@ -47,6 +50,7 @@ from edgeprune.records.verdict import (
 
 __all__ = [
     "Artifact",
+    "Bandwidth",
     "Budget",
     "ChannelGroup",
     "Comparison",
@@ -60,6 +64,7 @@ __all__ = [
     "LayerProfile",
     "ModelProfile",
     "Parity",
+    "Peaks",
     "PlanSummary",
     "PlannedGroup",
     "Prediction",
@@ -75,6 +80,7 @@ __all__ = [
     "Shrunk",
     "Simulation",
     "SkippedGroup",
+    "Slice",
     "Speedup",
     "TensorInfo",
     "Unit",
