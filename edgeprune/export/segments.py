@@ -144,7 +144,7 @@ def read_graph(path: Path) -> Graph:
         if name not in shapes:
             raise UnsupportedModelError(
                 f"{path.name}: input {name!r} has no fixed shape",
-                "export the model with the shapes that will run on the device",
+                "edgeprune profile takes --shape; or export the model with fixed shapes",
             )
     segments = _partition(graph, constants)
     scalars = _scalars(graph)

@@ -10,21 +10,27 @@ import numpy as np
 
 from edgeprune.devices.protocol import Device, ModelAnswer, Request, file_of
 from edgeprune.errors import DeviceError
-from edgeprune.export.synthetic import write_chain, write_product
+from edgeprune.export.synthetic import write_chain, write_convolutions, write_product
 from edgeprune.profiler.stats import floor_of
 from edgeprune.records import Bandwidth, Peaks
 
 SHORT, LONG = 8, 64  # nodes next to nothing to do
 SIZE = 512  # of the square matrices
+CHANNELS, PIXELS = 64, 28  # of the convolutions, 3 x 3
 COPIES = {128 * 2**10: 8, 2 * 2**20: 4, 32 * 2**20: 2}  # bytes of a tensor -> copies in a row
 FLOAT_BYTES = 4
 
 
 class Calibration(NamedTuple):
-    """`overhead`: what the profiler adds to a node; `empty`: a node without work; microseconds."""
+    """What is known of a device, in microseconds and per second.
+
+    `overhead` is what the profiler adds to a node, `empty` a node without work, and `call` a run
+    without nodes: the way into the runtime and out again.
+    """
 
     overhead: float
     empty: float
+    call: float
     peaks: Peaks
 
 
@@ -33,8 +39,8 @@ def calibrate(device: Device, *, seed: int = 0) -> Calibration:
 
     A chain of 8 and one of 64 nodes with next to no work tell by their difference what a node costs
     without the profiler; what the profiler says of these nodes beyond that, it added itself. The
-    peaks are the best of a few runs: a matrix product, and copies of three sizes, which stay in
-    different caches or in none (Ilic, Pratas and Sousa 2014, IEEE CAL 13(1)).
+    peaks are the best of a few runs: a matrix product or a 3 x 3 convolution, and copies of three
+    sizes, which stay in different caches or in none (Ilic, Pratas and Sousa 2014, IEEE CAL 13(1)).
 
     Raises:
         DeviceError: the device does not answer, or its answer makes no sense.
@@ -45,6 +51,7 @@ def calibrate(device: Device, *, seed: int = 0) -> Calibration:
             write_chain(folder / "short.onnx", "Sin", SHORT, (1, 16)),
             write_chain(folder / "long.onnx", "Sin", LONG, (1, 16)),
             write_product(folder / "product.onnx", SIZE),
+            write_convolutions(folder / "convolutions.onnx", 4, channels=CHANNELS, size=PIXELS),
         ]
         for size, count in COPIES.items():
             shape = (size // FLOAT_BYTES,)
@@ -59,11 +66,14 @@ def calibrate(device: Device, *, seed: int = 0) -> Calibration:
             deadline_seconds=0.7,
             seed=seed,
         )
-        short, long, product, *copies = device.ask(request).models
+        short, long, product, convolutions, *copies = device.ask(request).models
     empty = (floor_of(long.values) - floor_of(short.values)) / (LONG - SHORT)
     seen = floor_of(np.sum([node.values for node in long.nodes], axis=0).tolist())
     overhead = max(0.0, seen / LONG - empty)
-    flops = 2 * SIZE**3 / _fastest(product, overhead, device)
+    flops = max(
+        2 * SIZE**3 / _fastest(product, overhead, device),
+        2 * 9 * (CHANNELS * PIXELS) ** 2 / _fastest(convolutions, overhead, device),
+    )
     bandwidths = tuple(
         Bandwidth(
             working_set_bytes=2 * size,
@@ -72,7 +82,8 @@ def calibrate(device: Device, *, seed: int = 0) -> Calibration:
         for size, copy in zip(COPIES, copies, strict=True)
     )
     peaks = Peaks(flops_per_second=1e6 * flops, bandwidths=bandwidths)
-    return Calibration(overhead, max(0.0, empty), peaks)
+    call = max(0.0, floor_of(short.values) - SHORT * empty)
+    return Calibration(overhead, max(0.0, empty), call, peaks)
 
 
 def _fastest(answer: ModelAnswer, overhead: float, device: Device) -> float:

@@ -29,6 +29,7 @@ from edgeprune.profiler.stats import (
     process_interval,
     relative_half_width,
     settled_from,
+    unrounded,
 )
 from edgeprune.records import Environment, LayerProfile, ModelProfile, Peaks, Slice
 
@@ -208,6 +209,7 @@ def _profile(
         sum_of_layers=layers,
         rest=total[0] - layers - layout,
         node_overhead=calibration.overhead if calibration else 0.0,
+        call=calibration.call if calibration else 0.0,
         processes=len(found.totals),
         runs=sum(map(len, found.totals)),
         stopped=stopped,
@@ -269,6 +271,7 @@ def _sum(nodes: Sequence[NodeCosts], cut: int, calibration: Calibration | None) 
     """Return, run by run, the cost of several nodes without what the profiler added to each."""
     taken = np.array([node.values[cut:] for node in nodes])
     if calibration:
+        taken = np.array([unrounded(row) for row in taken])
         taken = np.maximum(taken - calibration.overhead, calibration.empty)
     return tuple(taken.sum(axis=0).tolist())
 

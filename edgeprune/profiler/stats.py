@@ -136,6 +136,22 @@ def settled_from(values: Sequence[float]) -> int:
     return BATCH * int(np.argmin(doubts))
 
 
+def unrounded(values: Sequence[float], step: float = 1.0) -> Floats:
+    """Return values that a coarse clock rounded to multiples of `step`, spread evenly over it.
+
+    Without this, all medians of a short node are the same whole number and seem to be certain. The
+    median of the result is that for grouped data; values that are not rounded stay as they are.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if np.any(array != np.round(array / step) * step):
+        return array
+    spread_out = array.copy()
+    for value in np.unique(array):
+        equal = np.flatnonzero(array == value)
+        spread_out[equal] += step * ((np.arange(len(equal)) + 0.5) / len(equal) - 0.5)
+    return spread_out
+
+
 def paired_ratios(first: Sequence[float], second: Sequence[float]) -> Floats:
     """Return first[i] / second[i] for values taken in the same round.
 

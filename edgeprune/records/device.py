@@ -99,8 +99,9 @@ class ModelProfile(Record):
     """Cost and memory of a whole model on one device.
 
     `total` is the cost of a run without the profiler. `sum_of_layers` adds up the named layers,
-    `layout` is what changes of layout cost, and `rest` what is left of the total: the runtime's own
-    work at the start and end of a run (below 0 where profiled nodes cost more than the whole run).
+    `layout` is what changes of layout cost, and `rest` what is left of the total: the way into the
+    runtime and out again (`call`, measured with a model without work), and what single runs lost
+    (below 0 where the profiled nodes cost more than the whole run).
     `coverage` is the share of the run that named layers explain: `sum_of_layers` over the larger of
     the total and all nodes. `node_overhead` is what the profiler adds to a node, already taken off.
 
@@ -131,6 +132,7 @@ class ModelProfile(Record):
     layers: tuple[LayerProfile, ...]
     sum_of_layers: float = 0.0
     rest: float = 0.0
+    call: float = 0.0
     node_overhead: float = 0.0
     processes: int = 0
     runs: int = 0
@@ -143,6 +145,37 @@ class ModelProfile(Record):
     timeline: tuple[Slice, ...] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    def unsettled(self) -> tuple[str, str]:
+        """Return in words what is not known well enough, and what would settle it."""
+        share = (self.total_high - self.total_low) / 2 / self.total
+        return (
+            f"{self.model} on {self.device}: after {self.processes} processes the total is only "
+            f"known to {100 * share:.0f} %",
+            "close other programs, or allow more time: edgeprune profile ... --seconds 60",
+        )
+
+
+class LayerDifference(Record):
+    """The cost of one layer in two profiles; `changed` where their intervals do not overlap."""
+
+    name: str
+    before: float | None
+    after: float | None
+    changed: bool
+
+
+class ProfileDifference(Record):
+    """Two profiles that may be compared; `ratio` is the total after over the total before."""
+
+    before: str
+    after: str
+    unit: Unit
+    total_before: float
+    total_after: float
+    ratio: float
+    changed: bool
+    layers: tuple[LayerDifference, ...]
 
 
 class Comparison(Record):
