@@ -71,13 +71,13 @@ def calibrate(device: Device, *, seed: int = 0) -> Calibration:
     seen = floor_of(np.sum([node.values for node in long.nodes], axis=0).tolist())
     overhead = max(0.0, seen / LONG - empty)
     flops = max(
-        2 * SIZE**3 / _fastest(product, overhead, device),
-        2 * 9 * (CHANNELS * PIXELS) ** 2 / _fastest(convolutions, overhead, device),
+        2 * SIZE**3 / _fastest(product, "MatMul", overhead, device),
+        2 * 9 * (CHANNELS * PIXELS) ** 2 / _fastest(convolutions, "Conv", overhead, device),
     )
     bandwidths = tuple(
         Bandwidth(
             working_set_bytes=2 * size,
-            bytes_per_second=1e6 * 2 * size / _fastest(copy, overhead, device),
+            bytes_per_second=1e6 * 2 * size / _fastest(copy, "Neg", overhead, device),
         )
         for size, copy in zip(COPIES, copies, strict=True)
     )
@@ -86,9 +86,10 @@ def calibrate(device: Device, *, seed: int = 0) -> Calibration:
     return Calibration(overhead, max(0.0, empty), call, peaks)
 
 
-def _fastest(answer: ModelAnswer, overhead: float, device: Device) -> float:
-    """Return the time of the fastest node of a probe in microseconds."""
-    found = [floor_of(node.values) - overhead for node in answer.nodes if node.values]
+def _fastest(answer: ModelAnswer, operator: str, overhead: float, device: Device) -> float:
+    """Return the time of the fastest `operator` of a probe in microseconds."""
+    nodes = [node for node in answer.nodes if node.operator == operator and node.values]
+    found = [floor_of(node.values) - overhead for node in nodes]
     if not found or min(found) <= 0:
         raise DeviceError(
             f"device {device.spec.name}: probe {answer.name} took no time", "run it again"

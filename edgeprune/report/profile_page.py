@@ -61,17 +61,17 @@ def of_limit(layer: LayerProfile) -> str:
 
 def facts(profile: ModelProfile) -> list[tuple[str, str]]:
     """Return what holds for the whole model, as (name, text)."""
-    p = profile
+    p, layers = profile, sum(layer.cost for layer in profile.layers)
     total = figures.cost_interval(p.total, p.total_low, p.total_high, p.unit)
     runs = f"{p.runs} runs in {p.processes} processes" if p.processes > 1 else "one process"
     rows = [
         ("total", f"{total}, {p.kind}; without the profiler, {runs}"),
+        ("coverage", f"{figures.percent(p.coverage)} of a run belongs to named layers"),
         (
             "sum of the layers",
-            f"{figures.cost(p.sum_of_layers, p.unit)}, "
-            f"{figures.signed_percent(p.sum_of_layers / p.total - 1)} against the total",
+            f"{figures.cost(layers, p.unit)}, "
+            f"{figures.signed_percent(layers / p.total - 1)} against the total",
         ),
-        ("coverage", f"{figures.percent(p.coverage)} of a run belongs to named layers"),
         ("parameters", f"{figures.count(p.parameters)} (exact)"),
         ("MACs", f"{figures.count(p.macs)} (exact)"),
         ("peak of activations", f"{figures.size(p.peak_activation_bytes)} (exact, from shapes)"),

@@ -1,8 +1,8 @@
 """MobileNetV2 and ResNet-18 at 224 x 224 with random weights: shapes to measure, nothing trained.
 
-    cd examples/shapes
-    edgeprune profile model:mobilenet_v2 --shape 1,3,224,224 --device mobile_cpu
-    edgeprune profile model:resnet18 --shape 1,3,224,224 --device mobile_cpu
+cd examples/shapes
+edgeprune profile model:mobilenet_v2 --shape 1,3,224,224 --device mobile_cpu
+edgeprune profile model:resnet18 --shape 1,3,224,224 --device mobile_cpu
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 
-def _normed(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+def _normed(
+    inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1
+) -> list[nn.Module]:
     return [
         nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
