@@ -21,7 +21,7 @@ RUN    ?= deploy/mobile_cpu/fashion_resnet
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	      /^## / { printf "\n%s\n", substr($$0, 4) } \
-	      /^[a-z0-9_]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	      /^[a-z0-9_-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "make ends with 2 on any failure; for edgeprune's exit codes call $(BIN)/edgeprune itself."
 
@@ -76,6 +76,10 @@ check: $(STAMP) ## Lint, formatting, types, import contracts, generated document
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate_cli.py --check
+
+.PHONY: bench-measure
+bench-measure: $(STAMP) ## Check the measuring itself, hours on an idle machine [COMPARISONS=200] [SECONDS=20]
+	$(BIN)/python benchmarks/measure.py $(if $(COMPARISONS),--comparisons $(COMPARISONS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 .PHONY: docs
 docs: $(STAMP) ## Write docs/cli.md from the help of the command line

@@ -8,16 +8,20 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Any, TextIO
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
 
-from edgeprune.errors import DONE, INTERRUPTED, EdgepruneError, GateError, UsageError
-
-if TYPE_CHECKING:
-    from edgeprune.report.console import Console
+from edgeprune.errors import (
+    DONE,
+    INTERRUPTED,
+    EdgepruneError,
+    GateError,
+    UnstableError,
+    UsageError,
+)
+from edgeprune.options import DEFAULT, Budget, Common, Device, Flag, Seed
 
 BUG = 70
 HELP = """Make a PyTorch model meet a budget on a device, and prove it there.
@@ -41,39 +45,6 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Common:
-    """Options that every command takes.
-
-    Parameters
-    ----------
-    json:
-        Put one JSON document on stdout and nothing else.
-    quiet:
-        No progress; only results, warnings and errors.
-    verbose:
-        Say more; show tracebacks.
-    """
-
-    json: Annotated[bool, Parameter(negative=())] = False
-    quiet: Annotated[bool, Parameter(negative=())] = False
-    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative=())] = False
-
-    @property
-    def console(self) -> Console:
-        """The console for these options."""
-        from edgeprune.report.console import Console
-
-        return Console(quiet=self.quiet, verbose=self.verbose)
-
-
-DEFAULT = Common()
-Device = Annotated[str, Parameter(name="--device")]
-Budget = Annotated[str | None, Parameter(name="--budget")]
-Seed = Annotated[int | None, Parameter(name="--seed")]
 
 
 @app.command
@@ -126,7 +97,12 @@ def profile(
     what: str,
     *,
     device: Device,
-    shape: str | None = None,
+    shape: list[str] | None = None,
+    seconds: float = 4.0,
+    against: Path | None = None,
+    trace: Path | None = None,
+    html: Path | None = None,
+    resume: Flag = False,
     seed: Seed = None,
     common: Common = DEFAULT,
 ) -> int:
@@ -139,25 +115,54 @@ def profile(
     device:
         Name of a device profile, or the path of one.
     shape:
-        Shape of the input for pkg.module:factory, such as 1,3,224,224.
+        Shape of the input, such as 1,3,224,224: for pkg.module:factory, and for an .onnx file whose
+        shapes are not fixed. With several inputs NAME=1,3,224,224, once for each.
+    seconds:
+        Time for the layers, after which the profile is taken as it is.
+    against:
+        Compare with an earlier profile (the output of --json); refused where environments differ.
+    trace:
+        Write one run as a trace that Perfetto and chrome://tracing open.
+    html:
+        Write one page with the roofline.
+    resume:
+        Use what an interrupted measurement of the same model on the same device left.
     seed:
         Of everything that is drawn.
     """
     import tempfile
 
     from edgeprune.devices.opening import open_device
-    from edgeprune.inspection import profile_anything
+    from edgeprune.inspection import differences, profile_anything, read_profile, write_outputs
 
+    earlier = read_profile(against) if against else None
     opened, console = open_device(device), common.console
     with (
         tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch,
         console.stage(f"Profiling {what} on {opened.spec.name}") as stage,
     ):
         found = profile_anything(
-            what, opened, Path(scratch), shape=shape, seed=seed or 0, note=stage.note
+            what,
+            opened,
+            Path(scratch),
+            shapes=shape or (),
+            seconds=seconds,
+            resume=resume,
+            seed=seed or 0,
+            note=stage.note,
         )
-    _answer(common, found.model_dump(mode="json", by_alias=True))
+    document = found.model_dump(mode="json", by_alias=True)
     console.profile(found)
+    for path in write_outputs(found, trace=trace, html=html):
+        console.info(f"wrote {path}")
+    _answer(common, document)
+    if earlier:
+        difference = differences(earlier, found, str(against))
+        document["against"] = difference.model_dump(mode="json")
+        console.difference(difference)
+    if found.stopped == "unstable":
+        console.error(UnstableError(*found.unsettled()))
+        return UnstableError.exit_code
     return DONE
 
 
@@ -213,7 +218,7 @@ def run(
     device: Device,
     budget: Budget = None,
     out: Path | None = None,
-    resume: Annotated[bool, Parameter(negative=())] = False,
+    resume: Flag = False,
     seed: Seed = None,
     common: Common = DEFAULT,
 ) -> int:
@@ -375,7 +380,7 @@ def _execute(arguments: list[str], verbose: bool) -> int:
         console.error(error)
         return error.exit_code
     except KeyboardInterrupt:
-        console.error("interrupted; edgeprune run --resume goes on from the last finished stage")
+        console.error("interrupted; with --resume, profile and run go on from what is finished")
         return INTERRUPTED
     except OSError as error:
         if verbose:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
+from pydantic import ValidationError
 
+from edgeprune.devices.kept import keep
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UsageError
 from edgeprune.export.onnx_graph import describe, export
+from edgeprune.export.shapes import fix_shapes
 from edgeprune.job import FACTORY, load_job
-from edgeprune.loading import call_factory
-from edgeprune.pipeline import load
 from edgeprune.profiler.layers import profile_model
 from edgeprune.profiler.timing import compare
 from edgeprune.records import (
@@ -20,13 +20,17 @@ from edgeprune.records import (
     Environment,
     Gate,
     Kind,
+    LayerDifference,
     ModelProfile,
     Parity,
+    ProfileDifference,
     Record,
+    Shape,
     Unit,
 )
-from edgeprune.verify.files import file_parity
-from edgeprune.verify.inference import numeric_device
+from edgeprune.report.profile_page import render
+from edgeprune.report.trace import chrome_trace
+from edgeprune.store import write_text
 
 OPSET = 20
 
@@ -51,18 +55,100 @@ def profile_anything(
     device: Device,
     scratch: Path,
     *,
-    shape: str | None = None,
+    shapes: Sequence[str] = (),
+    seconds: float = 4.0,
+    resume: bool = False,
     seed: int = 0,
     note: Callable[[str], None] = lambda _: None,
 ) -> ModelProfile:
-    """Profile a job.toml, an .onnx file, or pkg.module:factory with an input of `shape`.
+    """Profile a job.toml, an .onnx file, or pkg.module:factory with inputs of the given `shapes`.
+
+    What is measured is kept until the profile is whole; `resume` uses what an earlier call left.
 
     Raises:
         UsageError: `what` is none of these, or a factory comes without a shape.
         UnsupportedModelError: the model cannot be exported or run.
+        ResumeError: what is kept was measured in another environment.
     """
-    path, name = _model_file(what, shape, scratch / "model.onnx", note)
-    return profile_model(device, path, name=name, seed=seed, note=note)
+    path, name = _model_file(what, shapes, scratch / "model.onnx", note)
+    kept = keep(device, path, resume=resume)
+    found = profile_model(kept, path, name=name, seconds=seconds, seed=seed, note=note)
+    kept.forget()
+    return found
+
+
+def read_profile(path: Path) -> ModelProfile:
+    """Return a profile that `edgeprune profile --json` wrote.
+
+    Raises:
+        UsageError: the file is not such a profile.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return ModelProfile.model_validate_json(text)
+    except (ValidationError, UnicodeDecodeError) as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(
+            f"{path} is not a profile: {first}", f"edgeprune profile ... --json > {path.name}"
+        ) from None
+
+
+def differences(before: ModelProfile, after: ModelProfile, where: str) -> ProfileDifference:
+    """Return what changed from one profile to another.
+
+    Raises:
+        UsageError: they were taken in different environments; lists every difference.
+    """
+    names = ("device", "kind", "unit")
+    found = [
+        f"{name}: {getattr(before, name)} against {getattr(after, name)}"
+        for name in names
+        if getattr(before, name) != getattr(after, name)
+    ]
+    found += before.environment.differences(after.environment)
+    if found:
+        raise UsageError(
+            f"{where} cannot be compared with this profile:\n  - " + "\n  - ".join(found),
+            "measure both in the same environment",
+        )
+    old = {layer.name: layer for layer in before.layers}
+    new = {layer.name: layer for layer in after.layers}
+    rows = []
+    for name in dict.fromkeys([*old, *new]):
+        a, b = old.get(name), new.get(name)
+        apart = a is None or b is None or a.high < b.low or b.high < a.low
+        rows.append(
+            LayerDifference(
+                name=name,
+                before=a.cost if a else None,
+                after=b.cost if b else None,
+                changed=apart,
+            )
+        )
+    return ProfileDifference(
+        before=before.model,
+        after=after.model,
+        unit=after.unit,
+        total_before=before.total,
+        total_after=after.total,
+        ratio=after.total / before.total,
+        changed=before.total_high < after.total_low or after.total_high < before.total_low,
+        layers=tuple(rows),
+    )
+
+
+def write_outputs(profile: ModelProfile, *, trace: Path | None, html: Path | None) -> list[Path]:
+    """Write the trace and the page that were asked for, and return their paths.
+
+    Raises:
+        UsageError: a trace of a device whose figures are not times.
+        OutputError: a file cannot be written.
+    """
+    if trace:
+        write_text(trace, chrome_trace(profile))
+    if html:
+        write_text(html, render(profile))
+    return [path for path in (trace, html) if path]
 
 
 def compare_files(
@@ -80,6 +166,9 @@ def compare_files(
         UnsupportedModelError: not ONNX, or with different inputs or outputs.
         UnstableError: the comparison does not settle.
     """
+    from edgeprune.verify.files import file_parity  # these import torch
+    from edgeprune.verify.inference import numeric_device
+
     first, second = (before, describe(before)), (after, describe(after))
     note("parity")
     agreement = file_parity(numeric_device(device), first, second, tolerance=tolerance, seed=seed)
@@ -109,17 +198,26 @@ def compare_files(
 
 
 def _model_file(
-    what: str, shape: str | None, path: Path, note: Callable[[str], None]
+    what: str, shapes: Sequence[str], path: Path, note: Callable[[str], None]
 ) -> tuple[Path, str]:
-    """Return the ONNX file of `what`, exported to `path` where there is none yet, and its name."""
+    """Return the ONNX file of `what`, written to `path` where there is none yet, and its name."""
+    sizes = _sizes(shapes)
     if what.endswith(".onnx"):
-        return Path(what), Path(what).name
+        file = Path(what)
+        return (fix_shapes(file, sizes, path) if sizes else file), file.name
+    import torch
+
+    from edgeprune.loading import call_factory, check_runs, load_data, load_model
+
     if what.endswith(".toml"):
-        job = load_job(Path(what))
-        model, data = load(job, Path(what).resolve().parent)
+        job, folder = load_job(Path(what)), Path(what).resolve().parent
+        model, data = load_model(job, folder), load_data(job, folder)
+        check_runs(model, data)
         inputs, name = data.example, job.name
     elif FACTORY.fullmatch(what):
-        inputs, name = (torch.zeros(_sizes(shape)),), what
+        if not sizes:
+            raise UsageError("a factory needs the shape of its input", "give --shape 1,3,224,224")
+        inputs, name = tuple(torch.zeros(size) for size in sizes.values()), what
         model = call_factory(what, Path.cwd(), "model")
         if not isinstance(model, torch.nn.Module):
             raise UsageError(f"{what} returned a {type(model).__name__}, not a torch.nn.Module")
@@ -130,16 +228,21 @@ def _model_file(
     return path, name
 
 
-def _sizes(text: str | None) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(part) for part in (text or "").split(","))
-    except ValueError:
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        what = (
-            "a factory needs the shape of its input"
-            if text is None
-            else f"shape {text!r} cannot be read"
-        )
-        raise UsageError(what, "give --shape 1,3,224,224")
-    return sizes
+def _sizes(texts: Sequence[str]) -> dict[str, Shape]:
+    """Return name of input -> shape; a shape without a name belongs to the only input, ""."""
+    found: dict[str, Shape] = {}
+    for text in texts:
+        name, _, numbers = text.rpartition("=")
+        try:
+            sizes = tuple(int(part) for part in numbers.split(","))
+        except ValueError:
+            sizes = ()
+        if not sizes or min(sizes) < 1:
+            raise UsageError(f"shape {text!r} cannot be read", "give --shape 1,3,224,224")
+        if name in found:
+            raise UsageError(
+                f"two shapes for {f'input {name}' if name else 'one input'}",
+                "with several inputs name each: --shape NAME=1,3,224,224",
+            )
+        found[name] = sizes
+    return found

@@ -29,14 +29,16 @@ class Request(Message):
     Sessions are opened `openings` times (task `time` only); each time `rounds` visits are made to
     every model with `inner` runs each. `paired` alternates the order of
     two models instead of drawing it; after `deadline_seconds` the worker stops and says so.
+    `unprofiled` (task `layers` only) times whole runs without the profiler in the same rounds.
     """
 
-    task: Literal["time", "layers", "run"]
+    task: Literal["time", "layers", "run", "memory"]
     models: tuple[ModelFile, ...]
     rounds: int = 1
     inner: int = 1
     openings: int = 1
     paired: bool = False
+    unprofiled: bool = False
     warmup_runs: int = 10
     warmup_seconds: float = 1.0
     deadline_seconds: float = 60.0
@@ -58,6 +60,14 @@ class NodeCosts(Message):
     starts: tuple[float, ...] = ()
 
 
+class MemoryUse(Message):
+    """Bytes of the worker's memory that is resident: before the model, loading it, running it."""
+
+    before: int
+    loading: int
+    running: int
+
+
 class ModelAnswer(Message):
     """Raw samples of one model in the device's unit; the task decides which fields are filled."""
 
@@ -69,6 +79,7 @@ class ModelAnswer(Message):
     runs: tuple[float, ...] = ()
     peak_bytes: int | None = None
     footprint: Footprint | None = None
+    memory: MemoryUse | None = None
 
 
 class Answer(Message):

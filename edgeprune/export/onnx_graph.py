@@ -8,18 +8,18 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
-import onnx_ir.passes.common as passes
-import torch
-from torch import Tensor, nn
 
 from edgeprune.errors import InternalCheckError, UnsupportedModelError
 from edgeprune.records import Artifact, TensorInfo
 from edgeprune.store import atomic, sha256_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from torch import Tensor, nn
 
 PREFIX = "edgeprune."
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
@@ -44,6 +44,9 @@ def export(
         UnsupportedModelError: torch.onnx cannot export the model.
         InternalCheckError: the checker refuses what was exported.
     """
+    import onnx_ir as ir
+    from onnx_ir.passes import common as passes
+
     names = ["input"] if len(inputs) == 1 else [f"input_{i}" for i in range(len(inputs))]
     exported = _torch_export(model.eval(), inputs, names, opset)
     _rename(exported, {name for name, _ in model.named_modules()})
@@ -110,6 +113,8 @@ def _infer_shapes(proto: onnx.ModelProto) -> None:
 def _torch_export(
     model: nn.Module, inputs: tuple[Tensor, ...], names: list[str], opset: int
 ) -> ir.Model:
+    import torch
+
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -181,6 +186,8 @@ def _layer_of(node: ir.Node, layers: set[str]) -> str:
 
 
 def _flush_denormals(model: ir.Model) -> None:
+    import onnx_ir as ir
+
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if tensor is None or tensor.dtype != ir.DataType.FLOAT:

@@ -110,6 +110,11 @@ class Graph:
             alive = {name: size for name, size in alive.items() if last.get(name, -1) > step}
         return peak
 
+    def moved_bytes(self, segment: Segment) -> int:
+        """Return what a layer has to read and write at least: activations and weights."""
+        tensors = {*segment.inputs, *segment.addends, segment.output}
+        return sum(self._bytes(name) for name in tensors) + segment.parameter_bytes
+
     def _bytes(self, name: str) -> int:
         return math.prod(self.shapes.get(name, (0,))) * self.element_bytes.get(name, 4)
 
@@ -139,7 +144,7 @@ def read_graph(path: Path) -> Graph:
         if name not in shapes:
             raise UnsupportedModelError(
                 f"{path.name}: input {name!r} has no fixed shape",
-                "export the model with the shapes that will run on the device",
+                "edgeprune profile takes --shape; or export the model with fixed shapes",
             )
     segments = _partition(graph, constants)
     scalars = _scalars(graph)

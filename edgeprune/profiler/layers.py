@@ -2,16 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from edgeprune.devices.protocol import Device, NodeCosts, Request, file_of
+import numpy as np
+
+from edgeprune.devices.protocol import (
+    Answer,
+    Device,
+    MemoryUse,
+    ModelAnswer,
+    NodeCosts,
+    Request,
+    file_of,
+)
+from edgeprune.errors import DeviceError
 from edgeprune.export.segments import Graph, Segment, read_graph
-from edgeprune.profiler.stats import Interval, median_interval
-from edgeprune.profiler.timing import sample
-from edgeprune.records import LayerProfile, ModelProfile
+from edgeprune.profiler.calibration import Calibration, calibrate, limit
+from edgeprune.profiler.conditions import warnings_about, worst
+from edgeprune.profiler.stats import (
+    Interval,
+    median_interval,
+    process_interval,
+    relative_half_width,
+    settled_from,
+    unrounded,
+)
+from edgeprune.records import Environment, LayerProfile, ModelProfile, Peaks, Slice
 
-Processes = list[tuple[float, ...]]
+Values = tuple[float, ...]
+Stopped = Literal["enough", "time", "unstable", "exact"]
+PROCESS_SECONDS = 1.0  # of rounds in one process
+
+
+@dataclass
+class Measured:
+    """What all processes brought back; lists hold one entry a process."""
+
+    totals: list[Values] = field(default_factory=list)
+    layers: dict[str, list[Values]] = field(default_factory=dict)
+    layout: list[Values] = field(default_factory=list)
+    environments: list[Environment] = field(default_factory=list)
+    loads: list[float] = field(default_factory=list)
+    last: ModelAnswer | None = None
+    peak_bytes: int | None = None
+    memory: MemoryUse | None = None
 
 
 def profile_model(
@@ -21,43 +59,136 @@ def profile_model(
     name: str,
     processes: int = 3,
     rounds: int = 60,
+    seconds: float = 4.0,
+    half_width: float = 0.03,
+    settle: float = 0.15,
     seed: int = 0,
     note: Callable[[str], None] = lambda _: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> ModelProfile:
     """Return the profile of the ONNX model at `path`.
 
-    Layer costs are medians over profiled runs in fresh processes with 95 % cluster-bootstrap
-    intervals; the total is that of runs without the profiler, which itself costs a few per cent.
+    Each fresh process runs the model with and without the runtime's profiler in the same rounds.
+    Processes, at least `processes`, are added until the total's relative half width is at most
+    `half_width` or `seconds` have passed; if it is then above `settle`, `stopped` is "unstable".
+    What the profiler adds to a node is measured apart and taken off. The intervals hold 95 %.
 
     Raises:
         UnsupportedModelError: the file is not an ONNX model that the runtime takes.
-        DeviceError: the device does not answer.
+        DeviceError: the device does not answer, or changes while it is measured.
     """
-    if device.spec.exact:
-        processes, rounds = 1, 1
     graph = read_graph(path)
-    note("whole model")
-    samples, environment = sample(device, path, processes=processes, seed=seed)
-    total = median_interval(samples.processes, seed=seed, resamples=500)
-    layers: dict[str, Processes] = {}
-    layout: Processes = []
-    runs: Processes = []
-    peak: int | None = None
-    for index in range(processes):
-        note(f"layers, process {index + 1} of {processes}")
-        answer = device.ask(
-            Request(
-                task="layers", models=(file_of("model", path),), rounds=rounds, seed=seed + index
+    measured = device.spec.figure == "measured"
+    calibration: Calibration | None = None
+    found = Measured()
+    if measured:
+        note("memory")
+        found.memory = _memory(device, path, found, seed)
+        note("peaks of the device")
+        calibration = calibrate(device, seed=seed)
+    started = clock()
+    stopped: Stopped = "time"
+    while len(found.totals) < processes or clock() - started < seconds:
+        count = len(found.totals) + 1
+        note(f"layers, process {count}")
+        _one_process(device, path, graph, found, calibration, rounds, seed + count - 1)
+        if device.spec.exact:
+            stopped = "exact"
+            break
+        if count >= processes and _half_width(found.totals, seed) <= half_width:
+            stopped = "enough"
+            break
+    if stopped == "time" and _half_width(found.totals, seed) > settle:
+        stopped = "unstable"
+    return _profile(device, path, name, graph, found, calibration, stopped, seed)
+
+
+def _memory(device: Device, path: Path, found: Measured, seed: int) -> MemoryUse | None:
+    """Return the resident memory that the model takes, in a process of its own."""
+    request = Request(task="memory", models=(file_of("model", path),), rounds=3, seed=seed)
+    answer = device.ask(request).models[0]
+    found.loads.append(answer.load_seconds)
+    return answer.memory
+
+
+def _one_process(
+    device: Device,
+    path: Path,
+    graph: Graph,
+    found: Measured,
+    calibration: Calibration | None,
+    rounds: int,
+    seed: int,
+) -> None:
+    """Add what one fresh process says of the model, with the profiler and without.
+
+    Exact and computed devices are asked for the two in turn: there they do not disturb each other.
+    """
+    models, exact = (file_of("model", path),), device.spec.exact
+    rounds = 1 if exact else rounds
+    request = Request(
+        task="layers",
+        models=models,
+        rounds=rounds,
+        unprofiled=calibration is not None,
+        warmup_runs=10 if exact else 3,
+        warmup_seconds=0.3,
+        deadline_seconds=60.0 if exact else PROCESS_SECONDS,
+        seed=seed,
+    )
+    answer = device.ask(request)
+    model = answer.models[0]
+    values = model.values
+    if calibration is None:
+        plain = device.ask(Request(task="time", models=models, rounds=rounds, seed=seed))
+        _check(found, plain)
+        values = plain.models[0].values
+    _check(found, answer)
+    cut = 0 if exact else settled_from(values)
+    found.totals.append(values[cut:])
+    owned, unowned = attribute(graph, model.nodes)
+    for layer, nodes in owned.items():
+        found.layers.setdefault(layer, []).append(_sum(nodes, cut, calibration))
+    found.layout.append(_sum(unowned, cut, calibration) if unowned else (0.0,))
+    found.loads.append(model.load_seconds)
+    found.last = model
+    found.peak_bytes = model.peak_bytes if model.peak_bytes is not None else found.peak_bytes
+
+
+def _check(found: Measured, answer: Answer) -> None:
+    """Keep the answer's environment; it must be comparable with that of earlier processes."""
+    if found.environments:
+        differences = found.environments[0].differences(answer.environment)
+        if differences:
+            raise DeviceError(
+                "the device changed while it was measured: " + "; ".join(differences),
+                "measure again; without --resume nothing of before is used",
             )
-        ).models[0]
-        owned, unowned = attribute(graph, answer.nodes)
-        for layer, nodes in owned.items():
-            layers.setdefault(layer, []).append(_sum(nodes))
-        layout.append(_sum(unowned) if unowned else (0.0,))
-        runs.append(answer.runs)
-        peak = answer.peak_bytes if answer.peak_bytes is not None else peak
-    rows = tuple(_row(segment, layers.get(segment.name), seed) for segment in graph.segments)
-    whole = median_interval(runs, seed=seed, resamples=200)[0]
+    found.environments.append(answer.environment)
+
+
+def _profile(
+    device: Device,
+    path: Path,
+    name: str,
+    graph: Graph,
+    found: Measured,
+    calibration: Calibration | None,
+    stopped: Stopped,
+    seed: int,
+) -> ModelProfile:
+    """Put together what the processes found."""
+    peaks = calibration.peaks if calibration else None
+    rows = tuple(
+        _row(graph, segment, found.layers.get(segment.name), peaks, seed)
+        for segment in graph.segments
+    )
+    total = _interval(found.totals, seed)
+    layout = _interval(found.layout, seed)[0]
+    layers = sum(row.cost for row in rows)
+    whole = max(total[0], layers + layout)
+    assert found.last is not None
+    memory = found.memory
     return ModelProfile(
         model=name,
         device=device.spec.name,
@@ -66,15 +197,28 @@ def profile_model(
         total=total[0],
         total_low=total[1],
         total_high=total[2],
-        coverage=min(1.0, sum(row.cost for row in rows) / whole),
-        layout=median_interval(layout, seed=seed, resamples=200)[0],
+        coverage=layers / whole if whole else 0.0,
+        layout=layout,
         peak_activation_bytes=graph.peak_activation_bytes(),
-        runtime_peak_bytes=peak,
+        runtime_peak_bytes=found.peak_bytes,
         parameters=graph.parameters,
         macs=graph.macs,
         file_bytes=path.stat().st_size,
-        environment=environment,
+        environment=worst(found.environments),
         layers=rows,
+        sum_of_layers=layers,
+        rest=total[0] - layers - layout,
+        node_overhead=calibration.overhead if calibration else 0.0,
+        call=calibration.call if calibration else 0.0,
+        processes=len(found.totals),
+        runs=sum(map(len, found.totals)),
+        stopped=stopped,
+        load_seconds=float(np.median(found.loads)) if calibration else None,
+        resident_peak_bytes=memory.running - memory.before if memory else None,
+        loading_peak_bytes=memory.loading - memory.before if memory else None,
+        peaks=peaks,
+        warnings=warnings_about(found.totals, found.environments, measured=calibration is not None),
+        timeline=timeline(graph, found.last),
     )
 
 
@@ -99,17 +243,62 @@ def attribute(
     return owned, unowned
 
 
-def _sum(nodes: list[NodeCosts]) -> tuple[float, ...]:
-    """Return, run by run, the time of several nodes together."""
-    return tuple(map(sum, zip(*(node.values for node in nodes), strict=True)))
+def timeline(graph: Graph, answer: ModelAnswer) -> tuple[Slice, ...]:
+    """Return the nodes of the profiled run whose length is the median of all, in order."""
+    if not answer.nodes:
+        return ()
+    sums = np.sum([node.values for node in answer.nodes], axis=0)
+    run = int(np.argsort(sums)[len(sums) // 2])
+    owned, _ = attribute(graph, answer.nodes)
+    layer_of = {id(node): layer for layer, nodes in owned.items() for node in nodes}
+    slices, end = [], 0.0
+    origin = min((node.starts[run] for node in answer.nodes if node.starts), default=0.0)
+    for node in answer.nodes:
+        start = node.starts[run] - origin if node.starts else end
+        end = start + node.values[run]
+        slices.append(
+            Slice(
+                name=node.name,
+                operator=node.operator or "unknown",
+                layer=layer_of.get(id(node)),
+                start=start,
+                duration=node.values[run],
+            )
+        )
+    return tuple(slices)
 
 
-def _row(segment: Segment, processes: Processes | None, seed: int) -> LayerProfile:
+def _sum(nodes: Sequence[NodeCosts], cut: int, calibration: Calibration | None) -> Values:
+    """Return, run by run, the cost of several nodes without what the profiler added to each."""
+    taken = np.array([node.values[cut:] for node in nodes])
+    if calibration:
+        taken = np.array([unrounded(row) for row in taken])
+        taken = np.maximum(taken - calibration.overhead, calibration.empty)
+    return tuple(taken.sum(axis=0).tolist())
+
+
+def _half_width(totals: list[Values], seed: int) -> float:
+    return relative_half_width(_interval(totals, seed))
+
+
+def _interval(processes: list[Values], seed: int) -> Interval:
+    """Return centre and 95 % interval; costs of 0 have no logarithm."""
+    if min(map(min, processes)) > 0:
+        return process_interval(processes, seed=seed)
+    return median_interval(processes, seed=seed, resamples=500)
+
+
+def _row(
+    graph: Graph,
+    segment: Segment,
+    processes: list[Values] | None,
+    peaks: Peaks | None,
+    seed: int,
+) -> LayerProfile:
     """Return the row of one layer; a layer that the runtime removed costs 0."""
-    cost: Interval = (0.0, 0.0, 0.0)
-    if processes:
-        cost = median_interval(processes, seed=seed, resamples=500)
-    return LayerProfile(
+    cost = _interval(processes, seed) if processes else (0.0, 0.0, 0.0)
+    moved = graph.moved_bytes(segment)
+    row = LayerProfile(
         name=segment.name,
         operator=segment.operator,
         cost=cost[0],
@@ -120,4 +309,16 @@ def _row(segment: Segment, processes: Processes | None, seed: int) -> LayerProfi
         macs=segment.macs,
         parameter_bytes=segment.parameter_bytes,
         activation_bytes=segment.activation_bytes,
+        moved_bytes=moved,
+    )
+    if peaks is None or not cost[0]:
+        return row
+    least, bound = limit(peaks, segment.macs, moved)
+    return row.model_copy(
+        update={
+            "flops_per_second": 1e6 * 2 * segment.macs / cost[0],
+            "bytes_per_second": 1e6 * moved / cost[0],
+            "limit_cost": least,
+            "bound": bound,
+        }
     )

@@ -7,11 +7,14 @@ raw samples go into the result file, written whole or not at all. Nothing is sum
 Tasks:
     time    run the models in turn, in random order (or alternating, for two), and time every run
     layers  the same with onnxruntime's profiler on: the time of every node of every run
+    memory  how much resident memory one model takes while it loads and runs
     run     run one model over the inputs in an .npz file and write its outputs to another
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import platform
@@ -27,25 +30,18 @@ import numpy as np
 import onnxruntime as ort
 
 Facts = Dict[str, Any]  # not dict[...]: evaluated on import, and the device may have Python 3.8
-LEVELS = {
-    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-}
+LEVELS = {name: ort.GraphOptimizationLevel.__members__["ORT_" + level] for name, level in (
+    ("disabled", "DISABLE_ALL"), ("basic", "ENABLE_BASIC"), ("extended", "ENABLE_EXTENDED"),
+    ("all", "ENABLE_ALL"),
+)}  # fmt: skip
 TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(int8)": np.int8,
-    "tensor(uint8)": np.uint8,
-    "tensor(bool)": np.bool_,
-}
+    "tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8, "tensor(bool)": np.bool_,
+}  # fmt: skip
 COMPARABLE = [
-    "architecture", "processor", "instruction_set", "onnxruntime", "providers", "threads",
-    "graph_optimization",
+    "architecture", "processor", "processors", "instruction_set", "onnxruntime", "providers",
+    "threads", "graph_optimization", "affinity", "governor",
 ]  # fmt: skip
 
 
@@ -56,27 +52,36 @@ def main(request_path: str, result_path: str) -> None:
     affinity = request["session"].get("affinity")
     if affinity:
         os.sched_setaffinity(0, set(affinity) & os.sched_getaffinity(0) or os.sched_getaffinity(0))
-    load_before = _load()
+    _end_with_parent()
+    load_before, before = _load(), _usage()
     with tempfile.TemporaryDirectory() as scratch:
-        work = {"time": timed, "layers": profiled, "run": outputs}[request["task"]]
-        result = work(request, scratch)
+        tasks = {"time": timed, "layers": profiled, "run": outputs, "memory": resident}
+        result = tasks[request["task"]](request, scratch)
     result["environment"] = environment(request, load_before)
+    result["environment"]["facts"].update(_disturbance(before, _usage()))
     unfinished = result_path + ".partial"
     with open(unfinished, "w", encoding="utf-8") as stream:
         json.dump(result, stream)
     os.replace(unfinished, result_path)
 
 
-def open_session(model: Facts, options: Facts, trace: str | None = None) -> tuple[Any, float]:
+def open_session(
+    model: Facts, options: Facts, trace: str | None = None, pattern: bool = True
+) -> tuple[Any, float]:
     """Return a session and the seconds it took to open; a provider that is missing is an error."""
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options["threads"]
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
+    settings.enable_mem_pattern = pattern
     settings.graph_optimization_level = LEVELS[options["graph_optimization"]]
     if trace is not None:
         settings.enable_profiling = True
         settings.profile_file_prefix = trace  # one of its own: names hold only whole seconds
+    free, file = _kib("/proc/meminfo", "MemAvailable"), model["file"]
+    needed = os.path.getsize(file) >> 10 if os.path.exists(file) else 0
+    if free and needed > free:
+        raise ValueError("its file takes %d KiB, but %d KiB of memory are free" % (needed, free))
     started = time.perf_counter()
     session = ort.InferenceSession(model["file"], settings, providers=options["providers"])
     seconds = time.perf_counter() - started
@@ -133,103 +138,130 @@ def schedule(count: int, rounds: int, paired: bool, seed: int) -> Iterator[list[
             yield list(order)
 
 
+def visit(
+    request: Facts, runners: Sequence[Callable[[], Any]], seed: int, until: float
+) -> tuple[list[list[float]], str]:
+    """Run the runners round by round; return microseconds in the order taken, and why it ended."""
+    values: list[list[float]] = [[] for _ in runners]
+    clock = time.perf_counter_ns
+    for order in schedule(len(runners), request["rounds"], request["paired"], seed):
+        for index in order:
+            run = runners[index]
+            for _ in range(request["inner"]):
+                started = clock()
+                run()
+                values[index].append((clock() - started) / 1000.0)
+        if time.perf_counter() > until:
+            return values, "time"
+    return values, "fixed"
+
+
 def timed(request: Facts, scratch: str) -> Facts:
     """Time whole runs; values are microseconds in the order in which they were taken.
 
-    The sessions are opened `openings` times: where their memory lies differs each time, and that
-    alone moves a model by some per cent.
+    The sessions are opened `openings` times, in random order: where their memory lies differs each
+    time, and that alone moves a model by some per cent.
     """
-    count = len(request["models"])
-    values: list[list[float]] = [[] for _ in range(count)]
-    warmups, loads = [0] * count, [0.0] * count
+    models = [
+        {"name": m["name"], "warmup": 0, "load_seconds": 0.0, "values": []}
+        for m in request["models"]
+    ]
     stopped, until = "fixed", time.perf_counter() + request["deadline_seconds"]
-    clock = time.perf_counter_ns
     for opening in range(request["openings"]):
-        opened = [open_session(model, request["session"]) for model in request["models"]]
-        loads = [max(before, now) for before, (_, now) in zip(loads, opened)]
-        runners = [partial(s.run, None, feeds_for(s, request["seed"])) for s, _ in opened]
-        made = warm_up(runners, request["warmup_seconds"], request["warmup_runs"])
-        warmups = [max(pair) for pair in zip(warmups, made)]
         seed = request["seed"] * 1000 + opening
-        for order in schedule(count, request["rounds"], request["paired"], seed):
-            for index in order:
-                run = runners[index]
-                for _ in range(request["inner"]):
-                    started = clock()
-                    run()
-                    values[index].append((clock() - started) / 1000.0)
-            if time.perf_counter() > until:
-                stopped = "time"
-                break
+        sessions: dict[int, Any] = {}
+        for index in random.Random(seed).sample(range(len(models)), len(models)):
+            sessions[index], seconds = open_session(request["models"][index], request["session"])
+            models[index]["load_seconds"] = max(models[index]["load_seconds"], seconds)
+        opened = [sessions[index] for index in range(len(models))]
+        runners = [partial(s.run, None, feeds_for(s, request["seed"])) for s in opened]
+        made = warm_up(runners, request["warmup_seconds"], request["warmup_runs"])
+        values, stopped = visit(request, runners, seed, until)
+        for model, runs, found in zip(models, made, values):
+            model["warmup"] = max(model["warmup"], runs)
+            model["values"] += found
         if stopped == "time":
             break
-    models = [
-        {"name": m["name"], "warmup": w, "load_seconds": s, "values": v}
-        for m, w, s, v in zip(request["models"], warmups, loads, values)
-    ]
     return {"stopped": stopped, "models": models}
 
 
 def profiled(request: Facts, scratch: str) -> Facts:
-    """Profile runs; for every node its time in microseconds in every run after the warm-up."""
-    sessions = []
-    for index, model in enumerate(request["models"]):
-        trace = os.path.join(scratch, "trace%d" % index)
-        session, seconds = open_session(model, request["session"], trace)
-        sessions.append((session, feeds_for(session, request["seed"]), seconds))
-    runners = [partial(session.run, None, feeds) for session, feeds, _ in sessions]
-    for run in runners:
-        for _ in range(request["warmup_runs"]):
-            run()
-    stopped, until = "fixed", time.perf_counter() + request["deadline_seconds"]
-    for order in schedule(len(runners), request["rounds"], request["paired"], request["seed"]):
-        for index in order:
-            for _ in range(request["inner"]):
-                runners[index]()
-        if time.perf_counter() > until:
-            stopped = "time"
-            break
+    """Profile runs; for every node its time in microseconds in every run after the warm-up.
+
+    With `unprofiled`, each model has a second session without the profiler, visited in the same
+    rounds: the difference of the two is what profiling costs.
+    """
+    opened, count, both = [], len(request["models"]), request.get("unprofiled", False)
+    for index in range(count * (2 if both else 1)):
+        trace = os.path.join(scratch, "trace%d" % index) if index < count else None
+        opened.append(open_session(request["models"][index % count], request["session"], trace))
+    runners = [partial(s.run, None, feeds_for(s, request["seed"])) for s, _ in opened]
+    made = warm_up(runners, request["warmup_seconds"] if both else 0.0, request["warmup_runs"])
+    until = time.perf_counter() + request["deadline_seconds"]
+    values, stopped = visit(request, runners, request["seed"], until)
     models = []
-    for model, (session, _, seconds) in zip(request["models"], sessions):
+    for index, model in enumerate(request["models"]):
+        session, seconds = opened[index]
         trace = session.end_profiling()
         with open(trace, encoding="utf-8") as stream:
             events = json.load(stream)
         os.remove(trace)
-        models.append(
-            dict(_nodes(events, request["warmup_runs"]), name=model["name"], load_seconds=seconds)
-        )
+        found = dict(_nodes(events, made[index]), name=model["name"], warmup=made[index])
+        if both:
+            found["values"] = values[count + index]
+        models.append(dict(found, load_seconds=seconds))
     return {"stopped": stopped, "models": models}
 
 
 def _nodes(events: list[Facts], warmup: int) -> Facts:
-    """Sort a trace into nodes, and read the largest activation memory of the first run."""
+    """Sort a trace into nodes, and read the largest activation memory of the first run.
+
+    Weights that the runtime keeps are in the sum that it states: what was there before the first
+    node ran is not activation.
+    """
     nodes: dict[tuple[str, Any], Facts] = {}
-    runs: list[int] = []
+    runs = [e for e in events if e.get("cat") == "Session" and e["name"] == "model_run"]
     peak: int | None = None
+    weights = 0
     for event in events:
-        if event.get("cat") == "Session" and event["name"] == "model_run":
-            runs.append(event["dur"])
         if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
             continue
         args = event["args"]
         name = event["name"][: -len("_kernel_time")]
-        node = nodes.setdefault(
-            (name, args.get("node_index")),
-            {
-                "name": name,
-                "operator": args.get("op_name"),
-                "provider": args.get("provider"),
-                "values": [],
-                "starts": [],
-            },
-        )
+        kind = {"name": name, "operator": args.get("op_name"), "provider": args.get("provider")}
+        place = (name, args.get("node_index"))
+        node = nodes.setdefault(place, dict(kind, values=[], starts=[]))
         if not node["values"] and "mem_bytes_requested_in_use" in args:
-            peak = max(peak or 0, int(args["mem_bytes_requested_in_use"]))
+            used = int(args["mem_bytes_requested_in_use"])
+            if peak is None:
+                weights = used - int(args.get("mem_requested_in_use_delta", used))
+            peak = max(peak or 0, used - weights)
         node["values"].append(event["dur"])
         node["starts"].append(event["ts"])
     for node in nodes.values():
-        node["values"], node["starts"] = node["values"][warmup:], node["starts"][warmup:]
-    return {"nodes": list(nodes.values()), "runs": runs[warmup:], "peak_bytes": peak}
+        node["values"] = node["values"][warmup:]
+        node["starts"] = node["starts"][warmup:]
+    spent = [event["dur"] for event in runs[warmup:]]
+    return {"nodes": list(nodes.values()), "runs": spent, "peak_bytes": peak}
+
+
+def resident(request: Facts, scratch: str) -> Facts:
+    """Return the resident memory of this process before, while loading and while running a model.
+
+    The arena is on and the memory pattern off, so that buffers come and go as tensors do.
+    """
+    model, memory = request["models"][0], {"before": _kib("/proc/self/status", "VmRSS")}
+    _forget_peak()
+    session, seconds = open_session(model, request["session"], pattern=False)
+    feeds = feeds_for(session, request["seed"])
+    memory["loading"] = _kib("/proc/self/status", "VmHWM")
+    _forget_peak()
+    for _ in range(request["rounds"]):
+        session.run(None, feeds)
+    memory["running"] = _kib("/proc/self/status", "VmHWM")
+    sizes = {name: kib * 1024 for name, kib in memory.items()} if all(memory.values()) else None
+    answer = {"name": model["name"], "load_seconds": seconds, "memory": sizes}
+    return {"stopped": "fixed", "models": [answer]}
 
 
 def outputs(request: Facts, scratch: str) -> Facts:
@@ -291,17 +323,9 @@ def _affinity() -> str:
 def _instruction_set() -> str:
     flags = set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())
     known = [
-        "avx2",
-        "avx512f",
-        "avx512_vnni",
-        "avx512_bf16",
-        "amx_int8",
-        "asimd",
-        "asimddp",
-        "i8mm",
-        "sve",
-        "sme",
-    ]
+        "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm",
+        "sve", "sme",
+    ]  # fmt: skip
     return " ".join(name for name in known if name in flags) or "baseline"
 
 
@@ -311,6 +335,44 @@ def _cpuinfo(key: str) -> str | None:
         if name.strip() == key:
             return value.strip()
     return None
+
+
+def _end_with_parent() -> None:
+    """Have Linux end this process when the one that started it ends, however that happens."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+
+
+def _usage() -> list[float]:
+    """Return seconds of the clock, of all processors' work, taken by the host, and of our own."""
+    fields = (_read("/proc/stat") or "cpu").splitlines()[0].split()[1:] + ["0"] * 8
+    ticks = [int(field) / os.sysconf("SC_CLK_TCK") for field in fields]
+    own = os.times()
+    busy = sum(ticks[:3]) + sum(ticks[5:7])  # not idle, not waiting for a disk
+    return [time.perf_counter(), busy, ticks[7], own.user + own.system]
+
+
+def _disturbance(before: list[float], after: list[float]) -> dict[str, str]:
+    """Return how many processors others kept busy meanwhile, and how many the host took away."""
+    clock, busy, stolen, own = (b - a for a, b in zip(before, after))
+    if not after[1]:
+        return {"others_busy": "unknown", "stolen": "unknown"}
+    shares = {"others_busy": max(0.0, busy - own), "stolen": stolen}
+    return {name: "%.2f" % (seconds / max(clock, 1e-9)) for name, seconds in shares.items()}
+
+
+def _kib(path: str, key: str) -> int:
+    """Return a figure of a file such as /proc/meminfo in KiB; 0 where there is none."""
+    for line in (_read(path) or "").splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1])
+    return 0
+
+
+def _forget_peak() -> None:
+    """Let the largest resident memory be counted anew."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as stream:
+        stream.write("5")
 
 
 def _load() -> str:

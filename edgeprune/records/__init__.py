@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from edgeprune.records.base import Kind, Record, Shape, Unit
 from edgeprune.records.device import (
+    Bandwidth,
     Comparison,
     Environment,
+    LayerDifference,
     LayerProfile,
     ModelProfile,
+    Peaks,
+    ProfileDifference,
     Samples,
+    Slice,
 )
 from edgeprune.records.firmware import (
     CSource,
@@ -56,6 +61,7 @@ from edgeprune.records.verdict import (
 __all__ = [
     "Adb",
     "Artifact",
+    "Bandwidth",
     "Budget",
     "CSource",
     "ChannelGroup",
@@ -68,17 +74,20 @@ __all__ = [
     "Gate",
     "GroupList",
     "Kind",
+    "LayerDifference",
     "LayerFunction",
     "LayerProfile",
     "Lifetime",
     "Microcontroller",
     "ModelProfile",
     "Parity",
+    "Peaks",
     "PlanSummary",
     "PlannedGroup",
     "Prediction",
     "Price",
     "PricedLayer",
+    "ProfileDifference",
     "QuantizedTensor",
     "Record",
     "Recovered",
@@ -91,6 +100,7 @@ __all__ = [
     "Shrunk",
     "Simulation",
     "SkippedGroup",
+    "Slice",
     "Speedup",
     "Ssh",
     "Target",

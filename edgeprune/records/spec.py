@@ -59,6 +59,10 @@ class Simulation(Record):
     A convolution or matrix product costs `overhead + macs_rounded_up / rate`, where both of its
     widths are rounded up to a multiple of `step`; an output width above `step` that is not such a
     multiple costs `cliff` times that. `noise` is the relative standard deviation of seeded noise.
+
+    `process_noise` is the standard deviation of the logarithm of a factor that each process draws
+    for each model. The whole device falls from full speed to `1 / regime` of it and back, each
+    time after `regime_runs` runs on average, and gets slower by `drift` a second.
     """
 
     step: int = Field(default=8, ge=1)
@@ -66,6 +70,10 @@ class Simulation(Record):
     overhead_us: float = Field(default=2.0, ge=0)
     cliff: float = Field(default=1.0, ge=1)
     noise: float = Field(default=0.0, ge=0, lt=0.5)
+    process_noise: float = Field(default=0.0, ge=0, lt=0.5)
+    regime: float = Field(default=1.0, ge=1)
+    regime_runs: float = Field(default=1000.0, ge=1)
+    drift: float = Field(default=0.0, ge=0)
     seed: int = 0
 
 

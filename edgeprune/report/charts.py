@@ -10,19 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape, quoteattr
 
-WIDTH = 680
-FONT = 12
-CHARACTER = 6.6
-DENSE, SLIM, LIMIT = (
-    "var(--chart-dense,currentColor)",
-    "var(--chart-slim,currentColor)",
-    "var(--chart-limit,currentColor)",
-)
-GRID, TRACK = "var(--chart-grid,currentColor)", "var(--chart-track,none)"
-TEXT = "currentColor"
-DASHES = ("", "5 3", "1.5 3", "8 3 2 3")
+from edgeprune.report import svg
 
 
 @dataclass(frozen=True)
@@ -64,11 +53,11 @@ class Panel:
 
 def bars(rows: Sequence[Pair], *, title: str) -> str:
     """Return horizontal bars, before above after, with whiskers for the intervals."""
-    left, right = _label_width([row.label for row in rows]), 150
+    left, right = svg.label_width([row.label for row in rows]), 150
     most = max(
         (max(row.before.high, row.after.high if row.after else 0) for row in rows), default=0
     )
-    span = WIDTH - left - right
+    span = svg.WIDTH - left - right
 
     def place(value: float) -> float:
         return left + span * (value / most if most else 0)
@@ -76,27 +65,27 @@ def bars(rows: Sequence[Pair], *, title: str) -> str:
     parts: list[str] = []
     for index, row in enumerate(rows):
         top = 4 + 36 * index
-        parts.append(_label(left - 10, top + 19, row.label, left - 14))
-        parts += _bar(row.before, top + 2, place, DENSE)
+        parts.append(svg.label(left - 10, top + 19, row.label, left - 14))
+        parts += _bar(row.before, top + 2, place, svg.DENSE)
         if row.after is not None:
-            parts += _bar(row.after, top + 17, place, SLIM)
-    return _svg(title, 36 * len(rows) + 6, parts)
+            parts += _bar(row.after, top + 17, place, svg.SLIM)
+    return svg.chart(title, 36 * len(rows) + 6, parts)
 
 
 def widths(rows: Sequence[tuple[str, int, int]], *, title: str) -> str:
     """Return one track per group, filled as far as channels stay: (group, before, after)."""
-    left, right = _label_width([name for name, _, _ in rows]), 110
+    left, right = svg.label_width([name for name, _, _ in rows]), 110
     most = max((before for _, before, _ in rows), default=1)
-    span = WIDTH - left - right
+    span = svg.WIDTH - left - right
     parts: list[str] = []
     for index, (name, before, after) in enumerate(rows):
         top = 4 + 26 * index
         full, kept = (max(1.0, span * width / most) if width else 0.0 for width in (before, after))
-        parts.append(_label(left - 10, top + 15, name, left - 14))
-        parts.append(_rect(left, top + 4, full, 14, TRACK, stroke=DENSE))
-        parts.append(_rect(left, top + 4, kept, 14, SLIM))
-        parts.append(_text(left + full + 8, top + 15, f"{before} \N{RIGHTWARDS ARROW} {after}"))
-    return _svg(title, 26 * len(rows) + 6, parts)
+        parts.append(svg.label(left - 10, top + 15, name, left - 14))
+        parts.append(svg.rect(left, top + 4, full, 14, svg.TRACK, stroke=svg.DENSE))
+        parts.append(svg.rect(left, top + 4, kept, 14, svg.SLIM))
+        parts.append(svg.text(left + full + 8, top + 15, f"{before} \N{RIGHTWARDS ARROW} {after}"))
+    return svg.chart(title, 26 * len(rows) + 6, parts)
 
 
 def curves(panels: Sequence[Panel], *, title: str, columns: int = 3) -> str:
@@ -108,9 +97,11 @@ def curves(panels: Sequence[Panel], *, title: str, columns: int = 3) -> str:
     most = most or 1.0
     names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
     gap, left, height = 22, 40, 92
-    width = (WIDTH - left - gap * (columns - 1)) / columns
+    width = (svg.WIDTH - left - gap * (columns - 1)) / columns
     parts = _legend(
-        [(name, SLIM, DASHES[i % len(DASHES)]) for i, name in enumerate(names)], left, 14
+        [(name, svg.SLIM, svg.DASHES[i % len(svg.DASHES)]) for i, name in enumerate(names)],
+        left,
+        14,
     )
     top_of = 44 if len(names) > 1 else 22
     for index, panel in enumerate(panels):
@@ -123,23 +114,25 @@ def curves(panels: Sequence[Panel], *, title: str, columns: int = 3) -> str:
         def down(y: float, y0: float = y0) -> float:
             return y0 + height * (1 - math.sqrt(max(0.0, y) / most))
 
-        parts.append(_text(x0, y0 - 8, _shortened(panel.title, width), bold=True, full=panel.title))
+        parts.append(
+            svg.text(x0, y0 - 8, svg.shortened(panel.title, width), bold=True, full=panel.title)
+        )
         for value in _root_ticks(most):
-            parts.append(_line(x0, down(value), x0 + width, down(value), GRID))
+            parts.append(svg.line(x0, down(value), x0 + width, down(value), svg.GRID))
             if index % columns == 0:
-                parts.append(_text(x0 - 6, down(value) + 4, f"{value:g}", "end"))
+                parts.append(svg.text(x0 - 6, down(value) + 4, f"{value:g}", "end"))
         for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
-            parts.append(_text(across(share), y0 + height + 15, f"{100 * share:.0f} %", anchor))
+            parts.append(svg.text(across(share), y0 + height + 15, f"{100 * share:.0f} %", anchor))
         if panel.mark is not None:
             x = across(panel.mark)
-            parts.append(_line(x, y0, x, y0 + height, LIMIT, dash="3 3"))
+            parts.append(svg.line(x, y0, x, y0 + height, svg.LIMIT, dash="3 3"))
             side = "end" if panel.mark > 0.6 else "start"
-            parts.append(_text(x + (-4 if side == "end" else 4), y0 + 10, panel.mark_text, side))
+            parts.append(svg.text(x + (-4 if side == "end" else 4), y0 + 10, panel.mark_text, side))
         for line in panel.lines:
-            dash = DASHES[names.index(line.name) % len(DASHES)]
-            parts.append(_path([(across(x), down(y)) for x, y in line.points], SLIM, dash))
+            dash = svg.DASHES[names.index(line.name) % len(svg.DASHES)]
+            parts.append(svg.path([(across(x), down(y)) for x, y in line.points], svg.SLIM, dash))
     rows = -(-len(panels) // columns)
-    return _svg(title, top_of + rows * (height + 52) - 24, parts)
+    return svg.chart(title, top_of + rows * (height + 52) - 24, parts)
 
 
 def interval(
@@ -156,35 +149,41 @@ def interval(
     first, last = min(values), max(values)
     pad = 0.12 * (last - first) or 0.5
     start, end = max(0.0, first - pad), last + pad
-    left, span = 24, WIDTH - 48
+    left, span = 24, svg.WIDTH - 48
 
     def place(value: float) -> float:
         return left + span * (value - start) / (end - start)
 
-    parts = [_line(left, 84, left + span, 84, GRID)]
+    parts = [svg.line(left, 84, left + span, 84, svg.GRID)]
     for tick in ticks(start, end, 6):
-        parts.append(_line(place(tick), 84, place(tick), 89, GRID))
-        parts.append(_text(place(tick), 103, f"{tick:g}", "middle"))
+        parts.append(svg.line(place(tick), 84, place(tick), 89, svg.GRID))
+        parts.append(svg.text(place(tick), 103, f"{tick:g}", "middle"))
     for index, (value, name) in enumerate(sorted(limits)):
         parts.append(
-            _line(place(value), 44, place(value), 84, LIMIT if index else DENSE, dash="4 3")
+            svg.line(
+                place(value), 44, place(value), 84, svg.LIMIT if index else svg.DENSE, dash="4 3"
+            )
         )
-        parts.append(_text(*_beside(place(value), 40, name), name, "start"))
-    parts.append(_line(place(low), 64, place(high), 64, SLIM, thick=3))
+        parts.append(svg.text(*svg.beside(place(value), 40, name), name, "start"))
+    parts.append(svg.line(place(low), 64, place(high), 64, svg.SLIM, thick=3))
     for edge in (low, high):
-        parts.append(_line(place(edge), 58, place(edge), 70, SLIM, thick=2))
-    parts.append(f'<circle cx="{place(median):.1f}" cy="64" r="5" style="fill:{SLIM}"/>')
+        parts.append(svg.line(place(edge), 58, place(edge), 70, svg.SLIM, thick=2))
+    parts.append(f'<circle cx="{place(median):.1f}" cy="64" r="5" style="fill:{svg.SLIM}"/>')
     anchor = (
-        "middle" if 120 < place(median) < WIDTH - 120 else "end" if place(median) > 120 else "start"
+        "middle"
+        if 120 < place(median) < svg.WIDTH - 120
+        else "end"
+        if place(median) > 120
+        else "start"
     )
-    parts.append(_text(place(median), 18, text, anchor, bold=True))
-    return _svg(title, 108, parts)
+    parts.append(svg.text(place(median), 18, text, anchor, bold=True))
+    return svg.chart(title, 108, parts)
 
 
 def history(points: Sequence[tuple[int, float, float]], *, metric: str, title: str) -> str:
     """Return two panels over the steps of recovery, (step, loss, metric): the loss, the metric."""
     gap, left, height, top = 70, 44, 140, 26
-    width = (WIDTH - left - gap) / 2
+    width = (svg.WIDTH - left - gap) / 2
     last = max((step for step, _, _ in points), default=0) or 1
     parts: list[str] = []
     for index, name in enumerate(("loss", metric)):
@@ -198,19 +197,19 @@ def history(points: Sequence[tuple[int, float, float]], *, metric: str, title: s
         ) -> tuple[float, float]:
             return x0 + width * step / last, top + height * (1 - (value - low) / (high - low))
 
-        parts.append(_text(x0, 14, name, bold=True))
+        parts.append(svg.text(x0, 14, name, bold=True))
         for tick in scale:
             y = place(0, tick)[1]
-            parts.append(_line(x0, y, x0 + width, y, GRID))
-            parts.append(_text(x0 - 6, y + 4, f"{tick:g}", "end"))
-        parts.append(_text(x0, top + height + 18, "0"))
-        parts.append(_text(x0 + width, top + height + 18, f"step {last}", "end"))
+            parts.append(svg.line(x0, y, x0 + width, y, svg.GRID))
+            parts.append(svg.text(x0 - 6, y + 4, f"{tick:g}", "end"))
+        parts.append(svg.text(x0, top + height + 18, "0"))
+        parts.append(svg.text(x0 + width, top + height + 18, f"step {last}", "end"))
         placed = [place(step, value) for (step, _, _), value in zip(points, values, strict=True)]
-        parts.append(_path(placed, SLIM))
+        parts.append(svg.path(placed, svg.SLIM))
         if placed:
             x, y = placed[-1]
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" style="fill:{SLIM}"/>')
-    return _svg(title, top + height + 24, parts)
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" style="fill:{svg.SLIM}"/>')
+    return svg.chart(title, top + height + 24, parts)
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
@@ -236,89 +235,17 @@ def _root_ticks(most: float) -> list[float]:
 
 def _bar(bar: Bar, top: float, place: Callable[[float], float], colour: str) -> list[str]:
     start, end = place(0), place(bar.value)
-    parts = [_rect(start, top, max(0.5, end - start), 12, colour)]
+    parts = [svg.rect(start, top, max(0.5, end - start), 12, colour)]
     if bar.high > bar.low:
-        parts.append(_line(place(bar.low), top + 6, place(bar.high), top + 6, TEXT))
-    parts.append(_text(max(end, place(bar.high)) + 6, top + 10, bar.text))
+        parts.append(svg.line(place(bar.low), top + 6, place(bar.high), top + 6, svg.TEXT))
+    parts.append(svg.text(max(end, place(bar.high)) + 6, top + 10, bar.text))
     return parts
 
 
 def _legend(entries: Sequence[tuple[str, str, str]], x: float, y: float) -> list[str]:
     parts: list[str] = []
     for name, colour, dash in entries if len(entries) > 1 else ():
-        parts.append(_line(x, y - 4, x + 26, y - 4, colour, thick=2, dash=dash))
-        parts.append(_text(x + 32, y, name))
-        x += 32 + CHARACTER * len(name) + 24
+        parts.append(svg.line(x, y - 4, x + 26, y - 4, colour, thick=2, dash=dash))
+        parts.append(svg.text(x + 32, y, name))
+        x += 32 + svg.CHARACTER * len(name) + 24
     return parts
-
-
-def _svg(title: str, height: float, parts: Sequence[str]) -> str:
-    title = _printable(title)
-    name = quoteattr(title)
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label={name} font-size="{FONT}">'
-        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
-    )
-
-
-def _text(
-    x: float, y: float, text: str, anchor: str = "start", *, bold: bool = False, full: str = ""
-) -> str:
-    weight = ' font-weight="600"' if bold else ""
-    hover = f"<title>{escape(_printable(full))}</title>" if full and full != text else ""
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{weight} style="fill:{TEXT}">'
-        f"{hover}{escape(_printable(text))}</text>"
-    )
-
-
-def _label(x: float, y: float, text: str, room: float) -> str:
-    return _text(x, y, _shortened(text, room), "end", full=text)
-
-
-def _rect(x: float, y: float, width: float, height: float, fill: str, stroke: str = "none") -> str:
-    return (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" '
-        f'style="fill:{fill};stroke:{stroke}"/>'
-    )
-
-
-def _line(
-    x1: float, y1: float, x2: float, y2: float, colour: str, *, thick: float = 1, dash: str = ""
-) -> str:
-    dashes = f' stroke-dasharray="{dash}"' if dash else ""
-    return (
-        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" '
-        f'stroke-width="{thick}"{dashes} style="stroke:{colour}"/>'
-    )
-
-
-def _path(points: Sequence[tuple[float, float]], colour: str, dash: str = "") -> str:
-    dashes = f' stroke-dasharray="{dash}"' if dash else ""
-    joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return (
-        f'<polyline points="{joined}" stroke-width="2" stroke-linejoin="round"{dashes} '
-        f'style="fill:none;stroke:{colour}"/>'
-    )
-
-
-def _label_width(labels: Sequence[str]) -> float:
-    return min(220.0, 16 + CHARACTER * max(map(len, labels), default=0))
-
-
-def _shortened(text: str, room: float) -> str:
-    """Return `text`, with its middle left out where it is wider than `room`."""
-    most = max(8, int(room / CHARACTER))
-    if len(text) <= most:
-        return text
-    return f"{text[: most // 2 - 1]}…{text[len(text) - (most - most // 2) :]}"
-
-
-def _beside(x: float, y: float, text: str) -> tuple[float, float]:
-    """Return where a text under `x` starts so that it stays within the chart."""
-    return max(4.0, min(x - CHARACTER * len(text) / 2, WIDTH - 4 - CHARACTER * len(text))), y
-
-
-def _printable(text: str) -> str:
-    """Return `text` without what XML does not allow."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Kind,
         ModelProfile,
         Parity,
+        ProfileDifference,
         Unit,
         Verdict,
         WidthPlan,
@@ -114,64 +115,15 @@ class Console:
 
     def profile(self, profile: ModelProfile) -> None:
         """Show the layers of a profile by cost, and below them what holds for the whole."""
-        whole = summary.profiled_run(profile)
-        table = _table(
-            "layer",
-            "operator",
-            ">share",
-            "",
-            ">cost",
-            ">MACs",
-            ">output",
-            ">parameters",
-            ">activations",
-        )
-        for layer in sorted(profile.layers, key=lambda layer: -layer.cost):
-            gone = layer.cost == layer.high == 0
-            _add(
-                table,
-                layer.name,
-                layer.operator,
-                "" if gone else f"{100 * layer.cost / whole:.1f} %",
-                self._bar(layer.cost / whole),
-                "0, removed by the runtime"
-                if gone
-                else figures.cost_interval(layer.cost, layer.low, layer.high, profile.unit),
-                figures.count(layer.macs),
-                figures.shape(layer.output_shape),
-                figures.size(layer.parameter_bytes),
-                figures.size(layer.activation_bytes),
-            )
-        if profile.layout:
-            share = profile.layout / whole
-            median = f"{figures.cost(profile.layout, profile.unit)} (median)"
-            _add(
-                table,
-                "changes of layout",
-                "no layer",
-                f"{100 * share:.1f} %",
-                self._bar(share),
-                median,
-            )
-        total = figures.cost_interval(
-            profile.total, profile.total_low, profile.total_high, profile.unit
-        )
-        self._title(f"{profile.model} on {profile.device}", profile.kind)
-        self.rich.print(table)
-        self._facts(
-            ("total", f"{total}, {profile.kind}; runs without the profiler"),
-            (
-                "coverage",
-                f"{figures.percent(profile.coverage)} of the profiled run belongs to named layers",
-            ),
-            ("parameters", f"{figures.count(profile.parameters)} (exact)"),
-            ("MACs", f"{figures.count(profile.macs)} (exact)"),
-            (
-                "peak of activations",
-                f"{figures.size(profile.peak_activation_bytes)} (exact, from shapes)",
-            ),
-            ("reported by the runtime", figures.size(profile.runtime_peak_bytes)),
-        )
+        from edgeprune.report.profile_screen import show
+
+        show(self, profile)
+
+    def difference(self, difference: ProfileDifference) -> None:
+        """Show what changed from an earlier profile to this one."""
+        from edgeprune.report.profile_screen import show_difference
+
+        show_difference(self, difference)
 
     def plan(self, plan: WidthPlan, table: CostTable) -> None:
         """Show each group's width before and after, the prediction, and the rounds."""
@@ -184,16 +136,16 @@ class Console:
                 str(group.before),
                 str(group.after),
                 figures.percent(share),
-                self._bar(share),
+                self.bar(share),
                 group.criterion,
                 " ".join(map(str, table.widths.get(name, ()))) or "dense only",
             )
-        self._title(f"plan for {table.device}", table.kind)
+        self.title(f"plan for {table.device}", table.kind)
         self.rich.print(rows)
         found = plan.rounds[-1] if plan.rounds else None
         error = f"off by {figures.percent(abs(plan.predicted_error))}"
         error = error if found else "not checked yet, edgeprune run does"
-        self._facts(
+        self.facts(
             ("budget", figures.cost(plan.budget, plan.unit)),
             (
                 "predicted",
@@ -219,9 +171,9 @@ class Console:
             _add(gates, gate.name, _styled(gate.state, style), gate.value, gate.limit, gate.note)
         ratio = verdict.speedup
         sure = figures.doubt(ratio.low, ratio.high, ratio.confidence)
-        self._title(f"{verdict.job} on {verdict.device}", verdict.kind)
+        self.title(f"{verdict.job} on {verdict.device}", verdict.kind)
         self.rich.print(table)
-        self._facts(
+        self.facts(
             (
                 figures.ratio_name(verdict.kind),
                 f"{figures.ratio(ratio.median, ratio.high - ratio.low)}, {sure}",
@@ -244,7 +196,7 @@ class Console:
     ) -> None:
         """Show the paired comparison of two files."""
         c = comparison
-        self._title(f"{first} against {second}", kind)
+        self.title(f"{first} against {second}", kind)
         stopped = {
             "enough": "the interval was narrow enough",
             "time": "the time allowed ran out",
@@ -254,7 +206,7 @@ class Console:
         named = f"{figures.ratio(c.median, c.high - c.low)}, {sure}"
         if c.low <= 1 <= c.high and c.low != c.high:
             named += "; not significant"
-        self._facts(
+        self.facts(
             (first, f"{figures.cost(c.first_cost, unit)}, {kind}, median over the pairs"),
             (second, f"{figures.cost(c.second_cost, unit)}, {kind}, median over the pairs"),
             (figures.ratio_name(kind), named),
@@ -278,12 +230,22 @@ class Console:
             _add(table, what, mark, details, "" if fine else command)
         self.rich.print(table)
 
-    def _title(self, text: str, kind: Kind) -> None:
+    def table(self, *columns: str) -> Table:
+        """Return an empty table; a column whose title starts with '>' is right-aligned."""
+        return _table(*columns)
+
+    def row(self, table: Table, *cells: str) -> None:
+        """Add a row of plain text."""
+        _add(table, *cells)
+
+    def title(self, text: str, kind: Kind) -> None:
+        """Print a heading that says where the figures come from."""
         self.rich.print()
         self.rich.print(_plain(text), style="bold", end="")
         self.rich.print(f"  {figures.kind_text(kind)}", style="dim", soft_wrap=True)
 
-    def _facts(self, *rows: tuple[str, str]) -> None:
+    def facts(self, *rows: tuple[str, str]) -> None:
+        """Print names with their texts."""
         from rich.table import Table
 
         table = Table.grid(padding=(0, 2))
@@ -294,7 +256,8 @@ class Console:
         self.rich.print(table)
         self.rich.print()
 
-    def _bar(self, share: float) -> str:
+    def bar(self, share: float) -> str:
+        """Return a bar as long as `share` of the whole."""
         block, half = ("#", "") if self.rich.options.ascii_only else ("█", "▌")
         halves = round(2 * BAR * min(1.0, max(0.0, share)))
         return block * (halves // 2) + half * (halves % 2)

@@ -22,7 +22,7 @@ from edgeprune.records import (
 from edgeprune.report import charts, figures, summary
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from jinja2 import Environment, Template
 
 MOST_BARS = 24
 TEMPLATES = Path(__file__).parent
@@ -59,10 +59,14 @@ def render(document: ReportData) -> str:
     return page.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
-def fill(template: str, document: ReportData, **more: object) -> str:
+def fill(name: str, document: ReportData, **more: object) -> str:
     """Return a template of this folder filled with the document; everything in it is escaped."""
-    page = _environment().get_template(template)
-    return page.render(d=document, v=document.verdict, **more)
+    return template(name).render(d=document, v=document.verdict, **more)
+
+
+def template(name: str) -> Template:
+    """Return a template of this folder; everything that is put into it is escaped."""
+    return _environment().get_template(name)
 
 
 @cache

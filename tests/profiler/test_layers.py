@@ -56,7 +56,9 @@ def measured(local, exported):
 
     def of(name: str):
         if name not in made:
-            made[name] = profile_model(local, exported(name), name=name, processes=2, rounds=20)
+            made[name] = profile_model(
+                local, exported(name), name=name, processes=2, rounds=20, seconds=0.0
+            )
         return made[name]
 
     return of
@@ -73,18 +75,77 @@ def test_every_weighted_layer_has_a_cost_on_this_machine(measured, name: str) ->
         assert layer.low <= layer.cost <= layer.high
 
 
-@pytest.mark.parametrize("name", ["residual", "mlp"])
-def test_layers_explain_most_of_the_run_on_this_machine(measured, name: str) -> None:
-    profile = measured(name)
+def test_layers_explain_most_of_the_run_on_this_machine(measured) -> None:
+    profile = measured("residual")
     assert 0.3 <= profile.coverage <= 1.0
     assert profile.kind == "measured"
     assert profile.total_low <= profile.total <= profile.total_high
+    assert (profile.processes, profile.runs >= 20) == (2, True)
 
 
-def test_the_runtime_says_how_much_memory_it_took(measured) -> None:
-    profile = measured("residual")
+@pytest.mark.parametrize("name", ["residual", "mlp"])
+def test_layers_layout_and_rest_add_up_to_the_total(measured, name: str) -> None:
+    profile = measured(name)
+    assert profile.sum_of_layers == pytest.approx(sum(layer.cost for layer in profile.layers))
+    parts = profile.sum_of_layers + profile.layout + profile.rest
+    assert parts == pytest.approx(profile.total)
+    assert profile.coverage == pytest.approx(
+        profile.sum_of_layers / max(profile.total, profile.sum_of_layers + profile.layout)
+    )
+    assert 0 < profile.node_overhead < 1000
+    assert 0 < profile.call < 10_000
+
+
+@pytest.mark.parametrize("name", ["residual", "separable", "decoder"])
+def test_the_runtime_takes_the_memory_that_lifetimes_of_tensors_say(measured, name: str) -> None:
+    profile = measured(name)
     assert profile.runtime_peak_bytes is not None
-    assert 0.3 <= profile.runtime_peak_bytes / profile.peak_activation_bytes <= 30
+    assert profile.runtime_peak_bytes == pytest.approx(profile.peak_activation_bytes, rel=0.01)
+    assert profile.resident_peak_bytes is not None
+    assert profile.resident_peak_bytes > 0
+    assert profile.load_seconds > 0
+
+
+def test_no_layer_is_faster_than_the_peaks_allow(measured) -> None:
+    profile = measured("residual")
+    assert profile.peaks is not None
+    assert profile.peaks.flops_per_second > 1e8
+    assert len(profile.peaks.bandwidths) == 3
+    for layer in profile.layers:
+        if layer.cost:
+            assert layer.flops_per_second == pytest.approx(2e6 * layer.macs / layer.cost)
+            assert layer.bytes_per_second == pytest.approx(1e6 * layer.moved_bytes / layer.cost)
+            assert layer.limit_cost <= 1.5 * layer.cost
+            assert layer.bound in ("compute", "memory")
+
+
+def test_the_timeline_is_one_run_in_order(measured, exported) -> None:
+    profile = measured("residual")
+    starts = [part.start for part in profile.timeline]
+    assert starts == sorted(starts)
+    assert starts[0] >= 0
+    ends = [part.start + part.duration for part in profile.timeline]
+    assert all(end <= start + 1 for end, start in zip(ends, starts[1:], strict=False))
+    named = {part.layer for part in profile.timeline} - {None}
+    assert named == {layer.name for layer in profile.layers if layer.cost}
+
+
+def test_a_profile_that_does_not_settle_is_called_unstable(simulated, exported) -> None:
+    device = simulated(noise=0.02, process_noise=0.4, seed=3)
+    profile = profile_model(
+        device, exported("plain"), name="m", rounds=5, seconds=3.0, clock=lambda: device.elapsed
+    )
+    assert profile.stopped == "unstable"
+    assert profile.total_high / profile.total_low > 1.3
+    assert any("slowest process" in warning for warning in profile.warnings)
+    what, hint = profile.unsettled()
+    assert "m on simulated" in what
+    assert "--seconds" in hint
+
+
+def test_a_steady_device_needs_the_fewest_processes(simulated, exported) -> None:
+    profile = profile_model(simulated(noise=0.01), exported("plain"), name="m", rounds=20)
+    assert (profile.stopped, profile.processes, profile.warnings) == ("enough", 3, ())
 
 
 def times(name: str, operator: str = "Conv") -> NodeCosts:

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.profiler.stats import floor_of, median_interval, paired_ratios, relative_half_width
+from edgeprune.profiler.stats import (
+    drift,
+    floor_of,
+    median_interval,
+    paired_ratios,
+    process_interval,
+    relative_half_width,
+    settled_from,
+    spread,
+    student_quantile,
+    unrounded,
+)
 
 costs = st.floats(0.01, 1e6)
 processes = st.lists(st.lists(costs, min_size=1, max_size=12), min_size=1, max_size=4)
@@ -131,3 +142,115 @@ def test_swapping_the_models_inverts_the_ratios(pairs: list[tuple[float, float]]
 def test_half_width_is_relative() -> None:
     assert relative_half_width((10.0, 9.0, 12.0)) == pytest.approx(0.15)
     assert math.isclose(relative_half_width((5.0, 5.0, 5.0)), 0.0)
+
+
+several = st.lists(st.lists(costs, min_size=1, max_size=12), min_size=2, max_size=6)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "freedom", "table"),
+    [(0.95, 1, 12.706), (0.95, 2, 4.303), (0.95, 5, 2.571), (0.99, 7, 3.499), (0.95, 30, 2.042),
+     (0.9, 10, 1.812), (0.5, 4, 0.741)],
+)  # fmt: skip
+def test_quantiles_are_those_of_printed_tables(
+    confidence: float, freedom: int, table: float
+) -> None:
+    assert student_quantile(confidence, freedom) == pytest.approx(table, abs=6e-4)
+
+
+@pytest.mark.parametrize(("confidence", "freedom"), [(0.0, 3), (1.0, 3), (0.95, 0)])
+def test_no_quantile_without_doubt_or_data(confidence: float, freedom: int) -> None:
+    with pytest.raises(ValueError, match="degrees of freedom"):
+        student_quantile(confidence, freedom)
+
+
+def test_interval_of_processes_worked_out_by_hand() -> None:
+    """Medians 1, e and e^2: mean of logarithms 1, standard deviation 1, t(0.95, 2) = 4.303."""
+    values = [[1.0] * 3, [0.5, math.e, 9.0], [math.e**2]]
+    centre, low, high = process_interval(values)
+    assert centre == pytest.approx(math.e)
+    half = 4.3027 / math.sqrt(3)
+    assert (low, high) == pytest.approx((math.exp(1 - half), math.exp(1 + half)), rel=1e-4)
+
+
+@given(several)
+def test_the_interval_of_processes_holds_its_centre_and_turns_with_the_ratio(
+    values: list[list[float]],
+) -> None:
+    centre, low, high = process_interval(values)
+    assert low <= centre * (1 + 1e-9)
+    assert centre <= high * (1 + 1e-9)
+    # Odd numbers only: the median of an even number of values is not that of their inverses.
+    odd = [process[: len(process) - 1 + len(process) % 2] for process in values]
+    turned = process_interval([[1 / v for v in process] for process in odd])
+    there = process_interval(odd)
+    assert turned[0] == pytest.approx(1 / there[0])
+    assert turned[1] == pytest.approx(1 / there[2], rel=1e-6)
+
+
+@given(several, st.floats(1e-3, 1e3))
+def test_the_interval_of_processes_scales(values: list[list[float]], factor: float) -> None:
+    scaled = process_interval([[factor * v for v in process] for process in values])
+    assert scaled == pytest.approx([factor * x for x in process_interval(values)], rel=1e-6)
+
+
+def test_one_process_leaves_the_interval_of_its_own_values() -> None:
+    values = [list(np.random.default_rng(0).normal(10, 1, 30))]
+    assert process_interval(values, resamples=300) == median_interval(values, resamples=300)
+
+
+def test_costs_of_zero_have_no_logarithm() -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        process_interval([[1.0, 0.0], [1.0]])
+
+
+def test_six_processes_that_differ_call_a_difference_as_rarely_as_they_should() -> None:
+    """A percentile bootstrap over six processes is wrong more than twice as often as it says."""
+    generator = np.random.default_rng(5)
+    wrong = {process_interval: 0, median_interval: 0}
+    trials = 400
+    for _ in range(trials):
+        level = generator.normal(0.0, 0.01, (6, 1))
+        values = np.exp(level + generator.normal(0.0, 0.03, (6, 60)))
+        for interval in wrong:
+            _, low, high = interval(values.tolist(), resamples=200)
+            wrong[interval] += not low <= 1.0 <= high
+    assert wrong[process_interval] / trials <= 0.075
+    assert wrong[median_interval] > 1.4 * wrong[process_interval]
+
+
+def test_warm_up_is_left_out_and_settled_values_stay() -> None:
+    steady = [10.0, 10.2, 9.9, 10.1, 10.0] * 12
+    assert settled_from(steady) <= 10
+    assert settled_from([30.0] * 10 + steady) == 10
+    assert settled_from([30.0, 25.0, 20.0, 15.0, 12.0, *steady]) == 5
+    assert settled_from([30.0] * 12) == 0
+    assert settled_from([5.0, 1.0]) == 0
+
+
+@given(st.lists(costs, max_size=80))
+def test_at_least_half_of_the_values_stay(values: list[float]) -> None:
+    cut = settled_from(values)
+    assert 0 <= cut <= len(values) / 2
+    assert cut % 5 == 0
+
+
+def test_rounded_values_are_spread_over_the_step_of_their_clock() -> None:
+    assert unrounded([5.0, 7.0, 5.0, 5.0, 5.0]).tolist() == [4.625, 7.0, 4.875, 5.125, 5.375]
+    assert unrounded([5.0, 5.5]).tolist() == [5.0, 5.5]
+    # The median of grouped data: 3 below, 4 in the class from 4.5 to 5.5, 1 above.
+    values = [3.0, 4.0, 4.0, 5.0, 5.0, 5.0, 5.0, 6.0]
+    assert np.median(unrounded(values)) == pytest.approx(4.5 + (8 / 2 - 3) / 4)
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=60))
+def test_no_value_moves_by_more_than_half_a_step(values: list[int]) -> None:
+    moved = unrounded([float(v) for v in values])
+    assert np.abs(moved - values).max() < 0.5
+    assert moved.mean() == pytest.approx(np.mean(values))
+
+
+def test_drift_and_spread_worked_out_by_hand() -> None:
+    assert drift([10.0, 10.0, 11.0, 11.0]) == pytest.approx(0.1)
+    assert drift([10.0]) == 0.0
+    assert spread([[10.0, 10.0], [12.0], [11.0, 11.0]]) == pytest.approx(0.2)

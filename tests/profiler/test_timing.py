@@ -126,3 +126,46 @@ def test_this_machine_finds_the_far_larger_model_slower(local, exported, build) 
     assert 0 < result.low <= result.median <= result.high
     assert result.first_cost > result.second_cost > 0
     assert environment.facts["threads"] == "1"
+
+
+NOISY = {"noise": 0.03, "process_noise": 0.01, "regime": 1.6, "regime_runs": 300.0}
+
+
+def test_a_device_that_changes_its_speed_does_not_change_the_ratio(simulated, exported) -> None:
+    """Absolute costs move by 60 %, the paired ratio stays where it belongs."""
+    first, second = exported("residual"), exported("plain")
+    device = simulated(**NOISY, seed=4)
+    result, _ = compare(device, first, second, seconds=20.0, clock=lambda: device.elapsed)
+    truth = cost(simulated(), first) / cost(simulated(), second)
+    assert result.low <= truth <= result.high
+    assert result.median == pytest.approx(truth, rel=0.02)
+
+
+def test_sampling_goes_on_until_the_interval_is_narrow_enough_or_time_is_up(
+    simulated, exported
+) -> None:
+    found = {}
+    for half_width in (0.02, 0.004, 1e-6):
+        device = simulated(**NOISY, seed=1)
+        found[half_width], _ = compare(
+            device, exported("plain"), exported("plain"),
+            half_width=half_width, seconds=15.0, clock=lambda device=device: device.elapsed,
+        )  # fmt: skip
+        assert device.elapsed < 17.0
+    assert [result.stopped for result in found.values()] == ["enough", "enough", "time"]
+    assert found[0.02].processes < found[0.004].processes < found[1e-6].processes
+
+
+@pytest.mark.slow
+def test_a_model_against_itself_differs_in_at_most_five_of_a_hundred_comparisons(
+    simulated, exported
+) -> None:
+    wrong = 0
+    for seed in range(500):
+        device = simulated(**NOISY, seed=seed)
+        result, _ = compare(
+            device, exported("plain"), exported("plain"),
+            seconds=10.0, seed=seed, clock=lambda device=device: device.elapsed,
+        )  # fmt: skip
+        wrong += not result.low <= 1.0 <= result.high
+    assert wrong <= 25

@@ -193,7 +193,7 @@ def test_profile_is_sorted_by_cost_and_accounts_for_everything(shown):
         "measured on the device",
         "changes of layout",
         "985.3 µs [979.0, 992.8], measured",
-        "94 % of the profiled run belongs to named layers",
+        "94 % of a run belongs to named layers",
         "294.0 KiB (exact, from shapes)",
         "324.0 KiB",
     ):

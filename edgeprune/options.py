@@ -1,0 +1,45 @@
+"""Options that commands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from edgeprune.report.console import Console
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Common:
+    """Options that every command takes.
+
+    Parameters
+    ----------
+    json:
+        Put one JSON document on stdout and nothing else.
+    quiet:
+        No progress; only results, warnings and errors.
+    verbose:
+        Say more; show tracebacks.
+    """
+
+    json: Annotated[bool, Parameter(negative=())] = False
+    quiet: Annotated[bool, Parameter(negative=())] = False
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative=())] = False
+
+    @property
+    def console(self) -> Console:
+        """The console for these options."""
+        from edgeprune.report.console import Console
+
+        return Console(quiet=self.quiet, verbose=self.verbose)
+
+
+DEFAULT = Common()
+Device = Annotated[str, Parameter(name="--device")]
+Budget = Annotated[str | None, Parameter(name="--budget")]
+Seed = Annotated[int | None, Parameter(name="--seed")]
+Flag = Annotated[bool, Parameter(negative=())]

@@ -1,0 +1,99 @@
+"""The roofline of a device with the layers of a model below it, as inline SVG.
+
+Williams, Waterman and Patterson 2009, CACM 52(4): operations a second against operations for each
+byte that has to be moved, both on logarithmic scales.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from edgeprune.records import LayerProfile, ModelProfile
+from edgeprune.report import figures, svg
+
+LEFT, TOP, HEIGHT, RIGHT = 64, 24, 300, 24
+NAMED = 6  # layers that bear their name
+
+
+def roofline(profile: ModelProfile, *, title: str) -> str:
+    """Return the chart, or "" where no peaks were measured or no layer counts operations."""
+    layers = [layer for layer in profile.layers if layer.macs and layer.flops_per_second]
+    if profile.peaks is None or not layers:
+        return ""
+    peak, bandwidths = profile.peaks.flops_per_second, profile.peaks.bandwidths
+    reached = [rate for layer in layers if (rate := layer.flops_per_second)]
+    ridges = [peak / bandwidth.bytes_per_second for bandwidth in bandwidths]
+    xs = _decades([_intensity(layer) for layer in layers] + ridges)
+    ys = _decades([*reached, peak])
+    span = svg.WIDTH - LEFT - RIGHT
+
+    def across(x: float) -> float:
+        return LEFT + span * (math.log10(x) - xs[0]) / (xs[1] - xs[0])
+
+    def down(y: float) -> float:
+        return TOP + HEIGHT * (1 - (math.log10(y) - ys[0]) / (ys[1] - ys[0]))
+
+    parts = _axes(xs, ys, across, down)
+    for bandwidth in bandwidths:
+        rate = bandwidth.bytes_per_second
+        start = max(10.0 ** xs[0], 10.0 ** ys[0] / rate)
+        parts.append(
+            svg.line(across(start), down(start * rate), across(peak / rate), down(peak), svg.LIMIT)
+        )
+        middle = math.sqrt(start * peak / rate)
+        name = f"{rate / 1e9:.0f} GB/s ({figures.size(bandwidth.working_set_bytes)})"
+        parts.append(svg.text(across(middle) - 6, down(middle * rate), name, "end"))
+    first = across(min(ridges))
+    parts.append(svg.line(first, down(peak), svg.WIDTH - RIGHT, down(peak), svg.LIMIT, thick=2))
+    roof = f"{peak / 1e9:.0f} GFLOP/s"
+    parts.append(svg.text(svg.WIDTH - RIGHT, down(peak) - 6, roof, "end", bold=True))
+    return svg.chart(title, TOP + HEIGHT + 44, parts + _points(profile, layers, across, down))
+
+
+def _points(
+    profile: ModelProfile, layers: Sequence[LayerProfile], across: svg.Scale, down: svg.Scale
+) -> list[str]:
+    """Return a circle for each layer, its area the layer's share of the cost; the largest named."""
+    parts, taken = [], [TOP - 8.0]
+    for index, layer in enumerate(sorted(layers, key=lambda layer: -layer.cost)):
+        x, y = across(_intensity(layer)), down(layer.flops_per_second or 1.0)
+        radius = max(2.5, 26 * math.sqrt(layer.cost / profile.sum_of_layers))
+        hint = f"{layer.name}: {figures.cost(layer.cost, profile.unit)}"
+        parts.append(svg.circle(x, y, radius, svg.SLIM, hint))
+        if index < NAMED:
+            height = y + 4
+            while any(abs(height - other) < 13 for other in taken):
+                height += 13
+            taken.append(height)
+            name = svg.shortened(layer.name, 150)
+            parts.append(svg.text(x - radius - 4, height, name, "end", full=layer.name))
+    return parts
+
+
+def _axes(
+    xs: tuple[int, int], ys: tuple[int, int], across: svg.Scale, down: svg.Scale
+) -> list[str]:
+    parts = []
+    for power in range(xs[0], xs[1] + 1):
+        x = across(10.0**power)
+        parts.append(svg.line(x, TOP, x, TOP + HEIGHT, svg.GRID))
+        parts.append(svg.text(x, TOP + HEIGHT + 16, f"{10.0**power:g}", "middle"))
+    for power in range(ys[0], ys[1] + 1):
+        y = down(10.0**power)
+        parts.append(svg.line(LEFT, y, svg.WIDTH - RIGHT, y, svg.GRID))
+        parts.append(svg.text(LEFT - 6, y + 4, f"{10.0 ** (power - 9):g}", "end"))
+    parts.append(svg.text(LEFT, 14, "GFLOP/s"))
+    x = svg.WIDTH - RIGHT
+    parts.append(svg.text(x, TOP + HEIGHT + 34, "operations for each byte moved", "end"))
+    return parts
+
+
+def _intensity(layer: LayerProfile) -> float:
+    return 2 * layer.macs / max(1, layer.moved_bytes)
+
+
+def _decades(values: Sequence[float]) -> tuple[int, int]:
+    """Return the powers of ten that hold all values."""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    return low, max(high, low + 1)

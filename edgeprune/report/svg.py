@@ -1,0 +1,106 @@
+"""Elements of charts as SVG text, in the colours of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from xml.sax.saxutils import escape, quoteattr
+
+Scale = Callable[[float], float]
+WIDTH = 680
+FONT = 12
+CHARACTER = 6.6
+DENSE, SLIM, LIMIT = (
+    "var(--chart-dense,currentColor)",
+    "var(--chart-slim,currentColor)",
+    "var(--chart-limit,currentColor)",
+)
+GRID, TRACK = "var(--chart-grid,currentColor)", "var(--chart-track,none)"
+TEXT = "currentColor"
+DASHES = ("", "5 3", "1.5 3", "8 3 2 3")
+
+
+def chart(title: str, height: float, parts: Sequence[str]) -> str:
+    """Return one `<svg>` element that names itself."""
+    title = printable(title)
+    name = quoteattr(title)
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label={name} font-size="{FONT}">'
+        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
+    )
+
+
+def text(
+    x: float, y: float, text: str, anchor: str = "start", *, bold: bool = False, full: str = ""
+) -> str:
+    """Return a text; `full` is shown on hovering where it is shortened."""
+    weight = ' font-weight="600"' if bold else ""
+    hover = f"<title>{escape(printable(full))}</title>" if full and full != text else ""
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{weight} style="fill:{TEXT}">'
+        f"{hover}{escape(printable(text))}</text>"
+    )
+
+
+def label(x: float, y: float, name: str, room: float) -> str:
+    """Return a text that ends at `x`, shortened to the `room` it has."""
+    return text(x, y, shortened(name, room), "end", full=name)
+
+
+def rect(x: float, y: float, width: float, height: float, fill: str, stroke: str = "none") -> str:
+    """Return a rectangle."""
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" '
+        f'style="fill:{fill};stroke:{stroke}"/>'
+    )
+
+
+def line(
+    x1: float, y1: float, x2: float, y2: float, colour: str, *, thick: float = 1, dash: str = ""
+) -> str:
+    """Return a straight line."""
+    dashes = f' stroke-dasharray="{dash}"' if dash else ""
+    return (
+        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" '
+        f'stroke-width="{thick}"{dashes} style="stroke:{colour}"/>'
+    )
+
+
+def path(points: Sequence[tuple[float, float]], colour: str, dash: str = "") -> str:
+    """Return a line through points."""
+    dashes = f' stroke-dasharray="{dash}"' if dash else ""
+    joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return (
+        f'<polyline points="{joined}" stroke-width="2" stroke-linejoin="round"{dashes} '
+        f'style="fill:none;stroke:{colour}"/>'
+    )
+
+
+def label_width(labels: Sequence[str]) -> float:
+    """Return the room that labels take, in the units of the chart."""
+    return min(220.0, 16 + CHARACTER * max(map(len, labels), default=0))
+
+
+def shortened(text: str, room: float) -> str:
+    """Return `text`, with its middle left out where it is wider than `room`."""
+    most = max(8, int(room / CHARACTER))
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2 - 1]}…{text[len(text) - (most - most // 2) :]}"
+
+
+def beside(x: float, y: float, text: str) -> tuple[float, float]:
+    """Return where a text under `x` starts so that it stays within the chart."""
+    return max(4.0, min(x - CHARACTER * len(text) / 2, WIDTH - 4 - CHARACTER * len(text))), y
+
+
+def printable(text: str) -> str:
+    """Return `text` without what XML does not allow."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def circle(x: float, y: float, radius: float, colour: str, hint: str) -> str:
+    """Return a translucent circle that names itself on hovering."""
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill-opacity="0.45" '
+        f'style="fill:{colour};stroke:{colour}"><title>{escape(printable(hint))}</title></circle>'
+    )
