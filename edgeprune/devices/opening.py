@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from edgeprune.devices import local, simulated
+from edgeprune.devices import gpu, local, roofline, simulated
 from edgeprune.devices.protocol import Device, Obstacle
 from edgeprune.devices.spec import load_spec
 from edgeprune.errors import DeviceError
@@ -13,14 +13,20 @@ from edgeprune.records import DeviceSpec
 
 
 class Transport(NamedTuple):
-    """How a device is made from its profile, and what stands in its way (None: nothing)."""
+    """How a device is made from its profile, and what stands in its way (None: nothing).
+
+    `stand_in` returns the profile of what answers here in a device's name.
+    """
 
     make: Callable[[DeviceSpec], Device]
     obstacle: Callable[[DeviceSpec], Obstacle | None]
+    stand_in: Callable[[DeviceSpec], DeviceSpec] = lambda spec: spec
 
 
 TRANSPORTS: Mapping[str, Transport] = {
+    "gpu": Transport(gpu.make, gpu.obstacle, gpu.stand_in),
     "local": Transport(local.LocalDevice, local.obstacle),
+    "roofline": Transport(roofline.RooflineDevice, lambda _: None),
     "simulated": Transport(simulated.SimulatedDevice, lambda _: None),
 }
 
@@ -47,3 +53,8 @@ def device_for(spec: DeviceSpec) -> Device:
 def obstacle_to(spec: DeviceSpec) -> Obstacle | None:
     """Return what keeps the device from being used here, or None."""
     return TRANSPORTS[spec.transport].obstacle(spec)
+
+
+def stand_in(spec: DeviceSpec) -> DeviceSpec:
+    """Return the profile of what answers here in the name of `spec`: mostly `spec` itself."""
+    return TRANSPORTS[spec.transport].stand_in(spec)

@@ -12,6 +12,7 @@ Tasks:
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import platform
@@ -45,8 +46,11 @@ TYPES = {
 }
 COMPARABLE = [
     "architecture", "processor", "instruction_set", "onnxruntime", "providers", "threads",
-    "graph_optimization",
+    "graph_optimization", "accelerator",
 ]  # fmt: skip
+CPU, WEBGPU = "CPUExecutionProvider", "WebGpuExecutionProvider"
+NVIDIA = {"CUDAExecutionProvider", "TensorrtExecutionProvider"}
+HEAVY = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 
 
 def main(request_path: str, result_path: str) -> None:
@@ -56,6 +60,11 @@ def main(request_path: str, result_path: str) -> None:
     affinity = request["session"].get("affinity")
     if affinity:
         os.sched_setaffinity(0, set(affinity) & os.sched_getaffinity(0) or os.sched_getaffinity(0))
+    if request["session"]["providers"][0] in NVIDIA:
+        # Float32 as elsewhere, so that parity can be a gate; Ampere rounds products to TF32.
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+        if request["task"] == "layers":  # each kernel ends before its node does
+            os.environ["CUDA_LAUNCH_BLOCKING"] = "1"
     load_before = _load()
     with tempfile.TemporaryDirectory() as scratch:
         work = {"time": timed, "layers": profiled, "run": outputs}[request["task"]]
@@ -78,7 +87,9 @@ def open_session(model: Facts, options: Facts, trace: str | None = None) -> tupl
         settings.enable_profiling = True
         settings.profile_file_prefix = trace  # one of its own: names hold only whole seconds
     started = time.perf_counter()
-    session = ort.InferenceSession(model["file"], settings, providers=options["providers"])
+    chosen = options.get("provider_options") or {}
+    providers = [(name, chosen.get(name, {})) for name in options["providers"]]
+    session = ort.InferenceSession(model["file"], settings, providers=providers)
     seconds = time.perf_counter() - started
     if session.get_providers()[0] != options["providers"][0]:
         raise RuntimeError(
@@ -145,6 +156,9 @@ def timed(request: Facts, scratch: str) -> Facts:
     stopped, until = "fixed", time.perf_counter() + request["deadline_seconds"]
     clock = time.perf_counter_ns
     for opening in range(request["openings"]):
+        if opening == 0 and request["session"]["providers"][0] != CPU:
+            for model in request["models"]:
+                check_placement(model, request["session"], scratch)
         opened = [open_session(model, request["session"]) for model in request["models"]]
         loads = [max(before, now) for before, (_, now) in zip(loads, opened)]
         runners = [partial(s.run, None, feeds_for(s, request["seed"])) for s, _ in opened]
@@ -170,8 +184,39 @@ def timed(request: Facts, scratch: str) -> Facts:
     return {"stopped": stopped, "models": models}
 
 
+def check_placement(model: Facts, options: Facts, scratch: str) -> None:
+    """Raise a RuntimeError if a heavy node of the model does not run on the first provider."""
+    session, _ = open_session(model, options, os.path.join(scratch, "placement"))
+    session.run(None, feeds_for(session, 0))
+    _placed(_nodes(_trace(session), 0)["nodes"], options["providers"][0])
+
+
+def _placed(nodes: list[Facts], provider: str) -> None:
+    for node in nodes:
+        if node["operator"] in HEAVY and node["provider"] != provider:
+            raise RuntimeError(
+                "node %s runs on %s, not on %s" % (node["name"], node["provider"], provider)
+            )
+
+
+def _trace(session: Any) -> list[Facts]:
+    """End the session's profile and return its events."""
+    path = session.end_profiling()
+    with open(path, encoding="utf-8") as stream:
+        events: list[Facts] = json.load(stream)
+    os.remove(path)
+    return events
+
+
 def profiled(request: Facts, scratch: str) -> Facts:
-    """Profile runs; for every node its time in microseconds in every run after the warm-up."""
+    """Profile runs; for every node its time in microseconds in every run after the warm-up.
+
+    What the time of a node is depends on the provider: on the CPU, and where a provider waits for
+    its sub-graph, that of the node; on CUDA too, since kernels are made to block; on WebGPU that of
+    the node's GPU programs, and at least two runs are dropped, in which shaders are compiled.
+    """
+    provider = request["session"]["providers"][0]
+    warmup = max(2, request["warmup_runs"]) if provider == WEBGPU else request["warmup_runs"]
     sessions = []
     for index, model in enumerate(request["models"]):
         trace = os.path.join(scratch, "trace%d" % index)
@@ -179,7 +224,7 @@ def profiled(request: Facts, scratch: str) -> Facts:
         sessions.append((session, feeds_for(session, request["seed"]), seconds))
     runners = [partial(session.run, None, feeds) for session, feeds, _ in sessions]
     for run in runners:
-        for _ in range(request["warmup_runs"]):
+        for _ in range(warmup):
             run()
     stopped, until = "fixed", time.perf_counter() + request["deadline_seconds"]
     for order in schedule(len(runners), request["rounds"], request["paired"], request["seed"]):
@@ -191,13 +236,10 @@ def profiled(request: Facts, scratch: str) -> Facts:
             break
     models = []
     for model, (session, _, seconds) in zip(request["models"], sessions):
-        trace = session.end_profiling()
-        with open(trace, encoding="utf-8") as stream:
-            events = json.load(stream)
-        os.remove(trace)
-        models.append(
-            dict(_nodes(events, request["warmup_runs"]), name=model["name"], load_seconds=seconds)
-        )
+        found = _nodes(_trace(session), warmup)
+        if provider != CPU:
+            _placed(found["nodes"], provider)
+        models.append(dict(found, name=model["name"], load_seconds=seconds))
     return {"stopped": stopped, "models": models}
 
 
@@ -225,9 +267,39 @@ def _nodes(events: list[Facts], warmup: int) -> Facts:
         if not node["values"] and "mem_bytes_requested_in_use" in args:
             peak = max(peak or 0, int(args["mem_bytes_requested_in_use"]))
         node["values"].append(event["dur"])
-    for node in nodes.values():
+    found = list(nodes.values())
+    if any(node["provider"] == WEBGPU for node in found):
+        found = _gpu_times(events, found, len(runs))
+    for node in found:
         node["values"] = node["values"][warmup:]
-    return {"nodes": list(nodes.values()), "runs": runs[warmup:], "peak_bytes": peak}
+    return {"nodes": found, "runs": runs[warmup:], "peak_bytes": peak}
+
+
+def _gpu_times(events: list[Facts], nodes: list[Facts], runs: int) -> list[Facts]:
+    """Give WebGPU's nodes the times of their programs; their own are those of the dispatch.
+
+    Programs are `Api` events called `<node>&<operator>&<program>`, in the order they ran in. A node
+    without any is a change of view. What a node runs only once, in its first run, is left out.
+    """
+    taken: dict[str, list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Api":
+            taken.setdefault(event["name"].rsplit("&", 2)[0], []).append(event["dur"])
+    if not taken:
+        raise RuntimeError("the GPU reports no times of its own (no time-stamp queries)")
+    by_name = {node["name"]: node for node in reversed(nodes)}
+    for name, node in by_name.items():
+        if node["provider"] == WEBGPU:
+            durations = taken.pop(name, [])
+            count = len(durations) // runs
+            first = len(durations) - count * runs
+            node["values"] = [
+                sum(durations[first + run * count : first + (run + 1) * count])
+                for run in range(runs)
+            ]
+    if taken:
+        raise RuntimeError("programs without a node in the profile: %s" % ", ".join(sorted(taken)))
+    return list(reversed(list(by_name.values())))
 
 
 def outputs(request: Facts, scratch: str) -> Facts:
@@ -277,23 +349,27 @@ def environment(request: Facts, load_before: str) -> Facts:
         "load_before": load_before,
         "load_after": _load(),
     }
+    if options["providers"][0] != CPU:
+        facts["accelerator"] = _accelerator()
+        facts["io_binding"] = "no: whole runs copy inputs to the device and outputs back"
     return {"facts": facts, "comparable": COMPARABLE}
+
+
+def _accelerator() -> str:
+    """Return the name of an NVIDIA GPU or of the board, as far as the system tells."""
+    for path in sorted(glob.glob("/proc/driver/nvidia/gpus/*/information")):
+        for line in (_read(path) or "").splitlines():
+            if line.startswith("Model:"):
+                return line.partition(":")[2].strip()
+    return (_read("/proc/device-tree/model") or "unknown").rstrip("\0")
 
 
 def _instruction_set() -> str:
     flags = set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())
     known = [
-        "avx2",
-        "avx512f",
-        "avx512_vnni",
-        "avx512_bf16",
-        "amx_int8",
-        "asimd",
-        "asimddp",
-        "i8mm",
-        "sve",
-        "sme",
-    ]
+        "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm",
+        "sve", "sme",
+    ]  # fmt: skip
     return " ".join(name for name in known if name in flags) or "baseline"
 
 

@@ -30,7 +30,7 @@ from edgeprune.records.plan import (
     SkippedGroup,
     WidthPlan,
 )
-from edgeprune.records.spec import DeviceSpec, Simulation
+from edgeprune.records.spec import DeviceSpec, Roofline, Simulation
 from edgeprune.records.verdict import (
     Artifact,
     Budget,
@@ -67,6 +67,7 @@ __all__ = [
     "PricedLayer",
     "Record",
     "Recovered",
+    "Roofline",
     "Round",
     "Samples",
     "Sensitivity",

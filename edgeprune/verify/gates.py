@@ -8,6 +8,7 @@ from edgeprune.job import Job
 from edgeprune.records import (
     Budget,
     Comparison,
+    DeviceSpec,
     Environment,
     Figures,
     Gate,

@@ -23,8 +23,8 @@ Pair = tuple[tuple[Tensor, ...], Tensor]
 
 
 def numeric_device(device: Device) -> Device:
-    """Return the device that computes outputs: `device`, or this machine where it is simulated."""
-    if device.spec.transport != "simulated":
+    """Return the device that computes outputs: this machine where `device` only estimates."""
+    if device.spec.runtime not in ("simulated", "roofline"):
         return device
     spec = DeviceSpec(
         name=f"{device.spec.name} (numerics on this machine)",
