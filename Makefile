@@ -41,11 +41,19 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+.PHONY: webgpu
+webgpu: ## Make the environment of the device webgpu_software: WebGPU on software Vulkan
+	@tools/webgpu.sh "$(PYTHON)"
+
 ## Use
 
 .PHONY: mobile_cpu
 mobile_cpu: $(STAMP) ## Run the whole job on this CPU [JOB=job.toml] [BUDGET=50%] [RESUME=1]
 	$(BIN)/edgeprune run "$(JOB)" --device mobile_cpu $(if $(BUDGET),--budget "$(BUDGET)") $(if $(RESUME),--resume)
+
+.PHONY: edge_gpu
+edge_gpu: $(STAMP) ## Run the whole job on this machine's GPU, else on the estimate of one [JOB=] [BUDGET=] [RESUME=1]
+	$(BIN)/edgeprune run "$(JOB)" --device edge_gpu $(if $(BUDGET),--budget "$(BUDGET)") $(if $(RESUME),--resume)
 
 .PHONY: profile
 profile: $(STAMP) ## Show cost and memory of each layer [DEVICE=mobile_cpu] [WHAT=job.toml]

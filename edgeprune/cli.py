@@ -79,13 +79,10 @@ Seed = Annotated[int | None, Parameter(name="--seed")]
 @app.command
 def devices(*, common: Common = DEFAULT) -> int:
     """List the known device profiles, and which of them can be used here now."""
-    from edgeprune.devices.opening import obstacle_to
+    from edgeprune.devices.opening import obstacle_to, stand_in
     from edgeprune.devices.spec import known_devices, load_spec
 
-    rows = []
-    for name in known_devices():
-        spec = load_spec(name)
-        rows.append((spec, obstacle_to(spec)))
+    rows = [(stand_in(spec), obstacle_to(spec)) for spec in map(load_spec, known_devices())]
     _answer(
         common,
         {
@@ -103,7 +100,12 @@ def devices(*, common: Common = DEFAULT) -> int:
     )
     common.console.devices(
         [
-            (spec.name, spec.title, spec.figure, f"{o.why}; {o.help}" if o else "ready")
+            (
+                spec.name,
+                spec.title,
+                spec.figure,
+                f"{o.why}; {o.help}" if o else spec.note or "ready",
+            )
             for spec, o in rows
         ]
     )
@@ -148,7 +150,8 @@ def profile(
     from edgeprune.devices.opening import open_device
     from edgeprune.inspection import profile_anything
 
-    opened, console = open_device(device), common.console
+    console = common.console
+    opened = open_device(device, console.warning)
     with (
         tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch,
         console.stage(f"Profiling {what} on {opened.spec.name}") as stage,
@@ -181,7 +184,7 @@ def plan(
     from edgeprune.pipeline import plan_only
 
     console = common.console
-    settings, model, data, opened = _prepare(job, device, budget, seed)
+    settings, model, data, opened = _prepare(job, device, budget, seed, console)
     found = plan_only(settings, model, data, opened, console)
     document = {
         "schema": 1,
@@ -237,7 +240,7 @@ def run(
     from edgeprune import pipeline
 
     console = common.console
-    settings, model, data, opened = _prepare(job, device, budget, seed)
+    settings, model, data, opened = _prepare(job, device, budget, seed, console)
     folder = out or Path("deploy", opened.spec.name, settings.name)
     result = pipeline.run(settings, model, data, opened, folder, resume=resume, console=console)
     _answer(common, result.verdict.model_dump(mode="json", by_alias=True))
@@ -273,14 +276,15 @@ def verify(
     from edgeprune.devices.opening import open_device
     from edgeprune.inspection import compare_files
 
-    opened, console = open_device(device), common.console
+    console = common.console
+    opened = open_device(device, console.warning)
     with console.stage(f"Comparing on {opened.spec.name}") as stage:
         found = compare_files(
             before, after, opened, tolerance=tolerance, seed=seed or 0, note=stage.note
         )
     _answer(common, {"schema": 1, **found.model_dump(mode="json")})
     console.comparison(
-        found.speedup, found.parity, found.before, found.after, found.kind, found.unit
+        found.speedup, found.parity, found.before, found.after, found.kind, found.unit, found.gates
     )
     return DONE if found.passed else GateError.exit_code
 
@@ -303,7 +307,7 @@ def report(run_dir: Path, *, common: Common = DEFAULT) -> int:
 
 
 def _prepare(
-    job: Path, device: str, budget: str | None, seed: int | None
+    job: Path, device: str, budget: str | None, seed: int | None, console: Console
 ) -> tuple[Any, Any, Any, Any]:
     """Load everything a job names; cheap faults are told before torch is imported."""
     from edgeprune.devices.spec import load_spec
@@ -315,7 +319,7 @@ def _prepare(
     from edgeprune.devices.opening import open_device
     from edgeprune.pipeline import load
 
-    opened = open_device(device)
+    opened = open_device(device, console.warning)
     model, data = load(settings, job.resolve().parent)
     return settings, model, data, opened
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,9 +27,12 @@ from edgeprune.records import (
     Unit,
 )
 from edgeprune.verify.files import file_parity
+from edgeprune.verify.gates import speed_gate
 from edgeprune.verify.inference import numeric_device
 
 OPSET = 20
+PLAN = "edgeprune.plan"
+PRUNED = "not a gate: one file is pruned and the other is not, so their outputs differ"
 
 
 class FileComparison(Record):
@@ -85,19 +89,34 @@ def compare_files(
     agreement = file_parity(numeric_device(device), first, second, tolerance=tolerance, seed=seed)
     comparison, environment = compare(device, before, after, seed=seed, note=note)
     spec = device.spec
-    proven = None if spec.figure == "estimated" else comparison.low > 1.0
+    command = shlex.join(
+        ["edgeprune", "verify", str(before), str(after), "--device", spec.measured_by or ""]
+    )
+    speed = speed_gate(
+        comparison,
+        spec.figure,
+        functional_only=spec.functional_only,
+        command=command if spec.measured_by else "",
+    )
+    pruned = first[1].metadata.get(PLAN) != second[1].metadata.get(PLAN)
     return FileComparison(
         device=spec.name,
         kind=spec.figure,
         unit=spec.unit,
-        passed=agreement.passed and proven is not False,
+        passed=(agreement.passed or pruned) and speed.met is not False,
         before=before.name,
         after=after.name,
         speedup=comparison,
         parity=agreement,
         gates=(
-            Gate(name="parity", met=agreement.passed, limit=tolerance, value=agreement.max_abs),
-            Gate(name="speedup", met=proven, limit=1.0, value=comparison.low),
+            Gate(
+                name="parity",
+                met=None if pruned else agreement.passed,
+                limit=tolerance,
+                value=agreement.max_abs,
+                note=PRUNED if pruned else "",
+            ),
+            speed,
         ),
         environment=environment,
     )

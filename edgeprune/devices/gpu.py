@@ -23,6 +23,7 @@ from edgeprune.records import DeviceSpec
 
 PYTHON = "EDGEPRUNE_GPU_PYTHON"
 WEBGPU = "WebGpuExecutionProvider"
+RESTS = {"TensorrtExecutionProvider": ("CUDAExecutionProvider",)}
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ def _find(spec: DeviceSpec, python: Path) -> Found:
         if software and not spec.functional_only:
             refused.append((provider, f"{names} is software, whose times mean nothing"))
             continue
-        chosen = spec.model_copy(update={"providers": (provider,)})
+        rest = [p for p in RESTS.get(provider, ()) if p in there]  # for what it cannot take
+        chosen = spec.model_copy(update={"providers": (provider, *rest)})
         device = GpuDevice(chosen, str(python), names)
         try:
             _run_something(device)

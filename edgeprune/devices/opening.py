@@ -31,8 +31,10 @@ TRANSPORTS: Mapping[str, Transport] = {
 }
 
 
-def open_device(device: str) -> Device:
+def open_device(device: str, warn: Callable[[str], None] = lambda _: None) -> Device:
     """Return the device called `device` (or described by the profile file `device`).
+
+    `warn` is told what whoever reads its figures must know, if anything.
 
     Raises:
         UnknownDeviceError: no such profile.
@@ -42,7 +44,10 @@ def open_device(device: str) -> Device:
     obstacle = obstacle_to(spec)
     if obstacle:
         raise DeviceError(f"device {spec.name} cannot be used here: {obstacle.why}", obstacle.help)
-    return device_for(spec)
+    opened = device_for(spec)
+    if opened.spec.note:
+        warn(opened.spec.note)
+    return opened
 
 
 def device_for(spec: DeviceSpec) -> Device:

@@ -12,6 +12,9 @@ from edgeprune.profiler.timing import sample
 from edgeprune.records import LayerProfile, ModelProfile
 
 Processes = list[tuple[float, ...]]
+COMPILERS = frozenset(
+    {"TensorrtExecutionProvider", "OpenVINOExecutionProvider", "CoreMLExecutionProvider"}
+)
 
 
 def profile_model(
@@ -40,6 +43,7 @@ def profile_model(
     samples, environment = sample(device, path, processes=processes, seed=seed)
     total = median_interval(samples.processes, seed=seed, resamples=500)
     layers: dict[str, Processes] = {}
+    whole_graphs: dict[str, Processes] = {}
     layout: Processes = []
     runs: Processes = []
     peak: int | None = None
@@ -53,10 +57,14 @@ def profile_model(
         owned, unowned = attribute(graph, answer.nodes)
         for layer, nodes in owned.items():
             layers.setdefault(layer, []).append(_sum(nodes))
+        for node in [node for node in unowned if node.provider in COMPILERS]:
+            unowned.remove(node)
+            whole_graphs.setdefault(node.name, []).append(node.values)
         layout.append(_sum(unowned) if unowned else (0.0,))
         runs.append(answer.runs)
         peak = answer.peak_bytes if answer.peak_bytes is not None else peak
     rows = tuple(_row(segment, layers.get(segment.name), seed) for segment in graph.segments)
+    rows += tuple(_row(_sub_graph(name), values, seed) for name, values in whole_graphs.items())
     whole = median_interval(runs, seed=seed, resamples=200)[0]
     return ModelProfile(
         model=name,
@@ -97,6 +105,11 @@ def attribute(
         else:
             owned.setdefault(layer, []).append(node)
     return owned, unowned
+
+
+def _sub_graph(name: str) -> Segment:
+    """Return the row of what a provider compiled into one node, its layers not told apart."""
+    return Segment(f"{name}: several layers in one", "sub-graph", [], [], name)
 
 
 def _sum(nodes: list[NodeCosts]) -> tuple[float, ...]:
