@@ -136,7 +136,7 @@ class Console:
                 layer.operator,
                 "" if gone else f"{100 * layer.cost / whole:.1f} %",
                 self._bar(layer.cost / whole),
-                "0, removed or fused by the runtime"
+                "0, removed by the runtime"
                 if gone
                 else figures.cost_interval(
                     layer.cost, layer.low, layer.high, profile.unit, profile.kind
