@@ -271,7 +271,7 @@ class Console:
             ("ratio of the minima", figures.ratio(c.minimum_ratio)),
             ("pairs", f"{c.pairs} in {c.processes} processes; {stopped[c.stopped]}"),
             ("parity", _parity(parity)),
-            *((gate.name, f"not measured; {gate.note}") for gate in gates if gate.met is None),
+            *(("", gate.note) for gate in gates if gate.met is None),
         )
         for gate in gates:
             if gate.met is None and gate.command:
