@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -250,6 +251,7 @@ def listed(names: tuple[str, ...]) -> str:
 def usage(artifact: Artifact, environment: Environment) -> str:
     """Return a Python program that runs the shipped model in plain onnxruntime."""
     threads = environment.facts.get("threads", "")
+    providers = json.dumps(environment.facts.get("providers", "CPUExecutionProvider").split(","))
     shown = ", ".join(
         f"{tensor.name!r}: np.zeros({tensor.shape!r}, dtype={tensor.dtype!r})"
         for tensor in artifact.inputs
@@ -262,7 +264,7 @@ def usage(artifact: Artifact, environment: Environment) -> str:
         "options = onnxruntime.SessionOptions()\n"
         f"{setting}"
         "session = onnxruntime.InferenceSession(\n"
-        '    "model.onnx", options, providers=["CPUExecutionProvider"]\n'
+        f'    "model.onnx", options, providers={providers}\n'
         ")\n"
         f"inputs = {{{shown}}}\n"
         "outputs = session.run(None, inputs)\n"
