@@ -44,12 +44,19 @@ $(STAMP): pyproject.toml constraints.txt
 .PHONY: arm64
 arm64: $(STAMP) ## Install the ARM64 emulator for this user (about 100 MB to fetch, without root)
 	$(BIN)/python -m edgeprune.devices.arm64
+.PHONY: webgpu
+webgpu: ## Make the environment of the device webgpu_software: WebGPU on software Vulkan
+	@edgeprune/devices/webgpu.sh "$(PYTHON)"
 
 ## Use
 
 .PHONY: mobile_cpu
 mobile_cpu: $(STAMP) ## Run the whole job on this CPU [JOB=job.toml] [BUDGET=50%] [RESUME=1]
 	$(BIN)/edgeprune run "$(JOB)" --device mobile_cpu $(if $(BUDGET),--budget "$(BUDGET)") $(if $(RESUME),--resume)
+
+.PHONY: edge_gpu
+edge_gpu: $(STAMP) ## Run the whole job on this machine's GPU, else on the estimate of one [JOB=] [BUDGET=] [RESUME=1]
+	$(BIN)/edgeprune run "$(JOB)" --device edge_gpu $(if $(BUDGET),--budget "$(BUDGET)") $(if $(RESUME),--resume)
 
 .PHONY: profile
 profile: $(STAMP) ## Show cost and memory of each layer [DEVICE=mobile_cpu] [WHAT=job.toml]

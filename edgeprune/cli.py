@@ -50,13 +50,9 @@ app = App(
 @app.command
 def devices(*, common: Common = DEFAULT) -> int:
     """List the known device profiles, and which of them can be used here now."""
-    from edgeprune.devices.opening import obstacle_to
-    from edgeprune.devices.spec import known_devices, load_spec
+    from edgeprune.devices.opening import roster
 
-    rows = []
-    for name in known_devices():
-        spec = load_spec(name)
-        rows.append((spec, obstacle_to(spec)))
+    rows = roster()
     _answer(
         common,
         {
@@ -74,7 +70,7 @@ def devices(*, common: Common = DEFAULT) -> int:
     )
     common.console.devices(
         [
-            (spec.name, spec.title, spec.figure, f"{o.why}; {o.help}" if o else "ready")
+            (spec.name, spec.title, spec.figure, f"{o.why}; {o.help}" if o else spec.note)
             for spec, o in rows
         ]
     )
@@ -136,7 +132,8 @@ def profile(
     from edgeprune.inspection import differences, profile_anything, read_profile, write_outputs
 
     earlier = read_profile(against) if against else None
-    opened, console = open_device(device), common.console
+    console = common.console
+    opened = open_device(device, console.warning)
     with (
         tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch,
         console.stage(f"Profiling {what} on {opened.spec.name}") as stage,
@@ -186,7 +183,7 @@ def plan(
     from edgeprune.pipeline import plan_only
 
     console = common.console
-    settings, model, data, opened = _prepare(job, device, budget, seed)
+    settings, model, data, opened = _prepare(job, device, budget, seed, common)
     found = plan_only(settings, model, data, opened, console)
     document = {
         "schema": 1,
@@ -242,7 +239,7 @@ def run(
     from edgeprune import pipeline
 
     console = common.console
-    settings, model, data, opened = _prepare(job, device, budget, seed)
+    settings, model, data, opened = _prepare(job, device, budget, seed, common)
     folder = out or Path("deploy", opened.spec.name, settings.name)
     result = pipeline.run(settings, model, data, opened, folder, resume=resume, console=console)
     _answer(common, result.verdict.model_dump(mode="json", by_alias=True))
@@ -278,14 +275,15 @@ def verify(
     from edgeprune.devices.opening import open_device
     from edgeprune.inspection import compare_files
 
-    opened, console = open_device(device), common.console
+    console = common.console
+    opened = open_device(device, console.warning)
     with console.stage(f"Comparing on {opened.spec.name}") as stage:
         found = compare_files(
             before, after, opened, tolerance=tolerance, seed=seed or 0, note=stage.note
         )
     _answer(common, {"schema": 1, **found.model_dump(mode="json")})
     console.comparison(
-        found.speedup, found.parity, found.before, found.after, found.kind, found.unit
+        found.speedup, found.parity, found.before, found.after, found.kind, found.unit, found.gates
     )
     return DONE if found.passed else GateError.exit_code
 
@@ -308,7 +306,7 @@ def report(run_dir: Path, *, common: Common = DEFAULT) -> int:
 
 
 def _prepare(
-    job: Path, device: str, budget: str | None, seed: int | None
+    job: Path, device: str, budget: str | None, seed: int | None, common: Common
 ) -> tuple[Any, Any, Any, Any]:
     """Load everything a job names; cheap faults are told before torch is imported."""
     from edgeprune.devices.spec import load_spec
@@ -320,7 +318,7 @@ def _prepare(
     from edgeprune.devices.opening import open_device
     from edgeprune.pipeline import load
 
-    opened = open_device(device)
+    opened = open_device(device, common.console.warning)
     model, data = load(settings, job.resolve().parent)
     return settings, model, data, opened
 

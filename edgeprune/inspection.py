@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,8 +32,13 @@ from edgeprune.records import (
 from edgeprune.report.profile_page import render
 from edgeprune.report.trace import chrome_trace
 from edgeprune.store import write_text
+from edgeprune.verify.files import file_parity
+from edgeprune.verify.gates import speed_gate
+from edgeprune.verify.inference import numeric_device
 
 OPSET = 20
+PLAN = "edgeprune.plan"
+PRUNED = "not a gate: one file is pruned and the other is not, so their outputs differ"
 
 
 class FileComparison(Record):
@@ -166,20 +172,26 @@ def compare_files(
         UnsupportedModelError: not ONNX, or with different inputs or outputs.
         UnstableError: the comparison does not settle.
     """
-    from edgeprune.verify.files import file_parity  # these import torch
-    from edgeprune.verify.inference import numeric_device
-
     first, second = (before, describe(before)), (after, describe(after))
     note("parity")
     agreement = file_parity(numeric_device(device), first, second, tolerance=tolerance, seed=seed)
     comparison, environment = compare(device, before, after, seed=seed, note=note)
     spec = device.spec
-    proven = None if spec.figure == "estimated" else comparison.low > 1.0
+    command = shlex.join(
+        ["edgeprune", "verify", str(before), str(after), "--device", spec.measured_by or ""]
+    )
+    speed = speed_gate(
+        comparison,
+        spec.figure,
+        functional_only=spec.functional_only,
+        command=command if spec.measured_by else "",
+    )
+    pruned = first[1].metadata.get(PLAN) != second[1].metadata.get(PLAN)
     return FileComparison(
         device=spec.name,
         kind=spec.figure,
         unit=spec.unit,
-        passed=agreement.passed and proven is not False,
+        passed=(agreement.passed or pruned) and speed.met is not False,
         before=before.name,
         after=after.name,
         speedup=comparison,
@@ -187,11 +199,12 @@ def compare_files(
         gates=(
             Gate(
                 name="parity",
-                met=agreement.passed,
+                met=None if pruned else agreement.passed,
                 limit=agreement.limit,
                 value=agreement.max_abs,
+                note=PRUNED if pruned else "",
             ),
-            Gate(name="speedup", met=proven, limit=1.0, value=comparison.low),
+            speed,
         ),
         environment=environment,
     )

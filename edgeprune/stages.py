@@ -359,6 +359,9 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
         unit=spec.unit,
         metric=run.data.metric_name,
         on_test=run.data.test is not None,
+        functional_only=spec.functional_only,
+        measured_by=spec.measured_by,
+        note=spec.note,
     )
     return Verification(verdict=verdict, slim_profile=profiled)
 

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import inspect
 import random
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from edgeprune import records
 from edgeprune.records import (
@@ -74,10 +76,15 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 st.register_type_strategy(float, FINITE)
 
 
+def _constrained(field: FieldInfo) -> Any:
+    """Return the type of a field with its limits, which pydantic keeps apart."""
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+
+
 def anything(record: type[Record]) -> st.SearchStrategy[Record]:
     """Return records whose required fields hold anything; the others keep their defaults."""
     required = {
-        field.alias or name: st.from_type(field.annotation or object)
+        field.alias or name: st.from_type(_constrained(field))
         for name, field in record.model_fields.items()
         if field.is_required()
     }

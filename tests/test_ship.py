@@ -97,7 +97,7 @@ def test_verdict_has_the_promised_fields_and_reads_back(out):
     assert document["schema"] == 1
     assert document["plan"]["widths"]["stem"] == [32, 16]
     assert document["gates"][1] == {
-        "name": "accuracy", "met": True, "limit": 0.01, "value": 0.0031, "note": "",
+        "name": "accuracy", "met": True, "limit": 0.01, "value": 0.0031, "note": "", "command": "",
     }  # fmt: skip
     assert Verdict.model_validate(document) == factories.a_verdict()
 

@@ -87,7 +87,7 @@ def close_the_loop(
         noise = (measured.high - measured.low) / (4 * measured.cost)  # of a 95 % interval
         seen.append(Observation(solution.choice, measured.cost, max(NOISE, noise)))
         note(
-            f"round {number}: predicted {solution.cost:.4g}, measured {measured.cost:.4g} {unit} "
+            f"round {number}: predicted {solution.cost:.4g}, found {measured.cost:.4g} {unit} "
             f"= {100 * measured.cost / budget:.1f} % of the budget"
         )
         if GOOD[0] * budget <= measured.cost <= GOOD[1] * budget:
@@ -95,7 +95,7 @@ def close_the_loop(
     best = _best(candidates, budget)
     if best is None:
         smallest = min((c.measured.cost for c in candidates), default=floor.cost)
-        raise _unreachable(smallest, budget, unit, dense_cost, "measured")
+        raise _unreachable(smallest, budget, unit, dense_cost, "found")
     first = candidates[0]
     return WidthPlan.model_validate(
         {

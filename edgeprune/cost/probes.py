@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeprune.devices.protocol import Device, ModelAnswer, Request, file_of
+from edgeprune.devices.protocol import Device, ModelAnswer, NodeCosts, Request, file_of
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.fragments import Template, fragment, kept_nodes
 from edgeprune.profiler.stats import floor_of
@@ -99,10 +99,16 @@ class Probes:
 
 def _cost(model: ModelAnswer) -> float:
     """Return the price: all nodes but the changes of layout at the borders of the sub-graph."""
-    nodes = [node for node in model.nodes if node.operator not in LAYOUT]
+    nodes = [node for node in model.nodes if not _changes_layout(node)]
     if not nodes:
         raise UnsupportedModelError(f"the device reports no node for probe {model.name}")
     return sum(floor_of(node.values) for node in nodes)
+
+
+def _changes_layout(node: NodeCosts) -> bool:
+    """Whether the runtime put this node in: its transposes carry no name of the model's."""
+    added = node.operator == "Transpose" and node.name.partition("_token_")[0] == "Transpose"
+    return added or node.operator in LAYOUT
 
 
 def _signature(layer: Template, widths: Widths) -> str:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import psutil
 
+from edgeprune.devices import gpu
 from edgeprune.devices.arm64 import place
 from edgeprune.devices.local import runtime_providers
 from edgeprune.devices.microcontroller import device as microcontroller
@@ -50,6 +51,8 @@ def diagnose() -> list[Check]:
         _firmware("cortex_m4"),
         _firmware("cortex_m55"),
         _arm64(),
+        _gpu("edge_gpu", f"name the python of a GPU build of onnxruntime in {gpu.PYTHON}"),
+        _gpu("webgpu_software", "make webgpu"),
     ]
     return checks
 
@@ -72,6 +75,15 @@ def _provider() -> Check:
     except DeviceError as error:
         return Check("onnxruntime starts", False, error.what, "make setup", True)
     return Check("execution providers", True, ", ".join(providers), "", True)
+
+
+def _gpu(name: str, helps: str) -> Check:
+    """Tell which execution provider answers for a GPU profile, and what keeps the others."""
+    found = gpu.find(load_spec(name))
+    if found.device is None:
+        return Check(name, False, f"no GPU answers: {found.why}", helps, False)
+    names = (found.device.spec.providers[0], found.device.adapter or "")
+    return Check(name, True, " on ".join(filter(None, names)), "", False)
 
 
 def _processors() -> Check:

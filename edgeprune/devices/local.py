@@ -22,9 +22,10 @@ WORKER = Path(__file__).resolve().parent.parent / "profiler" / "worker.py"
 
 @dataclass(frozen=True)
 class LocalDevice:
-    """The machine that edgeprune itself runs on."""
+    """The machine that edgeprune itself runs on; `python` runs the worker (None: this one)."""
 
     spec: DeviceSpec
+    python: str | None = None
 
     def ask(self, request: Request) -> Answer:
         """Run the worker on `request` and return its answer; this process sleeps meanwhile."""
@@ -34,7 +35,7 @@ class LocalDevice:
                 json.dumps({**request.model_dump(), "session": session_of(self.spec)}),
                 encoding="utf-8",
             )
-            command = [sys.executable, "-I", str(WORKER), str(asked), str(answered)]
+            command = [self.python or sys.executable, "-I", str(WORKER), str(asked), str(answered)]
             limit = request.deadline_seconds + GRACE_SECONDS + 2.0 * len(request.models)
             try:
                 done = subprocess.run(
@@ -73,6 +74,7 @@ def session_of(spec: DeviceSpec) -> dict[str, object]:
         "threads": spec.threads,
         "affinity": spec.affinity,
         "providers": spec.providers,
+        "provider_options": spec.provider_options,
         "graph_optimization": spec.graph_optimization,
     }
 
@@ -104,12 +106,23 @@ def obstacle(spec: DeviceSpec) -> Obstacle | None:
     return None
 
 
-def runtime_providers() -> tuple[str, ...]:
-    """Return the execution providers of the installed onnxruntime, asked in a fresh process."""
-    command = [sys.executable, "-c", "import onnxruntime as o; print(*o.get_available_providers())"]
-    done = subprocess.run(
-        command, cwd=Path("/"), capture_output=True, text=True, timeout=120, check=False
-    )
+def runtime_providers(python: str | None = None) -> tuple[str, ...]:
+    """Return the execution providers of the installed onnxruntime, asked in a fresh process.
+
+    Args:
+        python: the interpreter whose onnxruntime is meant; by default that of edgeprune.
+
+    Raises:
+        DeviceError: it does not start.
+    """
+    program = "import onnxruntime as o; print(*o.get_available_providers())"
+    command = [python or sys.executable, "-c", program]
+    try:
+        done = subprocess.run(
+            command, cwd=Path("/"), capture_output=True, text=True, timeout=120, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DeviceError(f"{command[0]} does not start: {error}") from None
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise DeviceError(

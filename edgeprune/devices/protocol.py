@@ -77,6 +77,7 @@ class ModelAnswer(Message):
     values: tuple[float, ...] = ()
     nodes: tuple[NodeCosts, ...] = ()
     runs: tuple[float, ...] = ()
+    programs: dict[str, tuple[float, ...]] = {}
     peak_bytes: int | None = None
     footprint: Footprint | None = None
     memory: MemoryUse | None = None

@@ -117,10 +117,7 @@ def fragment(layer: Template, width_in: int, width_out: int, seed: int = 0) -> b
         )
     ]
     output = helper.make_tensor_value_info(nodes[-1].output[0], onnx.TensorProto.FLOAT, None)
-    graph = helper.make_graph(nodes, "layer", inputs, [output], initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    content: bytes = model.SerializeToString()
-    return content
+    return _serialized(helper.make_graph(nodes, "layer", inputs, [output], initializers))
 
 
 def _input_shape(layer: Template, shape: Shape, width_in: int) -> Shape:
@@ -165,3 +162,19 @@ def _channels(shape: Shape, operator: str) -> int:
 
 def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
     return next((int(a.i) for a in node.attribute if a.name == name), default)
+
+
+def smallest_model() -> bytes:
+    """Return an ONNX model of one 3 x 3 convolution with 8 channels on 8 x 8 pixels."""
+    weight = numpy_helper.from_array(np.full((8, 8, 3, 3), 0.01, dtype=np.float32), "weight")
+    node = helper.make_node("Conv", ["x", "weight"], ["y"], name="conv", pads=[1, 1, 1, 1])
+    shape = (1, 8, 8, 8)
+    values = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape) for n in ("x", "y")]
+    graph = helper.make_graph([node], "smallest", values[:1], values[1:], [weight])
+    return _serialized(graph)
+
+
+def _serialized(graph: onnx.GraphProto) -> bytes:
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    content: bytes = model.SerializeToString()
+    return content

@@ -44,12 +44,18 @@ class Measured:
 
     totals: list[Values] = field(default_factory=list)
     layers: dict[str, list[Values]] = field(default_factory=dict)
+    sub_graphs: dict[str, list[Values]] = field(default_factory=dict)
     layout: list[Values] = field(default_factory=list)
     environments: list[Environment] = field(default_factory=list)
     loads: list[float] = field(default_factory=list)
     last: ModelAnswer | None = None
     peak_bytes: int | None = None
     memory: MemoryUse | None = None
+
+
+COMPILERS = frozenset(
+    {"TensorrtExecutionProvider", "OpenVINOExecutionProvider", "CoreMLExecutionProvider"}
+)
 
 
 def profile_model(
@@ -149,6 +155,9 @@ def _one_process(
     owned, unowned = attribute(graph, model.nodes)
     for layer, nodes in owned.items():
         found.layers.setdefault(layer, []).append(_sum(nodes, cut, calibration))
+    for node in [node for node in unowned if node.provider in COMPILERS]:
+        unowned.remove(node)
+        found.sub_graphs.setdefault(node.name, []).append(_sum([node], cut, calibration))
     found.layout.append(_sum(unowned, cut, calibration) if unowned else (0.0,))
     found.loads.append(model.load_seconds)
     found.last = model
@@ -182,6 +191,9 @@ def _profile(
     rows = tuple(
         _row(graph, segment, found.layers.get(segment.name), peaks, seed)
         for segment in graph.segments
+    ) + tuple(
+        _row(graph, _sub_graph(name), values, peaks, seed)
+        for name, values in found.sub_graphs.items()
     )
     total = _interval(found.totals, seed)
     layout = _interval(found.layout, seed)[0]
@@ -266,6 +278,11 @@ def timeline(graph: Graph, answer: ModelAnswer) -> tuple[Slice, ...]:
             )
         )
     return tuple(slices)
+
+
+def _sub_graph(name: str) -> Segment:
+    """Return the row of what a provider compiled into one node, its layers not told apart."""
+    return Segment(f"{name}: several layers in one", "sub-graph", [], [], name)
 
 
 def _sum(nodes: Sequence[NodeCosts], cut: int, calibration: Calibration | None) -> Values:

@@ -41,7 +41,7 @@ TYPES = {
 }  # fmt: skip
 COMPARABLE = [
     "architecture", "processor", "processors", "instruction_set", "onnxruntime", "providers",
-    "threads", "graph_optimization", "affinity", "governor",
+    "threads", "graph_optimization", "affinity", "governor", "accelerator",
 ]  # fmt: skip
 
 
@@ -52,6 +52,11 @@ def main(request_path: str, result_path: str) -> None:
     affinity = request["session"].get("affinity")
     if affinity:
         os.sched_setaffinity(0, set(affinity) & os.sched_getaffinity(0) or os.sched_getaffinity(0))
+    if request["session"]["providers"][0].startswith(("CUDA", "Tensorrt")):
+        # Float32 as elsewhere, so that parity can be a gate: Ampere rounds products to TF32.
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+        if request["task"] == "layers":  # each kernel ends before its node does
+            os.environ["CUDA_LAUNCH_BLOCKING"] = "1"
     _end_with_parent()
     load_before, before = _load(), _usage()
     with tempfile.TemporaryDirectory() as scratch:
@@ -83,13 +88,13 @@ def open_session(
     if free and needed > free:
         raise ValueError("its file takes %d KiB, but %d KiB of memory are free" % (needed, free))
     started = time.perf_counter()
-    session = ort.InferenceSession(model["file"], settings, providers=options["providers"])
+    chosen = options.get("provider_options") or {}
+    providers = [(name, chosen.get(name, {})) for name in options["providers"]]
+    session = ort.InferenceSession(model["file"], settings, providers=providers)
     seconds = time.perf_counter() - started
-    if session.get_providers()[0] != options["providers"][0]:
-        raise RuntimeError(
-            "the session runs on %s, not on %s"
-            % (session.get_providers()[0], options["providers"][0])
-        )
+    got, wanted = session.get_providers()[0], options["providers"][0]
+    if got != wanted:
+        raise RuntimeError("the session runs on %s, not on %s" % (got, wanted))
     return session, seconds
 
 
@@ -223,7 +228,10 @@ def _nodes(events: list[Facts], warmup: int) -> Facts:
     runs = [e for e in events if e.get("cat") == "Session" and e["name"] == "model_run"]
     peak: int | None = None
     weights = 0
+    programs: dict[str, list[float]] = {}
     for event in events:
+        if event.get("cat") == "Api":  # a program of a GPU: <node>&<operator>&<program>
+            programs.setdefault(event["name"].rsplit("&", 2)[0], []).append(event["dur"])
         if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
             continue
         args = event["args"]
@@ -242,7 +250,8 @@ def _nodes(events: list[Facts], warmup: int) -> Facts:
         node["values"] = node["values"][warmup:]
         node["starts"] = node["starts"][warmup:]
     spent = [event["dur"] for event in runs[warmup:]]
-    return {"nodes": list(nodes.values()), "runs": spent, "peak_bytes": peak}
+    found = {"runs": spent, "peak_bytes": peak, "programs": programs}
+    return dict(found, nodes=list(nodes.values()))
 
 
 def resident(request: Facts, scratch: str) -> Facts:
@@ -294,10 +303,7 @@ def environment(request: Facts, load_before: str) -> Facts:
     facts = {
         "architecture": platform.machine(),
         "system": platform.platform(),
-        "processor": _cpuinfo("model name")
-        or _cpuinfo("Model")
-        or platform.processor()
-        or "unknown",
+        "processor": _cpuinfo("model name", "Model") or platform.processor() or "unknown",
         "processors": str(os.cpu_count()),
         "instruction_set": _instruction_set(),
         "python": platform.python_version(),
@@ -321,7 +327,7 @@ def _affinity() -> str:
 
 
 def _instruction_set() -> str:
-    flags = set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())
+    flags = set((_cpuinfo("flags", "Features") or "").split())
     known = [
         "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm",
         "sve", "sme",
@@ -329,10 +335,10 @@ def _instruction_set() -> str:
     return " ".join(name for name in known if name in flags) or "baseline"
 
 
-def _cpuinfo(key: str) -> str | None:
+def _cpuinfo(*keys: str) -> str | None:
     for line in (_read("/proc/cpuinfo") or "").splitlines():
         name, _, value = line.partition(":")
-        if name.strip() == key:
+        if name.strip() in keys:
             return value.strip()
     return None
 

@@ -43,7 +43,15 @@ from edgeprune.records.plan import (
     SkippedGroup,
     WidthPlan,
 )
-from edgeprune.records.spec import Adb, DeviceSpec, Microcontroller, Remote, Simulation, Ssh
+from edgeprune.records.spec import (
+    Adb,
+    DeviceSpec,
+    Microcontroller,
+    Remote,
+    Roofline,
+    Simulation,
+    Ssh,
+)
 from edgeprune.records.verdict import (
     Artifact,
     Budget,
@@ -92,6 +100,7 @@ __all__ = [
     "Record",
     "Recovered",
     "Remote",
+    "Roofline",
     "Round",
     "Samples",
     "Sensitivity",

@@ -112,29 +112,58 @@ class Arm64(Record):
     cpu: Literal["cortex-a53", "cortex-a57", "cortex-a72", "cortex-a76", "neoverse-n1"]
 
 
+class Roofline(Record):
+    """What the roofline estimate of a device needs; devices/roofline.py holds the formula.
+
+    `peak_gflops` is in 10^9 float32 operations per second (a multiply-accumulate is two),
+    `bandwidth_gbs` in 10^9 bytes per second, `overhead_us` the cost of starting one layer. Channels
+    are padded to a multiple of `tile`. The efficiencies are the shares of both peaks that real
+    kernels reach. `of` names the device that the numbers describe.
+    """
+
+    of: str
+    peak_gflops: float = Field(gt=0)
+    bandwidth_gbs: float = Field(gt=0)
+    tile: int = Field(ge=1)
+    compute_efficiency: float = Field(gt=0, le=1)
+    bandwidth_efficiency: float = Field(gt=0, le=1)
+    overhead_us: float = Field(ge=0)
+
+
 class DeviceSpec(Record):
     """A device as its profile file describes it.
 
     `kind` is the kind of device, `figure` the kind of figure it yields, `unit` that figure's unit.
-    `affinity` pins the worker to these processors (None: the system decides).
+    `affinity` pins the worker to these processors (None: the system decides). `python` runs the
+    worker of a GPU (None: the one of edgeprune). The times of a device that is `functional_only`
+    mean nothing. `measured_by` names the device that can prove what this one estimates; `note` is
+    what whoever reads its figures must know.
     """
 
     name: str
     title: str
     kind: Literal["cpu", "gpu", "microcontroller"]
-    runtime: Literal["onnxruntime", "simulated", "firmware"]
-    transport: Literal["local", "simulated", "ssh", "adb", "qemu_user", "emulator"]
+    runtime: Literal["onnxruntime", "simulated", "roofline", "firmware"]
+    transport: Literal[
+        "local", "simulated", "ssh", "adb", "gpu", "roofline", "qemu_user", "emulator"
+    ]
     unit: Unit
     figure: Kind
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    provider_options: dict[str, dict[str, str]] = Field(default_factory=dict)
+    python: str | None = None
     threads: int = Field(default=1, ge=1)
     affinity: tuple[int, ...] | None = None
     graph_optimization: Literal["disabled", "basic", "extended", "all"] = "all"
+    functional_only: bool = False
+    measured_by: str | None = None
+    note: str = ""
     simulation: Simulation | None = None
     ssh: Ssh | None = None
     adb: Adb | None = None
     microcontroller: Microcontroller | None = None
     arm64: Arm64 | None = None
+    roofline: Roofline | None = None
     source: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -146,10 +175,10 @@ class DeviceSpec(Record):
     @property
     def exact(self) -> bool:
         """Whether asking twice gives the same figures, so that once is enough."""
-        return self.figure == "emulated"
+        return self.figure == "emulated" or self.runtime == "roofline"
 
     @property
     def computes_outputs(self) -> bool:
         """Whether it returns the outputs of a model, and not only what running it costs."""
         timer = self.transport == "adb" and self.adb is not None and self.adb.mode == "perf_test"
-        return self.transport != "simulated" and not timer
+        return self.runtime not in ("simulated", "roofline") and not timer

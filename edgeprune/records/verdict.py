@@ -87,17 +87,24 @@ class PlanSummary(Record):
 
 
 class Gate(Record):
-    """A condition of success; `met` is None where it could not be measured."""
+    """A condition of success; `met` is None where it could not be measured.
+
+    `command` would settle it, called in the shipped folder.
+    """
 
     name: str
     met: bool | None
     limit: float
     value: float
     note: str = ""
+    command: str = ""
 
 
 class Verdict(Record):
-    """Everything that is claimed of the slim model, as shipped in verdict.json."""
+    """Everything that is claimed of the slim model, as shipped in verdict.json.
+
+    `note` is what a reader of its costs must know of the device.
+    """
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     job: str
@@ -120,6 +127,7 @@ class Verdict(Record):
     recalibrated_accuracy: float
     seed: int
     environment: Environment
+    note: str = ""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

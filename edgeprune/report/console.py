@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from edgeprune.records import (
         Comparison,
         CostTable,
+        Gate,
         Kind,
         ModelProfile,
         Parity,
@@ -156,7 +158,7 @@ class Console:
         )
         if found:
             loop = _table(">round", ">predicted", f">{table.kind}", ">error of the prediction")
-            for row in summary.rounds(plan):
+            for row in summary.rounds(plan, table.kind):
                 _add(loop, str(row.number), row.predicted, row.found, row.error)
             self.rich.print(loop)
 
@@ -170,18 +172,23 @@ class Console:
             style = {"met": "green", "not met": "bold red"}.get(gate.state, "yellow")
             _add(gates, gate.name, _styled(gate.state, style), gate.value, gate.limit, gate.note)
         ratio = verdict.speedup
-        sure = figures.doubt(ratio.low, ratio.high, ratio.confidence)
+        sure = summary.ratio_doubt(verdict)
         self.title(f"{verdict.job} on {verdict.device}", verdict.kind)
         self.rich.print(table)
         self.facts(
             (
-                figures.ratio_name(verdict.kind),
+                summary.ratio_name(verdict),
                 f"{figures.ratio(ratio.median, ratio.high - ratio.low)}, {sure}",
             ),
             ("parity", _parity(verdict.parity)),
         )
         self.rich.print(gates)
         self.line(summary.outcome(verdict), "bold green" if verdict.passed else "bold red")
+        if verdict.note:
+            self.line(verdict.note[:1].upper() + verdict.note[1:] + ".")
+        for command in summary.commands(verdict):
+            where = f"cd {shlex.quote(str(out))} && " if out else ""
+            self.line(f"to measure it on the device: {where}{command}")
         if out is not None:
             self.line(f"files: {out}")
 
@@ -193,33 +200,38 @@ class Console:
         second: str,
         kind: Kind,
         unit: Unit,
+        gates: Sequence[Gate] = (),
     ) -> None:
-        """Show the paired comparison of two files."""
-        c = comparison
+        """Show the paired comparison of two files, and what would settle its gates."""
+        c, proves = comparison, all(g.met is not None for g in gates if summary.is_ratio(g))
         self.title(f"{first} against {second}", kind)
         stopped = {
             "enough": "the interval was narrow enough",
             "time": "the time allowed ran out",
-            "exact": "counts are exact",
+            "exact": "the formula repeats itself" if kind == "estimated" else "counts are exact",
         }
-        sure = figures.doubt(c.low, c.high, c.confidence)
+        sure = figures.doubt(c.low, c.high, c.confidence, kind)
         named = f"{figures.ratio(c.median, c.high - c.low)}, {sure}"
         if c.low <= 1 <= c.high and c.low != c.high:
             named += "; not significant"
         self.facts(
             (first, f"{figures.cost(c.first_cost, unit)}, {kind}, median over the pairs"),
             (second, f"{figures.cost(c.second_cost, unit)}, {kind}, median over the pairs"),
-            (figures.ratio_name(kind), named),
+            (figures.ratio_name(kind, proves), named),
             ("ratio of the minima", figures.ratio(c.minimum_ratio)),
             ("pairs", f"{c.pairs} in {c.processes} processes; {stopped[c.stopped]}"),
             ("parity", _parity(parity)),
+            *(("", gate.note) for gate in gates if gate.met is None),
         )
+        for gate in gates:
+            if gate.met is None and gate.command:
+                self.line(f"to measure it on the device: {gate.command}")
 
     def devices(self, rows: Sequence[tuple[str, str, str, str]]) -> None:
         """Show known devices: name, title, kind of figure, status."""
         table = _table("device", "what it is", "figures", "status")
-        for row in rows:
-            _add(table, *row)
+        for name, title, figure, status in rows:
+            _add(table, name, title, figure, status or "ready")
         self.rich.print(table)
 
     def checks(self, rows: Sequence[tuple[str, bool, str, str]]) -> None:

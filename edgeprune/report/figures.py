@@ -54,8 +54,12 @@ def cost(value: float, unit: Unit) -> str:
     return f"{scale.text(value)} {scale.name}"
 
 
-def cost_interval(value: float, low: float, high: float, unit: Unit) -> str:
+def cost_interval(
+    value: float, low: float, high: float, unit: Unit, kind: Kind = "measured"
+) -> str:
     """Return a cost with its interval: '812 µs [805, 823]'; counts can be exact, times never."""
+    if low == high and kind == "estimated":
+        return f"{cost(value, unit)}, by formula"
     if low == high and unit == "instructions":
         return f"{value:,.0f} instructions, exact"
     scale = scale_of(unit, value)
@@ -69,10 +73,10 @@ def ratio(value: float, spread: float = 0.0) -> str:
     return f"{value:.{decimals}f}{TIMES}"
 
 
-def doubt(low: float, high: float, confidence: float = 0.95) -> str:
-    """Return 'exact', or the interval of a ratio or score in words."""
+def doubt(low: float, high: float, confidence: float = 0.95, kind: Kind = "measured") -> str:
+    """Return the interval of a ratio or score in words; 'exact', or for estimates 'by formula'."""
     if low == high:
-        return "exact"
+        return "by formula, without an interval" if kind == "estimated" else "exact"
     return f"{percent(confidence)} interval {span(low, high)}"
 
 
@@ -117,9 +121,14 @@ def shape(dimensions: Shape) -> str:
     return TIMES.join(map(str, dimensions)) or "scalar"
 
 
-def ratio_name(kind: Kind) -> str:
-    """Return what a ratio of two costs may be called; an estimate supports no speed-up."""
-    return "estimated ratio" if kind == "estimated" else "speed-up"
+def ratio_name(kind: Kind, proves: bool = True) -> str:
+    """Return what a ratio of two costs may be called.
+
+    An estimate supports no speed-up, nor does a device whose times mean nothing (not `proves`).
+    """
+    if kind == "estimated":
+        return "estimated ratio"
+    return "speed-up" if proves else "ratio without meaning"
 
 
 def kind_text(kind: Kind) -> str:

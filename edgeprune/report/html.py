@@ -96,7 +96,7 @@ def _layers(document: ReportData) -> list[tuple[LayerProfile, LayerProfile | Non
 def _charts(document: ReportData) -> dict[str, str]:
     verdict, plan = document.verdict, document.plan
     rows = [pair for pair in _layers(document) if pair[0].cost > 0][:MOST_BARS]
-    name = figures.ratio_name(verdict.kind)
+    name = summary.ratio_name(verdict)
     return {
         "ratio": _ratio(verdict, name),
         "layers": charts.bars(
@@ -136,7 +136,7 @@ def _ratio(verdict: Verdict, name: str) -> str:
         found.low,
         found.high,
         limits=limits,
-        text=f"{name} {shown}, {figures.doubt(found.low, found.high, found.confidence)}",
+        text=f"{name} {shown}, {summary.ratio_doubt(verdict)}",
         title=f"{name.capitalize()} with its interval, against the dense model and the budget",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
         Artifact,
         Environment,
         Gate,
+        Kind,
         ModelProfile,
         Round,
         Unit,
@@ -64,7 +66,7 @@ def compared(verdict: Verdict) -> tuple[Row, ...]:
             figures.cost(dense.cost, verdict.unit),
             figures.cost(slim.cost, verdict.unit),
             figures.ratio(1 / ratio.median, 0.01),
-            "exact" if ratio.low == ratio.high else sure,
+            ratio_doubt(verdict) if ratio.low == ratio.high else sure,
         ),
         Row(
             f"{verdict.metric} ({verdict.accuracy_on})",
@@ -106,29 +108,47 @@ def gates(verdict: Verdict) -> tuple[GateRow, ...]:
 
 def gate_name(gate: Gate, verdict: Verdict) -> str:
     """Return the name of a gate in words that its kind of figure allows."""
-    if _is_ratio(gate):
-        return figures.ratio_name(verdict.kind)
+    if is_ratio(gate):
+        return ratio_name(verdict)
     return gate.name.replace("_", " ")
 
 
-def _is_ratio(gate: Gate) -> bool:
+def ratio_name(verdict: Verdict) -> str:
+    """Return what the ratio of costs may be called, from the kind of figure and its gate."""
+    unmeasured = any(gate.met is None for gate in verdict.gates if is_ratio(gate))
+    return figures.ratio_name(verdict.kind, proves=not unmeasured)
+
+
+def ratio_doubt(verdict: Verdict) -> str:
+    """Return how sure the ratio of costs is."""
+    ratio = verdict.speedup
+    return figures.doubt(ratio.low, ratio.high, ratio.confidence, verdict.kind)
+
+
+def commands(verdict: Verdict) -> tuple[str, ...]:
+    """Return the commands that would settle the gates that were not measured."""
+    return tuple(gate.command for gate in verdict.gates if gate.met is None and gate.command)
+
+
+def is_ratio(gate: Gate) -> bool:
+    """Whether this is the gate of the speed-up."""
     return gate.name.lower().replace("-", "").replace("_", "") == "speedup"
 
 
 def _gate_value(gate: Gate, unit: Unit) -> str:
     text = _gate_figure(gate, gate.value, unit)
-    if _is_ratio(gate):
+    if is_ratio(gate):
         return f"{text}, low end"
     return f"drop {text}" if gate.name == "accuracy" else text
 
 
 def _gate_limit(gate: Gate, unit: Unit) -> str:
-    direction = "above" if _is_ratio(gate) else "at most"
+    direction = "above" if is_ratio(gate) else "at most"
     return f"{direction} {_gate_figure(gate, gate.limit, unit)}"
 
 
 def _gate_figure(gate: Gate, value: float, unit: Unit) -> str:
-    if _is_ratio(gate):
+    if is_ratio(gate):
         return figures.ratio(value, 0.01)
     if gate.name == "budget":
         return figures.cost(value, unit)
@@ -177,13 +197,18 @@ def accuracy_doubt(verdict: Verdict) -> str:
 
 def _cost_sentence(verdict: Verdict) -> str:
     ratio, job, device = verdict.speedup, verdict.job, verdict.device
-    how_sure = figures.doubt(ratio.low, ratio.high, ratio.confidence)
+    how_sure = ratio_doubt(verdict)
     times = f"{ratio.median:.2f}"
     share = figures.percent(1 / ratio.median)
     if verdict.kind == "estimated":
         return (
             f"By a formula and not by measurement, {job} costs {share} of the dense model "
             f"on {device} (estimated ratio {times}, {how_sure})"
+        )
+    if "speed-up" not in ratio_name(verdict):
+        return (
+            f"On {device}, whose times mean nothing, {job} takes {share} of the dense model's "
+            f"time (ratio {times}, {how_sure})"
         )
     if ratio.low <= 1 <= ratio.high and ratio.low != ratio.high:
         return f"On {device}, no speed-up of {job} is proven (ratio {times}, {how_sure})"
@@ -194,18 +219,18 @@ def _cost_sentence(verdict: Verdict) -> str:
     return f"On {device}, {job} runs {times} times as fast as the dense model ({how_sure})"
 
 
-def rounds(plan: WidthPlan) -> tuple[RoundRow, ...]:
+def rounds(plan: WidthPlan, kind: Kind) -> tuple[RoundRow, ...]:
     """Return the rounds of the closed loop: prediction, what the device said, relative error."""
     return tuple(
-        _round(index, entry, plan.unit) for index, entry in enumerate(plan.rounds, start=1)
+        _round(index, entry, plan.unit, kind) for index, entry in enumerate(plan.rounds, start=1)
     )
 
 
-def _round(index: int, entry: Round, unit: Unit) -> RoundRow:
+def _round(index: int, entry: Round, unit: Unit, kind: Kind) -> RoundRow:
     return RoundRow(
         number=index,
         predicted=figures.cost(entry.predicted, unit),
-        found=figures.cost_interval(entry.measured, entry.low, entry.high, unit),
+        found=figures.cost_interval(entry.measured, entry.low, entry.high, unit, kind),
         error=figures.signed_percent(entry.predicted / entry.measured - 1)
         if entry.measured
         else "-",
@@ -226,6 +251,7 @@ def listed(names: tuple[str, ...]) -> str:
 def usage(artifact: Artifact, environment: Environment) -> str:
     """Return a Python program that runs the shipped model in plain onnxruntime."""
     threads = environment.facts.get("threads", "")
+    providers = json.dumps(environment.facts.get("providers", "CPUExecutionProvider").split(","))
     shown = ", ".join(
         f"{tensor.name!r}: np.zeros({tensor.shape!r}, dtype={tensor.dtype!r})"
         for tensor in artifact.inputs
@@ -238,7 +264,7 @@ def usage(artifact: Artifact, environment: Environment) -> str:
         "options = onnxruntime.SessionOptions()\n"
         f"{setting}"
         "session = onnxruntime.InferenceSession(\n"
-        '    "model.onnx", options, providers=["CPUExecutionProvider"]\n'
+        f'    "model.onnx", options, providers={providers}\n'
         ")\n"
         f"inputs = {{{shown}}}\n"
         "outputs = session.run(None, inputs)\n"

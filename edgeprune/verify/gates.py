@@ -22,6 +22,8 @@ from edgeprune.records import (
 )
 from edgeprune.verify.accuracy import Accuracy, drop_interval
 
+DENSE = ".run/dense.onnx"  # in the shipped folder
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -47,8 +49,14 @@ def judge(
     unit: Unit,
     metric: str,
     on_test: bool,
+    functional_only: bool = False,
+    measured_by: str | None = None,
+    note: str = "",
 ) -> Verdict:
-    """Return the verdict: every gate met, or not, or (met None) not measurable on this device."""
+    """Return the verdict: every gate met, or not, or (met None) not measurable on this device.
+
+    `functional_only`, `measured_by` and `note` are those of the device's profile.
+    """
     limit = job.request.limit(evidence.dense.cost, unit)
     budget = Budget(
         asked=job.request.text,
@@ -56,7 +64,9 @@ def judge(
         reached=evidence.slim.cost,
         met=evidence.slim.cost <= limit,
     )
-    gates = _gates(job, evidence, budget, kind)
+    command = f"edgeprune verify {DENSE} model.onnx --device {measured_by}" if measured_by else ""
+    speed = speed_gate(evidence.comparison, kind, functional_only=functional_only, command=command)
+    gates = _gates(job, evidence, budget, speed)
     low, high = drop_interval(evidence.dense_accuracy, evidence.slim_accuracy, seed=job.seed)
     return Verdict(
         job=job.name,
@@ -90,13 +100,38 @@ def judge(
         recalibrated_accuracy=evidence.recalibrated_accuracy,
         seed=job.seed,
         environment=evidence.environment,
+        note=note,
     )
 
 
-def _gates(job: Job, evidence: Evidence, budget: Budget, kind: Kind) -> tuple[Gate, ...]:
+def speed_gate(
+    comparison: Comparison, kind: Kind, *, functional_only: bool = False, command: str = ""
+) -> Gate:
+    """Return the gate of the speed-up: not measured where costs are estimates or mean nothing.
+
+    Args:
+        comparison: of the two models.
+        kind: of its figures.
+        functional_only: whether the times of the device mean nothing.
+        command: what would prove it.
+    """
+    why = ""
+    if functional_only:
+        why = "not measured: times of this device mean nothing"
+    elif kind == "estimated":
+        why = "not measured: this device yields estimates only"
+    return Gate(
+        name="speedup",
+        met=None if why else comparison.low > 1.0,
+        limit=1.0,
+        value=comparison.low,
+        note=why,
+        command=command if why else "",
+    )
+
+
+def _gates(job: Job, evidence: Evidence, budget: Budget, speed: Gate) -> tuple[Gate, ...]:
     drop = evidence.dense.accuracy - evidence.slim.accuracy
-    speed = evidence.comparison
-    estimated = kind == "estimated"
     gates = [
         Gate(
             name="parity",
@@ -111,13 +146,7 @@ def _gates(job: Job, evidence: Evidence, budget: Budget, kind: Kind) -> tuple[Ga
             value=drop,
         ),
         Gate(name="budget", met=budget.met, limit=budget.limit, value=budget.reached),
-        Gate(
-            name="speedup",
-            met=None if estimated else speed.low > 1.0,
-            limit=1.0,
-            value=speed.low,
-            note="not measured: this device yields estimates only" if estimated else "",
-        ),
+        speed,
     ]
     if job.budget.ram_kb is not None:
         used = evidence.slim.peak_activation_bytes / 1024

@@ -109,5 +109,5 @@ def test_an_impossible_budget_names_the_smallest_cost() -> None:
 def test_a_budget_that_only_measuring_shows_impossible() -> None:
     problem = a_problem(0)
     budget = 0.2 * problem.cost((len(WIDTHS) - 1,) * 4)
-    with pytest.raises(BudgetError, match="measured"):
+    with pytest.raises(BudgetError, match="found"):
         loop(problem, budget, lambda widths: budget + cost_of(problem, widths))

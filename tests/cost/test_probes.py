@@ -164,3 +164,17 @@ def test_probes_run_on_this_machine_and_wide_ones_cost_more(local, layer) -> Non
 def test_every_probe_is_a_model_of_one_layer(layer) -> None:
     model = onnx.load_from_string(fragment(layer("plain", "conv2", 16), 5, 6))
     assert [node.op_type for node in model.graph.node] == ["Conv", "Relu"]
+
+
+def test_transposes_that_a_gpu_runtime_put_in_do_not_count() -> None:
+    """As WebGPU reports them; a transpose of the model's own carries a name of the model's."""
+    nodes = tuple(
+        NodeCosts(name=name, operator=operator, provider="WebGpuExecutionProvider", values=(cost,) * 9)
+        for name, operator, cost in (
+            ("Transpose", "Transpose", 50.0),
+            ("stem/Conv_token_1", "Conv", 3.0),
+            ("Transpose_token_43", "Transpose", 60.0),
+            ("mixer/Transpose", "Transpose", 4.0),
+        )
+    )  # fmt: skip
+    assert module._cost(ModelAnswer(name="m", load_seconds=0.0, nodes=nodes)) == pytest.approx(7.0)

@@ -74,7 +74,7 @@ def test_interval_of_a_change_that_is_none_has_no_negative_zero():
 
 
 def test_rounds_compare_prediction_with_what_was_found():
-    first, second = summary.rounds(factories.a_plan())
+    first, second = summary.rounds(factories.a_plan(), "measured")
     assert (first.number, first.predicted, first.error) == (1, "489 µs", "+8.3 %")
     assert second.found == "486.0 µs [484.1, 488.3]"
 
@@ -92,3 +92,32 @@ def test_layers_are_parts_of_the_profiled_run():
 )
 def test_listed(names, text):
     assert summary.listed(names) == text
+
+
+def test_an_estimate_and_times_that_mean_nothing_claim_no_speed_up():
+    gates = tuple(
+        gate.model_copy(update={"met": None, "note": "not measured", "command": "edgeprune verify"})
+        if gate.name == "speedup"
+        else gate
+        for gate in factories.a_verdict().gates
+    )
+    measured = factories.a_verdict()
+    assert summary.ratio_name(measured) == "speed-up"
+    assert summary.commands(measured) == ()
+    meaningless = measured.model_copy(update={"gates": gates})
+    estimated = meaningless.model_copy(update={"kind": "estimated"})
+    assert summary.ratio_name(meaningless) == "ratio without meaning"
+    assert summary.ratio_name(estimated) == "estimated ratio"
+    for verdict in (meaningless, estimated):
+        sentences = summary.answer(verdict) + summary.outcome(verdict)
+        assert "speed-up" not in sentences
+        assert "times as fast" not in sentences
+        assert summary.commands(verdict) == ("edgeprune verify",)
+    assert "whose times mean nothing" in summary.answer(meaningless)
+
+
+def test_rounds_of_an_estimate_have_no_interval():
+    plan = factories.a_plan()
+    exact = plan.rounds[0].model_copy(update={"low": 450.0, "high": 450.0, "measured": 450.0})
+    (row,) = summary.rounds(plan.model_copy(update={"rounds": (exact,)}), "estimated")
+    assert row.found == "450 µs, by formula"

@@ -17,7 +17,7 @@ from edgeprune.records import (
     WidthPlan,
 )
 from edgeprune.verify.accuracy import Accuracy, drop_interval
-from edgeprune.verify.gates import Evidence, judge
+from edgeprune.verify.gates import Evidence, judge, speed_gate
 
 PLAN = WidthPlan(
     groups={"conv": PlannedGroup(before=4, after=2, kept=(0, 3), criterion="l2")},
@@ -28,7 +28,7 @@ PLAN = WidthPlan(
 def verdict(kind: str = "measured", **changes: Any) -> Verdict:
     settings = {
         "dense_accuracy": 0.93, "slim_accuracy": 0.925, "slim_cost": 490.0, "low": 1.98,
-        "parity": True, "budget": {"latency": "50%"},
+        "parity": True, "budget": {"latency": "50%"}, "measured_by": None,
     } | changes  # fmt: skip
     job = Job.model_validate(
         {
@@ -68,6 +68,7 @@ def verdict(kind: str = "measured", **changes: Any) -> Verdict:
         unit="us",
         metric="top-1 accuracy",
         on_test=True,  # type: ignore[arg-type]
+        measured_by=settings["measured_by"],
     )
 
 
@@ -111,6 +112,24 @@ def test_an_estimate_never_proves_a_speedup() -> None:
     assert met(document)["speedup"] is None
     assert document.passed
     assert "not measured" in next(g.note for g in document.gates if g.name == "speedup")
+
+
+def test_times_that_mean_nothing_never_prove_a_speedup() -> None:
+    comparison = Comparison(
+        median=2.0, low=1.9, high=2.1, confidence=0.95, pairs=10, processes=1, first_cost=2.0,
+        second_cost=1.0, minimum_ratio=2.0, stopped="enough",
+    )  # fmt: skip
+    gate = speed_gate(comparison, "measured", functional_only=True, command="prove it")
+    assert (gate.met, gate.command) == (None, "prove it")
+    assert "mean nothing" in gate.note
+    gate = speed_gate(comparison, "measured", command="prove it")
+    assert (gate.met, gate.command, gate.note) == (True, "", "")
+
+
+def test_the_device_that_can_prove_it_is_named() -> None:
+    gates = {g.name: g for g in verdict(kind="estimated", measured_by="board").gates}
+    assert gates["speedup"].command == "edgeprune verify .run/dense.onnx model.onnx --device board"
+    assert {g.command for name, g in gates.items() if name != "speedup"} == {""}
 
 
 def test_absolute_budget() -> None:
