@@ -54,7 +54,7 @@ class GpuDevice:
         answer = worker.ask(request)
         models = tuple(with_gpu_times(model) for model in answer.models)
         for model in models:
-            require_placement(model.nodes)
+            require_placement(model.nodes, self.spec.providers[0])
         answer = answer.model_copy(update={"models": models})
         facts = dict(answer.environment.facts)
         facts["accelerator"] = self.adapter or _accelerator()
@@ -71,7 +71,7 @@ class GpuDevice:
             if key not in self.placed:
                 once = Request(task="layers", models=(model,), warmup_runs=2, rounds=1)
                 answer = LocalDevice(self.spec, self.python).ask(once)
-                require_placement(answer.models[0].nodes)
+                require_placement(answer.models[0].nodes, self.spec.providers[0])
                 self.placed.add(key)
 
 

@@ -11,14 +11,14 @@ CPU, WEBGPU = "CPUExecutionProvider", "WebGpuExecutionProvider"
 HEAVY = frozenset({"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})  # fmt: skip  # noqa: E501
 
 
-def require_placement(nodes: Iterable[NodeCosts]) -> None:
-    """Make sure that no heavy node runs on the CPU.
+def require_placement(nodes: Iterable[NodeCosts], provider: str) -> None:
+    """Make sure that no heavy node of a session on `provider` runs on the CPU.
 
     Raises:
         DeviceError: one does.
     """
     for node in nodes:
-        if node.operator in HEAVY and node.provider == CPU:
+        if node.operator in HEAVY and node.provider == CPU != provider:
             raise DeviceError(f"node {node.name} ({node.operator}) runs on the CPU")
 
 

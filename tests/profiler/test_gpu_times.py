@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgeprune.devices.gpu_times import require_placement, with_gpu_times
+from edgeprune.devices.gpu_times import WEBGPU, require_placement, with_gpu_times
 from edgeprune.devices.local import WORKER
 from edgeprune.devices.protocol import ModelAnswer, NodeCosts
 from edgeprune.errors import DeviceError
@@ -23,7 +23,8 @@ RUNS = 4
 
 
 def answer_of(events: list[dict[str, Any]], warmup: int = 0) -> ModelAnswer:
-    found = WORK["_nodes"](copy.deepcopy(events), warmup)
+    timed = [{"ts": 0, **event} for event in copy.deepcopy(events)]  # the trimmed trace has none
+    found = WORK["_nodes"](timed, warmup)
     assert len(found["runs"]) == RUNS - warmup
     raw = ModelAnswer(name="m", load_seconds=0.0, warmup=warmup, **found)
     return with_gpu_times(raw)
@@ -106,15 +107,15 @@ def test_programs_of_unknown_nodes_are_refused() -> None:
 @pytest.mark.parametrize("operator", ["Conv", "Gemm"])
 def test_a_heavy_node_on_the_cpu_is_refused_and_a_light_one_is_not(operator: str) -> None:
     nodes = answer_of(EVENTS).nodes
-    require_placement(nodes)
+    require_placement(nodes, WEBGPU)
 
     def moved(kind: str) -> list[NodeCosts]:
         elsewhere = {"provider": "CPUExecutionProvider"}
         return [n.model_copy(update=elsewhere) if n.operator == kind else n for n in nodes]
 
-    require_placement(moved("Relu"))
+    require_placement(moved("Relu"), WEBGPU)
     with pytest.raises(DeviceError, match="runs on the CPU"):
-        require_placement(moved(operator))
+        require_placement(moved(operator), WEBGPU)
 
 
 def test_layers_are_found_by_their_names(exported) -> None:
