@@ -270,6 +270,13 @@ class Console:
             _add(table, *row)
         self.rich.print(table)
 
+    def methods(self, rows: Sequence[tuple[str, str, str, str]]) -> None:
+        """Show every method: kind, name, status, what it does."""
+        table = _table("kind", "name", "status", "what it does")
+        for row in rows:
+            _add(table, *row)
+        self.rich.print(table)
+
     def checks(self, rows: Sequence[tuple[str, bool, str, str]]) -> None:
         """Show what this machine can do: what, whether, details, the command that helps."""
         table = _table("what", "", "details", "what helps")
