@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from cyclopts import App, CycloptsError
 
@@ -86,6 +84,17 @@ def doctor(*, common: Common = DEFAULT) -> int:
     _answer(common, {"schema": 1, "checks": [check._asdict() for check in checks]})
     common.console.checks([(check.what, check.ok, check.found, check.help) for check in checks])
     return DONE if all(check.ok for check in checks if check.needed) else 3
+
+
+@app.command
+def methods(*, common: Common = DEFAULT) -> int:
+    """List every method: its kind, and whether it is available or planned."""
+    from edgeprune.methods import listing
+
+    rows = listing()
+    _answer(common, {"schema": 1, "methods": rows})
+    common.console.methods([(r["kind"], r["name"], r["status"], r["summary"]) for r in rows])
+    return DONE
 
 
 @app.command
@@ -331,30 +340,14 @@ def _answer(common: Common, document: dict[str, Any]) -> None:
         _documents.append(document)
 
 
-@contextlib.contextmanager
-def _guarded_stdout(guard: bool) -> Iterator[TextIO]:
-    """Yield the real stdout; meanwhile whatever else writes to descriptor 1 lands on stderr."""
-    if not guard:
-        yield sys.stdout
-        return
-    sys.stdout.flush()
-    real = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with os.fdopen(real, "w", encoding="utf-8", closefd=False) as stream:
-            yield stream
-    finally:
-        sys.stdout.flush()
-        os.dup2(real, 1)
-        os.close(real)
-
-
 def execute(arguments: Sequence[str]) -> int:
     """Carry out a command line and return its exit code."""
     _documents.clear()
     wants_json = "--json" in arguments
     verbose = "-v" in arguments or "--verbose" in arguments
-    with _guarded_stdout(wants_json) as stdout:
+    from edgeprune.report.console import guarded_stdout
+
+    with guarded_stdout(wants_json) as stdout:
         code = _execute(list(arguments), verbose)
         for document in _documents:
             json.dump(document, stdout, allow_nan=False)

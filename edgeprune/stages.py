@@ -144,7 +144,13 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
     with run.console.stage("Measuring sensitivity") as stage:
         scores = {
             name: score_channels(
-                run.model, run.data, groups.groups, name, samples=settings.calibration_samples
+                run.model,
+                run.data,
+                groups.groups,
+                name,
+                samples=settings.calibration_samples,
+                seed=run.job.seed,
+                fused=settings.fused,
             )
             for name in criteria
         }
@@ -259,8 +265,17 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
     with run.console.stage("Recovering accuracy") as stage:
         slim = rebuild(run.model, run.data.example, plan, load_file(run.own("shrunk.safetensors")))
         result = recover(
-            slim, run.model, run.data, run.job.recover, seed=run.job.seed, progress=stage.update
+            slim,
+            run.model,
+            run.data,
+            run.job.recover,
+            kept={name: group.kept for name, group in plan.groups.items()},
+            seed=run.job.seed,
+            progress=stage.update,
         )
+        if result.reconstruction and result.reconstruction.left_alone:
+            alone = ", ".join(name for name, _ in result.reconstruction.left_alone)
+            stage.note(f"not reconstructed: {alone}")
         _save_state(result.model, run.own("recovered.safetensors"))
     return Recovered(recalibrated=result.recalibrated, best=result.best, history=result.history)
 

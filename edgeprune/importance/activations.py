@@ -103,11 +103,18 @@ def _hook(
     index = torch.tensor(member.indices)  # [channels, entries]
     axis = _axis(layer) or -1
     samples = 1 if isinstance(layer, RECURRENT) and not layer.batch_first else 0
+    whole = index.shape[1] == 1 and torch.equal(index[:, 0], torch.arange(len(index)))
 
     def hook(_: nn.Module, entered: tuple[Any, ...]) -> tuple[Any, ...] | None:
         x: Tensor = entered[0]
         moved = x.movedim(samples, 0).movedim(axis, -1)
         flat = moved.reshape(len(moved), -1, moved.shape[-1])  # [samples, positions, entries]
+        if whole and flat.shape[2] == len(index):  # one entry a channel: nothing to pick
+            replaced = look(flat)
+            if replaced is None:
+                return None
+            restored = replaced.reshape(moved.shape).movedim(-1, axis)
+            return (restored.movedim(0, samples), *entered[1:])
         picked = flat[..., index.flatten()].unflatten(-1, tuple(index.shape))
         a = picked.transpose(2, 3).flatten(1, 2)  # [samples, positions * entries a channel, width]
         changed = look(a)

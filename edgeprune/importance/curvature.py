@@ -14,6 +14,7 @@ from edgeprune.data import call
 from edgeprune.importance.gradients import mean_gradients
 from edgeprune.importance.scoring import BATCH, Scores, Scoring
 from edgeprune.pruning.recurrent import RECURRENT
+from edgeprune.recovery.finetuning import channels_last
 
 PROBES = 32  # in all, at least: several a batch where there are fewer batches
 SLICE = 16  # samples in one double backward: it holds about twice the graph of a training step
@@ -66,8 +67,10 @@ def _products(
     """Yield (parameter, H v) of the loss summed over the samples, slice by slice."""
     parameters = scoring.parameters()
     listed = list(parameters.values())
+    for parameter in listed:
+        parameter.data = channels_last(parameter.data)  # its kernels are about a sixth faster
     for start in range(0, len(target), SLICE):
-        part = tuple(x[start : start + SLICE] for x in inputs)
+        part = tuple(channels_last(x[start : start + SLICE]) for x in inputs)
         labels = target[start : start + SLICE]
         with _twice_differentiable(scoring):
             loss = scoring.data.loss(call(scoring.model, part), labels) * len(labels)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.report import figures, summary
@@ -234,6 +234,13 @@ class Console:
             _add(table, name, title, figure, status or "ready")
         self.rich.print(table)
 
+    def methods(self, rows: Sequence[tuple[str, str, str, str]]) -> None:
+        """Show every method: kind, name, status, what it does."""
+        table = _table("kind", "name", "status", "what it does")
+        for row in rows:
+            _add(table, *row)
+        self.rich.print(table)
+
     def checks(self, rows: Sequence[tuple[str, bool, str, str]]) -> None:
         """Show what this machine can do: what, whether, details, the command that helps."""
         table = _table("what", "", "details", "what helps")
@@ -311,3 +318,21 @@ def _parity(parity: Parity) -> str:
         f"{state}: largest difference {parity.max_abs:.2g}, relative {parity.max_rel:.2g}, "
         f"over {parity.samples} samples"
     )
+
+
+@contextmanager
+def guarded_stdout(guard: bool) -> Iterator[TextIO]:
+    """Yield the real stdout; meanwhile whatever else writes to descriptor 1 lands on stderr."""
+    if not guard:
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(real, "w", encoding="utf-8", closefd=False) as stream:
+            yield stream
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)

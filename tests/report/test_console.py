@@ -29,6 +29,7 @@ console.verdict(f.a_verdict())
 console.verdict(f.a_failure(), Path("deploy"))
 console.comparison(f.a_comparison(), f.a_verdict().parity, "a.onnx", "b.onnx", "measured", "us")
 console.devices([("mobile_cpu", "Local CPU", "measured", "ready")])
+console.methods([("importance", "fisher", "available", "mean squared per-sample gradient")])
 console.checks([("onnxruntime", False, "absent", "pip install onnxruntime")])
 """
 
