@@ -14,7 +14,7 @@ from edgeprune.data import call
 from edgeprune.importance.gradients import mean_gradients
 from edgeprune.importance.scoring import BATCH, Scores, Scoring
 from edgeprune.pruning.recurrent import RECURRENT
-from edgeprune.recovery.finetuning import channels_last
+from edgeprune.recovery.layout import channels_last
 
 PROBES = 32  # in all, at least: several a batch where there are fewer batches
 SLICE = 16  # samples in one double backward: it holds about twice the graph of a training step
