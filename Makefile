@@ -72,9 +72,16 @@ train: $(STAMP) ## Train the dense network of the Fashion-MNIST example again (a
 
 ## Develop
 
+# Tests of devices that need tools of their own are apart: .ci/run installs the tools and runs both.
+DEVICE_TESTS := arm64 or microcontroller or qemu or ssh or webgpu
+
 .PHONY: test
-test: $(STAMP) ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+test: $(STAMP) ## Run the tests that need nothing but Python
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not ($(DEVICE_TESTS))"
+
+.PHONY: test-devices
+test-devices: $(STAMP) ## Run the tests of emulators, ssh and WebGPU; what is not installed is skipped
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "$(DEVICE_TESTS)"
 
 .PHONY: check
 check: $(STAMP) ## Lint, formatting, types, import contracts, generated documentation
