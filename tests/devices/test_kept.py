@@ -74,7 +74,7 @@ def test_answers_of_another_environment_are_refused(simulated, exported) -> None
 
     upgraded = Upgraded(simulated(), after=-1)
     with pytest.raises(
-        ResumeError, match=r"another environment:\n.*onnxruntime: unknown against 2.0"
+        ResumeError, match=r"(?s)another environment:\n.*onnxruntime: unknown against 2.0"
     ):
         profile_model(keep(upgraded, path, resume=True), path, name="m", rounds=5)
 

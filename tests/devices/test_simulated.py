@@ -85,3 +85,31 @@ def test_a_file_that_was_rewritten_is_read_again(simulated, exported, tmp_path) 
     before = ask(device, path).models[0].values
     path.write_bytes(exported("mlp").read_bytes())
     assert ask(device, path).models[0].values != before
+
+
+def test_speed_falls_and_recovers_for_all_models_alike(simulated, exported) -> None:
+    device = simulated(regime=1.6, regime_runs=20.0)
+    models = tuple(file_of(name, exported(name)) for name in ("plain", "mlp"))
+    first, second = device.ask(Request(task="time", models=models, rounds=400)).models
+    fast, slow = min(first.values), max(first.values)
+    assert slow == pytest.approx(1.6 * fast)
+    assert {round(v / fast, 6) for v in first.values} == {1.0, 1.6}
+    ratios = {round(a / b, 9) for a, b in zip(first.values, second.values, strict=True)}
+    assert len(ratios) == 1
+
+
+def test_each_process_draws_a_factor_of_its_own(simulated, exported) -> None:
+    device = simulated(process_noise=0.1)
+    request = Request(task="time", models=(file_of("m", exported("mlp")),), rounds=3)
+    answers = [device.ask(request).models[0].values for _ in range(5)]
+    assert all(len(set(values)) == 1 for values in answers)
+    assert len({values[0] for values in answers}) == 5
+
+
+def test_the_devices_own_clock_advances_and_it_gets_slower(simulated, exported) -> None:
+    device = simulated(drift=0.5)
+    request = Request(task="time", models=(file_of("m", exported("mlp")),), rounds=3)
+    first = device.ask(request).models[0].values[0]
+    assert device.elapsed == pytest.approx(0.4 + 3 * first / 1e6)
+    later = device.ask(request).models[0].values[0]
+    assert later == pytest.approx(first * (1 + 0.5 * (0.4 + 3 * first / 1e6)))

@@ -134,18 +134,23 @@ NOISY = {"noise": 0.03, "process_noise": 0.01, "regime": 1.6, "regime_runs": 300
 def test_a_device_that_changes_its_speed_does_not_change_the_ratio(simulated, exported) -> None:
     """Absolute costs move by 60 %, the paired ratio stays where it belongs."""
     first, second = exported("residual"), exported("plain")
-    device = simulated(**NOISY, seed=4)
-    result, _ = compare(device, first, second, seconds=20.0, clock=lambda: device.elapsed)
-    truth = cost(simulated(), first) / cost(simulated(), second)
-    assert result.low <= truth <= result.high
-    assert result.median == pytest.approx(truth, rel=0.02)
+    truth, holds = cost(simulated(), first) / cost(simulated(), second), 0
+    for seed in range(20):
+        device = simulated(**NOISY, seed=seed)
+        result, _ = compare(
+            device, first, second,
+            seconds=5.0, half_width=0.02, seed=seed, clock=lambda device=device: device.elapsed,
+        )  # fmt: skip
+        holds += result.low <= truth <= result.high
+        assert result.median == pytest.approx(truth, rel=0.04)
+    assert holds >= 17
 
 
 def test_sampling_goes_on_until_the_interval_is_narrow_enough_or_time_is_up(
     simulated, exported
 ) -> None:
     found = {}
-    for half_width in (0.02, 0.004, 1e-6):
+    for half_width in (0.03, 0.01, 1e-6):
         device = simulated(**NOISY, seed=1)
         found[half_width], _ = compare(
             device, exported("plain"), exported("plain"),
@@ -153,7 +158,7 @@ def test_sampling_goes_on_until_the_interval_is_narrow_enough_or_time_is_up(
         )  # fmt: skip
         assert device.elapsed < 17.0
     assert [result.stopped for result in found.values()] == ["enough", "enough", "time"]
-    assert found[0.02].processes < found[0.004].processes < found[1e-6].processes
+    assert found[0.03].processes < found[0.01].processes < found[1e-6].processes
 
 
 @pytest.mark.slow

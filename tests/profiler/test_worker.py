@@ -313,3 +313,49 @@ def test_warm_up_makes_the_runs_asked_for_and_more_while_runs_get_faster(worker)
     assert len(calls) == 5
     made = worker["warm_up"]([lambda: None, lambda: None], 1.0, 5)
     assert all(count >= 5 for count in made)
+
+
+def test_profiled_and_unprofiled_runs_share_their_rounds(work, exported) -> None:
+    answer, done = work(
+        exported("residual"), task="layers", rounds=6, unprofiled=True, warmup_runs=3
+    )
+    assert done.returncode == 0, done.stderr
+    (model,) = answer["models"]
+    assert len(model["values"]) == len(model["runs"]) == 6
+    for node in model["nodes"]:
+        assert len(node["values"]) == len(node["starts"]) == 6
+        assert min(node["starts"]) >= 0
+    run = [(node["starts"][0], node["values"][0]) for node in model["nodes"]]
+    assert sum(taken for _, taken in run) <= model["runs"][0]
+    assert max(start for start, _ in run) < model["runs"][0]
+
+
+def test_memory_that_a_model_takes(work, tmp_path: Path) -> None:
+    """Ten million weights and a hundred thousand: the difference is theirs."""
+    from edgeprune.export.synthetic import write_product
+
+    grown = []
+    for size in (320, 3200):
+        path = write_product(tmp_path / f"{size}.onnx", size)
+        answer, done = work(path, task="memory", rounds=2)
+        assert done.returncode == 0, done.stderr
+        memory = answer["models"][0]["memory"]
+        assert 0 < memory["before"] < memory["loading"]
+        grown.append(memory["running"] - memory["before"])
+    weights = 4 * (3200**2 - 320**2)
+    assert grown[1] - grown[0] > weights
+
+
+def test_a_model_larger_than_the_memory_is_refused_before_it_is_opened(
+    worker, monkeypatch, exported
+) -> None:
+    monkeypatch.setitem(worker["open_session"].__globals__, "_kib", lambda path, key: 1)
+    with pytest.raises(ValueError, match=r"its file takes \d+ KiB, but 1 KiB of memory are free"):
+        worker["open_session"]({"file": str(exported("residual"))}, SESSION)
+
+
+def test_facts_tell_what_disturbed(work, exported) -> None:
+    answer, _ = work(exported("mlp"))
+    facts = answer["environment"]["facts"]
+    for name in ("others_busy", "stolen"):
+        assert 0.0 <= float(facts[name]) < 1000

@@ -4,7 +4,6 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 
-import factories
 import pytest
 
 from edgeprune.errors import UsageError
@@ -12,6 +11,7 @@ from edgeprune.records import Bandwidth, Peaks, Slice
 from edgeprune.report.profile_page import of_limit, render
 from edgeprune.report.roofline import roofline
 from edgeprune.report.trace import chrome_trace
+from tests import factories
 
 PEAKS = Peaks(
     flops_per_second=90e9,
