@@ -91,19 +91,24 @@ def test_a_whole_job_on_software_vulkan_proves_no_speedup(job, inside, tmp_path:
     spec = load_spec("webgpu_software")
     if not gpu.python_of(spec).exists():
         pytest.skip("NOT TESTED: WebGPU on software Vulkan is missing; `make webgpu` makes it")
-    # The budget is asked of times that mean nothing: whether it is met means nothing either.
     out = tmp_path / "out"
     done = inside(
         "run", job, "--device", "webgpu_software", "--budget", "97%", "--out", out, "--json"
     )
-    assert done.returncode in (0, 1), done.stderr
     verdict = json.loads(done.stdout)
     gates = {gate["name"]: gate for gate in verdict["gates"]}
+    # Widths follow from times that mean nothing, so the budget may be missed; and at some widths
+    # onnxruntime-webgpu 1.27.0 computes wrongly (docs/devices.md), which parity then refuses.
+    unmet = [name for name in ("parity", "accuracy", "budget") if not gates[name]["met"]]
+    assert done.returncode == (1 if unmet else 0), done.stderr
+    assert gates["parity"]["met"] == verdict["parity"]["passed"]
+    if gates["parity"]["met"]:
+        assert verdict["slim"]["accuracy"] > 0.9, "outputs of the WebGPU provider"
+    assert verdict["dense"]["accuracy"] > 0.9, "outputs of the WebGPU provider"
     assert gates["speedup"]["met"] is None
     assert "mean nothing" in gates["speedup"]["note"]
-    assert gates["parity"]["met"], "outputs of the WebGPU provider against torch"
-    assert verdict["environment"]["facts"]["times"] == "meaningless"
-    assert "WebGpuExecutionProvider" in verdict["environment"]["facts"]["providers"]
+    facts = verdict["environment"]["facts"]
+    assert (facts["times"], facts["providers"]) == ("meaningless", "WebGpuExecutionProvider")
     for name in ("README.md", "report.html"):
         text = (out / name).read_text()
         assert not CLAIM.search(text), name
