@@ -16,6 +16,10 @@ from edgeprune.devices.protocol import Answer, Obstacle, Request
 from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
 from edgeprune.records import DeviceSpec
 
+IMPORT = (
+    'import os; os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1"); '
+    "import onnxruntime as o; print(*o.get_available_providers())"
+)
 GRACE_SECONDS = 120.0  # for the start of the process, opening of sessions and warm-up
 WORKER = Path(__file__).resolve().parent.parent / "profiler" / "worker.py"
 
@@ -115,7 +119,7 @@ def runtime_providers(python: str | None = None) -> tuple[str, ...]:
     Raises:
         DeviceError: it does not start.
     """
-    program = "import onnxruntime as o; print(*o.get_available_providers())"
+    program = IMPORT
     command = [python or sys.executable, "-c", program]
     try:
         done = subprocess.run(

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Dict
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import: nobody is told of a model
 import numpy as np
 import onnxruntime as ort
 
@@ -88,8 +89,7 @@ def open_session(
     if free and needed > free:
         raise ValueError("its file takes %d KiB, but %d KiB of memory are free" % (needed, free))
     started = time.perf_counter()
-    chosen = options.get("provider_options") or {}
-    providers = [(name, chosen.get(name, {})) for name in options["providers"]]
+    providers = [(n, options.get("provider_options", {}).get(n, {})) for n in options["providers"]]
     session = ort.InferenceSession(model["file"], settings, providers=providers)
     seconds = time.perf_counter() - started
     got, wanted = session.get_providers()[0], options["providers"][0]
