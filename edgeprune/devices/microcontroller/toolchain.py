@@ -33,8 +33,10 @@ GCC_UNITS = {
     ("cortex-m33", "single"): ("-mfpu=fpv5-sp-d16",),
     ("cortex-m55", "double"): (),
 }
-COMMON = ("-g0", "-ffunction-sections", "-fdata-sections", "-fno-unwind-tables",
-          "-fno-asynchronous-unwind-tables")  # fmt: skip
+COMMON = (
+    "-ffunction-sections", "-fdata-sections", "-fno-unwind-tables",
+    "-fno-asynchronous-unwind-tables",
+)  # fmt: skip
 
 
 class Toolchain(NamedTuple):
@@ -79,12 +81,14 @@ def toolchain(chip: Microcontroller) -> Toolchain:
     optimization = f"-{chip.optimization}"
     if name == "zig":
         flags = ("-target", "thumb-freestanding-eabihf", f"-mcpu={ZIG_CORES[core]}", optimization)
-        bare = ("-ffreestanding", "-fno-sanitize=all")
+        # zig takes -Os without debug information for an order to drop the symbols.
+        symbols = "-g1" if chip.optimization == "Os" else "-g0"
+        bare = ("-ffreestanding", "-fno-sanitize=all", symbols)
         version = f"zig {importlib.metadata.version('ziglang')}"
         return Toolchain((_zig() or "", "cc"), version, (*flags, *bare, *COMMON), True)
     flags = (f"-mcpu={chip.cpu}", "-mthumb", "-mfloat-abi=hard", optimization)
     # Functions of the same content would be merged into one, and the counts of their layers too.
-    apart = (*GCC_UNITS[core], "-fno-ipa-icf")
+    apart = (*GCC_UNITS[core], "-fno-ipa-icf", "-g0")
     return Toolchain((_gcc() or "",), _gcc_version(), (*flags, *apart, *COMMON), False)
 
 
