@@ -317,7 +317,7 @@ def environment(request: Facts, load_before: str) -> Facts:
         "load_before": load_before,
         "load_after": _load(),
     }
-    return {"facts": facts, "comparable": COMPARABLE}
+    return {"facts": facts, "comparable": [name for name in COMPARABLE if name in facts]}
 
 
 def _affinity() -> str:

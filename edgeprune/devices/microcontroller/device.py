@@ -166,6 +166,8 @@ def obstacle(spec: DeviceSpec) -> Obstacle | None:
     chip = spec.microcontroller
     if chip is None:
         return Obstacle("its profile has no section [microcontroller]", "docs/devices.md")
+    if chip.emulator == "unicorn" and chip.cpu not in unicorn.CORES:
+        return Obstacle(f"unicorn has no {chip.cpu}", '[microcontroller] emulator = "qemu"')
     if importlib.util.find_spec("elftools") is None:
         return Obstacle("the package pyelftools is not installed", INSTALL)
     engine = qemu if chip.emulator == "qemu" else unicorn

@@ -18,6 +18,7 @@ from edgeprune.errors import DeadlineError, DeviceError
 from edgeprune.records import Microcontroller
 
 WORKER = Path(__file__).with_name("unicorn_worker.py")
+CORES = ("cortex-m4", "cortex-m7", "cortex-m33")
 MACHINE = "unicorn"  # its memory: deploy/microcontroller/unicorn.ld
 
 
