@@ -107,7 +107,7 @@ def test_what_has_no_integer_form_is_named(quantized, model, shape, message: str
 
 def test_groups_that_cmsis_nn_does_not_know_are_named(quantized) -> None:
     graph = read_integer_graph(quantized(nn.Sequential(nn.Conv2d(4, 4, 1, groups=2)), (1, 4, 3, 3)))
-    with pytest.raises(UnsupportedModelError, match="layer '0'.*2 groups of 2 channels") as caught:
+    with pytest.raises(UnsupportedModelError, match=r"layer '0'.*2 groups of 2 channels") as caught:
         lower(graph.operators[0], graph, "mve", "edgeprune")
     assert "split the layer" in caught.value.hint
 
