@@ -73,7 +73,7 @@ train: $(STAMP) ## Train the dense network of the Fashion-MNIST example again (a
 ## Develop
 
 # Tests of devices that need tools of their own are apart: .ci/run installs the tools and runs both.
-DEVICE_TESTS := arm64 or microcontroller or qemu or ssh or webgpu
+DEVICE_TESTS := arm64 or c_compiler or microcontroller or qemu or ssh or webgpu
 
 .PHONY: test
 test: $(STAMP) ## Run the tests that need nothing but Python
