@@ -134,6 +134,7 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
             dense,
             seed=run.job.seed,
             report=lambda what, done, total: stage.update(done, total, what),
+            warn=run.console.warning,
         )
 
 

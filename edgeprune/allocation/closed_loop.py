@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from edgeprune.allocation.correction import NOISE, Observation, corrected
 from edgeprune.allocation.exact import Solution, cheapest, solve
-from edgeprune.allocation.problem import Problem
+from edgeprune.allocation.problem import Problem, build_problem, flat_curves
 from edgeprune.errors import BudgetError
-from edgeprune.records import PlannedGroup, Round, WidthPlan
+from edgeprune.records import CostTable, PlannedGroup, Round, WidthPlan
 
 FULL_USE = 0.97  # a plan below this share of the budget leaves accuracy unused
 AIM = (0.978, 0.990)  # of predictions: the middle of [FULL_USE, 1]
@@ -110,6 +110,17 @@ def close_the_loop(
             "rounds": tuple(rounds),
         }
     )
+
+
+def require_reachable(table: CostTable, budget: float) -> None:
+    """Make sure, before losses are measured, that the cheapest widths are within `budget`.
+
+    Raises:
+        BudgetError: they are not.
+    """
+    floor = cheapest(build_problem(table, flat_curves(table))).cost
+    if floor > budget:
+        raise _unreachable(floor, budget, table.unit, table.dense_cost, "predicted")
 
 
 def _next(

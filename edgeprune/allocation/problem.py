@@ -112,6 +112,16 @@ def build_problem(table: CostTable, curves: Mapping[str, SensitivityCurve]) -> P
     )
 
 
+def flat_curves(table: CostTable) -> dict[str, SensitivityCurve]:
+    """Return curves without any loss, for questions about costs alone."""
+    return {
+        name: SensitivityCurve(
+            group=name, criterion="none", widths=widths, increases=(0.0,) * len(widths)
+        )
+        for name, widths in table.widths.items()
+    }
+
+
 def monotone(increases: Sequence[float]) -> tuple[float, ...]:
     """Return losses that never rise with width and are never below 0 (narrow to wide)."""
     worst, result = 0.0, []

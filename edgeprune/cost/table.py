@@ -25,15 +25,21 @@ def build_table(
     seed: int = 0,
     processes: int = 2,
     report: Report = lambda what, done, total: None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> CostTable:
     """Measure the prices of all layers of `graph` that a group touches.
 
     First each group's own widths are swept, all else dense, and the stairs are read off; then all
     pairs of the offered widths are priced in several fresh processes. Layers that no group touches,
-    or whose shape logic is unknown, keep their dense cost of `profile` as a fixed price.
+    or whose shape logic is unknown, keep their dense cost of `profile` as a fixed price. Groups
+    that feed a layer which cannot be priced at other widths (a convolution behind a concatenation)
+    are left alone, and `warn` is told.
+
+    Raises:
+        UnsupportedModelError: no group is left.
     """
+    groups, layers, templates = _priceable(graph, groups, warn)
     widths_of = {group.name: group.width for group in groups}
-    layers, templates = _layers(graph, groups)
     probes = Probes(device, seed)
     sweep = _sweep(layers, templates, widths_of)
     probes.take(
@@ -145,10 +151,40 @@ def predicted_cost(table: CostTable, widths: Mapping[str, int]) -> float:
     return table.scale * total
 
 
+def _priceable(
+    graph: Graph, groups: Sequence[ChannelGroup], warn: Callable[[str], None]
+) -> tuple[Sequence[ChannelGroup], list[PricedLayer], dict[str, Template]]:
+    """Return the groups that can be priced, with what `_layers` returns of them."""
+    while True:
+        try:
+            return groups, *_layers(graph, groups)
+        except _UnpricedError as stuck:
+            left = [group for group in groups if group.name not in stuck.groups]
+            names = ", ".join(sorted(stuck.groups))
+            if not left or len(left) == len(groups):
+                raise UnsupportedModelError(
+                    f"{stuck.what}, and without {names} no group of channels can be cut"
+                ) from None
+            warn(f"{stuck.what}: {names} {'is' if len(stuck.groups) == 1 else 'are'} left alone")
+            groups = left
+
+
+class _UnpricedError(Exception):
+    """A layer that cannot be priced at other widths, and the groups that it keeps from that."""
+
+    def __init__(self, what: str, groups: set[str]) -> None:
+        super().__init__(what)
+        self.what, self.groups = what, groups
+
+
 def _layers(
     graph: Graph, groups: Sequence[ChannelGroup]
 ) -> tuple[list[PricedLayer], dict[str, Template]]:
-    """Return all layers with the groups on their two sides, and templates of the resizable."""
+    """Return all layers with the groups on their two sides, and templates of the resizable.
+
+    Raises:
+        _UnpricedError: a layer cannot be priced at other widths.
+    """
     feeders: dict[str, list[ChannelGroup]] = {}
     for group in groups:
         for name in group.inputs:
@@ -171,12 +207,11 @@ def _layers(
         touched = group_in is not None or group_out is not None
         resizable = shape.resizable and touched and _fits(shape, group_in, group_out)
         if touched and not resizable and segment.macs:
-            sources = {g.name for g in (*feeders.get(segment.name, ()), group_out) if g}
-            keep = ", ".join(f'"{name}"' for name in sorted(sources))
-            raise UnsupportedModelError(
+            sources = {g.name for g in feeders.get(segment.name, ()) or (group_in, group_out) if g}
+            raise _UnpricedError(
                 f"layer {segment.name} ({segment.operator}, {segment.input_shape} -> "
                 f"{segment.output_shape}) cannot be priced at other widths",
-                f"leave the groups that it touches alone: [prune] keep = [{keep}] in the job file",
+                sources,
             )
         layers.append(
             PricedLayer(

@@ -13,7 +13,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from edgeprune.errors import InternalCheckError, UnsupportedModelError
+from edgeprune.errors import InternalCheckError, UnsupportedModelError, UsageError
 from edgeprune.pruning import recurrent
 from edgeprune.pruning.channels import ROOTS, Member, is_carrier, width_of, zero
 from edgeprune.records import ChannelGroup, GroupList, SkippedGroup
@@ -28,12 +28,13 @@ def find_groups(model: nn.Module, inputs: Inputs, keep: Sequence[str] = ()) -> G
     and give the output of the masked dense model.
 
     Raises:
-        UnsupportedModelError: the model cannot be traced, or `keep` names no layer.
+        UnsupportedModelError: the model cannot be traced.
+        UsageError: `keep` names no layer.
     """
     layers = dict(model.named_modules())
     for name in keep:
         if not any(layer == name or layer.startswith(f"{name}.") for layer in layers):
-            raise UnsupportedModelError(
+            raise UsageError(
                 f"prune.keep: the model has no layer {name!r}",
                 f"its layers: {', '.join(n for n, m in layers.items() if isinstance(m, ROOTS))}",
             )

@@ -121,7 +121,7 @@ CASES: dict[str, tuple[Callable[[Path], None], int, tuple[str, ...]]] = {
         lambda job: replaced(job, '"60%"', '"2Minsn"'), 2, ("this device's unit is us",),
     ),
     "layer_to_keep_unknown": (
-        lambda job: replaced(job, "[prune]", '[prune]\nkeep = ["steem"]'), 5, ("no layer 'steem'",),
+        lambda job: replaced(job, "[prune]", '[prune]\nkeep = ["steem"]'), 2, ("no layer 'steem'",),
     ),
 }  # fmt: skip
 

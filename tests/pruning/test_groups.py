@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeprune.errors import InternalCheckError, UnsupportedModelError
+from edgeprune.errors import InternalCheckError, UnsupportedModelError, UsageError
 from edgeprune.pruning.groups import cut, find_groups, group_scores, mask, widths
 from edgeprune.records import ChannelGroup
 
@@ -135,7 +135,7 @@ def test_keep_takes_prefixes_of_whole_names_only() -> None:
 
 
 def test_keep_of_a_layer_that_does_not_exist_lists_those_that_do(build) -> None:
-    with pytest.raises(UnsupportedModelError, match="no layer 'stam'") as caught:
+    with pytest.raises(UsageError, match="no layer 'stam'") as caught:
         find_groups(*build("residual"), ("stam",))
     assert "project" in caught.value.hint
     assert "bn" not in caught.value.hint.replace("_bn", "bn").split(", ")
