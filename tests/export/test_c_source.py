@@ -119,8 +119,17 @@ def test_grouped_convolutions_run_with_the_kernels_of_edgeprune(
     assert differences.max() <= 1
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", ["resnet8", "ds_cnn", "autoencoder"])
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("ds_cnn", "dsp"),
+        ("ds_cnn", "scalar"),
+        ("autoencoder", "dsp"),
+        ("autoencoder", "scalar"),
+        pytest.param("resnet8", "dsp", marks=pytest.mark.slow),
+        pytest.param("resnet8", "scalar", marks=pytest.mark.slow),
+    ],
+)
 def test_mlperf_tiny_agrees_with_onnxruntime(
     mlperf_tiny, generate_for, compile_network, name: str, target: str
 ) -> None:
@@ -129,8 +138,10 @@ def test_mlperf_tiny_agrees_with_onnxruntime(
     differences, agreement = compare(
         model, compile_network(source), inputs(source.input.shape, 200, seed=2)
     )
-    # CMSIS-NN rounds without floats: now and then a tie falls to the other side and is amplified.
-    assert (differences > 1).mean() < (1e-4 if target == "scalar" else 1e-9)
+    # CMSIS-NN rounds without floats: now and then a tie falls to the other side, and the next
+    # random layers amplify it.
+    assert differences.max() <= (2 if target == "scalar" else 1)
+    assert (differences > 1).mean() < 0.001
     assert agreement >= 0.995
     assert source.arena_bytes == source.liveness_bytes
 
