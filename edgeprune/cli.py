@@ -248,8 +248,10 @@ def run(
     from edgeprune import pipeline
 
     console = common.console
+    here = Path.cwd()  # a factory may go elsewhere
     settings, model, data, opened = _prepare(job, device, budget, seed, common)
     folder = out or Path("deploy", opened.spec.name, settings.name)
+    folder = folder if Path.cwd() == here else here / folder
     result = pipeline.run(settings, model, data, opened, folder, resume=resume, console=console)
     _answer(common, result.verdict.model_dump(mode="json", by_alias=True))
     console.verdict(result.verdict, out=folder)
@@ -343,7 +345,7 @@ def _answer(common: Common, document: dict[str, Any]) -> None:
 def execute(arguments: Sequence[str]) -> int:
     """Carry out a command line and return its exit code."""
     _documents.clear()
-    wants_json = "--json" in arguments
+    wants_json = any(a.partition("=")[0] == "--json" for a in arguments)
     verbose = "-v" in arguments or "--verbose" in arguments
     from edgeprune.report.console import guarded_stdout
 

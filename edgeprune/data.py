@@ -58,6 +58,11 @@ class Data:
             "top-1 accuracy" if self.metric is top1 else getattr(self.metric, "__name__", "metric")
         )
 
+    def parts(self) -> dict[str, Iterable[Batch]]:
+        """Return what is iterated in the same order every time: not the training data."""
+        named = {"calibration": self.calibration, "validation": self.validation, "test": self.test}
+        return {name: part for name, part in named.items() if part is not None}
+
     def check(self) -> None:
         """Look at the first batch of every part.
 

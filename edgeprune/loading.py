@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import random
@@ -99,9 +100,9 @@ def call_factory(factory: str, folder: Path, key: str, **offered: Any) -> Any:
         return function(**{name: value for name, value in offered.items() if name in named})
     except EdgepruneError:
         raise
-    except (KeyboardInterrupt, SystemExit, MemoryError):
+    except (KeyboardInterrupt, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise FactoryError(f"{key} {factory!r} failed: {type(error).__name__}: {error}") from error
 
 
@@ -225,3 +226,20 @@ def check_runs(model: nn.Module, data: Data) -> Tensor:
     if not bool(torch.isfinite(output).all()):
         raise DataError("the model's output for example_inputs holds NaN or infinity")
     return output
+
+
+def code_digest(model: nn.Module, data: Data) -> str:
+    """Return a hash of the source of the model's classes, of the data's, of loss and metric.
+
+    What has no source (compiled code, a console) enters with its name only.
+    """
+    things = {type(module) for module in model.modules()} | {type(p) for p in data.parts().values()}
+    texts = []
+    for thing in (*things, data.loss, data.metric):
+        name = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', type(thing))}"
+        try:
+            source = "" if name.startswith("torch.") else inspect.getsource(thing)
+        except (OSError, TypeError):
+            source = ""
+        texts.append(name + source)
+    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 if TYPE_CHECKING:
     from edgeprune.report.console import Console
@@ -41,5 +41,5 @@ class Common:
 DEFAULT = Common()
 Device = Annotated[str, Parameter(name="--device")]
 Budget = Annotated[str | None, Parameter(name="--budget")]
-Seed = Annotated[int | None, Parameter(name="--seed")]
+Seed = Annotated[int | None, Parameter(name="--seed", validator=validators.Number(gte=0, lt=2**31))]
 Flag = Annotated[bool, Parameter(negative=())]

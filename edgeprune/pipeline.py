@@ -29,7 +29,7 @@ from edgeprune.records import (
     WidthPlan,
 )
 from edgeprune.report.console import Console
-from edgeprune.ship import ship
+from edgeprune.ship import require_ours, ship
 from edgeprune.store import RunFolder
 
 
@@ -85,6 +85,8 @@ def run(
         EdgepruneError: any of its kinds; finished stages stay in `out`/.run.
     """
     seed_everything(job.seed)
+    job.request.limit(1.0, device.spec.unit)  # a budget in another unit is told before any work
+    require_ours(out)
     with RunFolder(out, stages.identity(job, model, data, device), resume=resume) as folder:
         this = stages.Run(job, model, data, device, folder, console)
         groups, dense, table, curves = _prices(this)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from edgeprune.errors import InternalCheckError, UsageError
+from edgeprune.errors import InternalCheckError, OutputError, UsageError
 from edgeprune.records import (
     Artifact,
     CostTable,
@@ -27,6 +27,24 @@ from edgeprune.store import atomic, sha256_of, write_text
 MODEL, VERDICT, CARD, REPORT = "model.onnx", "verdict.json", "README.md", "report.html"
 MANIFEST, CHECKSUMS = "manifest.json", "SHA256SUMS"
 REPORT_DATA = Path(".run", "report_data.json")
+
+
+def require_ours(out: Path) -> None:
+    """Make sure that nothing in `out` is overwritten that edgeprune did not put there.
+
+    Raises:
+        OutputError: `out` holds a file of a shipped name and no manifest that lists it.
+    """
+    manifest = out / "manifest.json"
+    ours = manifest.is_file() and '"files"' in manifest.read_text(
+        encoding="utf-8", errors="replace"
+    )
+    taken = [name for name in ("model.onnx", "README.md", "manifest.json") if (out / name).exists()]
+    if taken and not ours:
+        raise OutputError(
+            f"{out} holds {', '.join(taken)}, which edgeprune did not put there",
+            "name another folder: --out DIR",
+        )
 
 
 def ship(

@@ -23,6 +23,7 @@ from edgeprune.export.segments import read_graph
 from edgeprune.importance.scores import keep_best, score_channels
 from edgeprune.importance.sensitivity import best_curves, importance_curves, sensitivity_curves
 from edgeprune.job import Job
+from edgeprune.loading import code_digest
 from edgeprune.profiler.layers import profile_model
 from edgeprune.profiler.timing import compare
 from edgeprune.pruning.groups import find_groups
@@ -86,13 +87,15 @@ def identity(job: Job, model: nn.Module, data: Data, device: Device) -> dict[str
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
     sample = hashlib.sha256()
-    for tensor in (*data.example, *first_batches(data.calibration, 1, "calibration")[0][0]):
+    parts = [first_batches(part, 1, what)[0] for what, part in data.parts().items()]
+    for tensor in (*data.example, *(t for inputs, target in parts for t in (*inputs, target))):
         sample.update(str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
     return {
         "job": job.model_dump_json(exclude={"budget": {"latency"}, "seed": True}),
         "budget": job.request.text,
         "seed": str(job.seed),
         "model": hashlib.sha256(repr(model).encode()).hexdigest(),
+        "code": code_digest(model, data),
         "weights": digest.hexdigest(),
         "data": sample.hexdigest(),
         "device": device.spec.model_dump_json(),

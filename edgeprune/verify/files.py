@@ -21,7 +21,7 @@ def file_parity(
     samples: int = 64,
     seed: int = 0,
 ) -> Parity:
-    """Compare the first outputs of two files on the same seeded random inputs.
+    """Compare the outputs of two files on the same seeded random inputs.
 
     Requires that both take the same inputs. Passed means that the largest
     difference is at most `tolerance`, or that share of the largest output where it is above 1.
@@ -33,6 +33,12 @@ def file_parity(
     if kinds[0] != kinds[1]:
         raise UnsupportedModelError(
             f"{before[0]} takes {kinds[0]}, {after[0]} takes {kinds[1]}: they cannot be compared"
+        )
+    counts = [len(artifact.outputs) for _, artifact in (before, after)]
+    if counts != [1, 1]:
+        raise UnsupportedModelError(
+            f"{before[0]} has {counts[0]} outputs, {after[0]} has {counts[1]}: "
+            "files with one output each can be compared"
         )
     outputs = [_run(device, path, artifact, samples, seed) for path, artifact in (before, after)]
     if outputs[0].shape != outputs[1].shape:
@@ -60,5 +66,7 @@ def _run(device: Device, path: Path, artifact: Artifact, samples: int, seed: int
         shape = (samples * max(1, info.shape[0]), *info.shape[1:]) if info.shape else (samples,)
         kind = np.dtype(info.dtype)
         values = random.standard_normal(shape)
-        columns[info.name] = values.astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
+        columns[info.name] = (
+            values.astype(kind) if kind.kind == "f" else random.integers(0, 2, shape).astype(kind)
+        )
     return run_arrays(device, path, columns).astype(np.float64)
