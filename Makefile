@@ -80,8 +80,8 @@ test: $(STAMP) ## Run the tests that need nothing but Python
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not ($(DEVICE_TESTS))"
 
 .PHONY: test-devices
-test-devices: $(STAMP) ## Run the tests of emulators, ssh and WebGPU; what is not installed is skipped
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "$(DEVICE_TESTS)"
+test-devices: $(STAMP) ## Run the tests of emulators, ssh and WebGPU, skipping what is not installed [QUICK=1]
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "($(DEVICE_TESTS))$(if $(QUICK), and not slow)"
 
 .PHONY: check
 check: $(STAMP) ## Lint, formatting, types, import contracts, generated documentation

@@ -36,8 +36,8 @@ def require_ours(out: Path) -> None:
         OutputError: `out` holds a file of a shipped name and no manifest that lists it.
     """
     manifest = out / "manifest.json"
-    ours = manifest.is_file() and '"files"' in manifest.read_text(
-        encoding="utf-8", errors="replace"
+    ours = (out / ".run").is_dir() or (
+        manifest.is_file() and '"files"' in manifest.read_text(encoding="utf-8", errors="replace")
     )
     taken = [name for name in ("model.onnx", "README.md", "manifest.json") if (out / name).exists()]
     if taken and not ours:

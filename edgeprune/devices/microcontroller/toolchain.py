@@ -18,6 +18,7 @@ from edgeprune.devices.microcontroller.cache import (
     keep,
     weekly_folder,
 )
+from edgeprune.devices.microcontroller.processes import run
 from edgeprune.devices.protocol import Obstacle
 from edgeprune.errors import DeadlineError, DeviceError
 from edgeprune.records import Microcontroller
@@ -123,22 +124,10 @@ def run_compiler(command: tuple[str, ...], folder: Path) -> str:
         "LC_ALL": "C",
     }
     try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=SECONDS,
-            check=False,
-        )
+        done = run(command, folder, SECONDS, environment)
     except subprocess.TimeoutExpired:
         raise DeadlineError(f"{command[0]} did not finish within {SECONDS:.0f} s") from None
-    if done.returncode == 0:
-        return ""
-    return done.stderr.strip() or f"exit code {done.returncode}"
+    return "" if done.code == 0 else done.stderr.strip() or done.last_line
 
 
 def host_library(source: str, *defines: str) -> Path:
