@@ -130,9 +130,9 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
 
 def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensitivity]:
     """Profile and price: what the device says, and what each width costs in loss."""
-    do, skip = this.folder.stage, this.console.skipped
+    do, skip, files = this.folder.stage, this.console.skipped, this.exported("dense.onnx")
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
-    dense = do("2-profile", ModelProfile, lambda: stages.profile(this), ("dense.onnx",), skip)
+    dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
     table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
     curves = do(
         "4-weigh",
@@ -178,16 +178,17 @@ def _make(
     shrunk, state, file = (
         own + n for n in ("shrunk.safetensors", "recovered.safetensors", "slim.onnx")
     )
+    files = this.exported(file)
     do(f"{own}6-shrink", Shrunk, lambda: stages.cut(this, plan), (shrunk,), skip)
     recovered = do(
         f"{own}7-recover", Recovered, lambda: stages.win_back(this, plan), (state,), skip
     )
-    artifact = do(f"{own}8-export", Artifact, lambda: stages.write(this, plan), (file,), skip)
+    artifact = do(f"{own}8-export", Artifact, lambda: stages.write(this, plan), files, skip)
     verification = do(
         f"{own}9-verify",
         Verification,
         lambda: stages.verify(this, plan, dense, recovered),
-        (file,),
+        files,
         skip,
     )
     model = stages.slim_model(this, plan)
