@@ -112,6 +112,8 @@ def run(
                 versions=stages.versions(),
                 licence=job.model.licence,
                 job_title=job.name,
+                integer_model=made.integer_file,
+                chip=device.spec.microcontroller,
             )
         shipped = made.artifact.model_copy(update={"path": "model.onnx"})
         return Result(made.model, shipped, made.verification.verdict, made.plan, out)
@@ -162,6 +164,7 @@ class _Made:
     recovered: Recovered
     artifact: Artifact
     file: Path
+    integer_file: Path | None
     verification: Verification
 
 
@@ -192,7 +195,17 @@ def _make(
         skip,
     )
     model = stages.slim_model(this, plan)
-    return _Made(plan, model, recovered, artifact, this.own("slim.onnx"), verification)
+    path = this.own("slim.onnx")
+    integer = this.precision.file(path)
+    return _Made(
+        plan,
+        model,
+        recovered,
+        artifact,
+        path,
+        integer if integer != path else None,
+        verification,
+    )
 
 
 def slim(
