@@ -13,6 +13,7 @@ from edgeprune import stages
 from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
+from edgeprune.identity import identity_of, versions
 from edgeprune.job import BudgetSection, Job
 from edgeprune.loading import check_finite, check_runs, load_data, load_model, seed_everything
 from edgeprune.records import (
@@ -84,7 +85,7 @@ def run(
         EdgepruneError: any of its kinds; finished stages stay in `out`/.run.
     """
     seed_everything(job.seed)
-    with RunFolder(out, stages.identity(job, model, data, device), resume=resume) as folder:
+    with RunFolder(out, identity_of(job, model, data, device), resume=resume) as folder:
         this = stages.Run(job, model, data, device, folder, console)
         groups, dense, table, curves = _prices(this)
         made = _make(this, dense, table, curves)
@@ -109,7 +110,7 @@ def run(
                 slim_profile=made.verification.slim_profile,
                 model=made.file,
                 artifact=made.artifact,
-                versions=stages.versions(),
+                versions=versions(),
                 licence=job.model.licence,
                 job_title=job.name,
                 integer_model=made.integer_file,
@@ -123,7 +124,7 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
     """Profile, price and allocate; nothing is kept."""
     seed_everything(job.seed)
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
-        identity = stages.identity(job, model, data, device)
+        identity = identity_of(job, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
             this = stages.Run(job, model, data, device, folder, console)
             groups, dense, table, curves = _prices(this)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,33 +81,6 @@ class Run:
     def exported(self, name: str) -> tuple[str, ...]:
         """Return the names of the exported file `name` and of its form for the device."""
         return tuple(dict.fromkeys((name, self.precision.file(Path(name)).name)))
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of everything that results depend on."""
-    names = ("edgeprune", "torch", "torch-pruning", "onnx", "onnxruntime", "highspy", "numpy")
-    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
-
-
-def identity(job: Job, model: nn.Module, data: Data, device: Device) -> dict[str, str]:
-    """Return everything that the results of a run depend on, as name -> text."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
-    sample = hashlib.sha256()
-    for tensor in (*data.example, *first_batches(data.calibration, 1, "calibration")[0][0]):
-        sample.update(str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
-    return {
-        "job": job.model_dump_json(exclude={"budget": {"latency"}, "seed": True}),
-        "budget": job.request.text,
-        "seed": str(job.seed),
-        "model": hashlib.sha256(repr(model).encode()).hexdigest(),
-        "weights": digest.hexdigest(),
-        "data": sample.hexdigest(),
-        "device": device.spec.model_dump_json(),
-        **{f"version of {name}": version for name, version in versions().items()},
-    }
 
 
 def group(run: Run) -> GroupList:
