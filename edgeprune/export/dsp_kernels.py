@@ -1,4 +1,4 @@
-"""Convolutions for processors with DSP extension: weights laid out for edgeprune_dsp.c."""
+"""Convolutions for processors with DSP extension: weights laid out as edgeprune_dsp.h says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from edgeprune.export.integer_operators import Convolution, FullyConnected, Tens
 from edgeprune.export.kernel import Constant, Kernel
 from edgeprune.export.requantize import factors
 
-SOURCES = ("edgeprune_dsp.h", "edgeprune_dsp.c")
+SOURCES = (
+    "edgeprune_dsp.h",
+    "edgeprune_simd.h",
+    "edgeprune_convolve.c",
+    "edgeprune_depthwise.c",
+    "edgeprune_fully_connected.c",
+)
 WORD = 4
 
 

@@ -2,7 +2,7 @@
  *
  * Weights are laid out by the generator for these loops, with the zero point of the input folded
  * into the bias. Scales are single precision and results are rounded half to even, as onnxruntime
- * does it, so that results agree bit by bit; see edgeprune_dsp.c for processors without FPU.
+ * does it, so that results agree bit by bit; see edgeprune_simd.h for processors without FPU.
  */
 #ifndef EDGEPRUNE_DSP_H
 #define EDGEPRUNE_DSP_H

@@ -109,7 +109,7 @@ EDGEPRUNE_INLINE int32_t edgeprune_divide(int32_t sum, int32_t count)
     return quotient;
 }
 
-/* Average over windows; padding counts as 0; same scale on both sides. */
+/* Average over windows, same scale on both sides; rounded as onnxruntime's QLinearAveragePool. */
 EDGEPRUNE_INLINE void edgeprune_average(const int8_t *input, int8_t *output,
                                         const edgeprune_window *w)
 {
@@ -127,7 +127,7 @@ EDGEPRUNE_INLINE void edgeprune_average(const int8_t *input, int8_t *output,
             const int8_t *corner = input + (top * w->width + left) * w->channels;
             for (int32_t channel = 0; channel < w->channels; channel++, corner++)
             {
-                int32_t sum = -inside * w->zero_point;
+                int32_t sum = (count - inside) * w->zero_point;
                 const int8_t *row = corner;
                 for (int32_t i = top; i < bottom; i++, row += w->width * w->channels)
                 {
@@ -137,8 +137,7 @@ EDGEPRUNE_INLINE void edgeprune_average(const int8_t *input, int8_t *output,
                         sum += *value;
                     }
                 }
-                sum = w->zero_point + edgeprune_divide(sum, count);
-                *output++ = (int8_t)edgeprune_saturate(sum);
+                *output++ = (int8_t)edgeprune_divide(sum, count);
             }
         }
     }
