@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from edgeprune.records.base import Kind, Record, Unit
 from edgeprune.records.firmware import Target
@@ -99,12 +99,6 @@ class Microcontroller(Record):
     cycles_per_instruction: float | None = Field(default=None, gt=0)
     cmsis: str | None = None
 
-    @model_validator(mode="after")
-    def _emulator_has_the_core(self) -> Microcontroller:
-        if self.cpu == "cortex-m55" and self.emulator == "unicorn":
-            raise ValueError('unicorn has no cortex-m55: emulator = "qemu"')
-        return self
-
 
 class Arm64(Record):
     """The processor that QEMU emulates."""
@@ -136,12 +130,6 @@ class DeviceSpec(Record):
     microcontroller: Microcontroller | None = None
     arm64: Arm64 | None = None
     source: dict[str, str] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _emulators_need_a_core(self) -> DeviceSpec:
-        if self.transport == "emulator" and self.microcontroller is None:
-            raise ValueError('transport "emulator" needs the section [microcontroller]')
-        return self
 
     @property
     def exact(self) -> bool:

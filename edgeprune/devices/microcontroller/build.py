@@ -22,7 +22,9 @@ from edgeprune.records import Footprint, Microcontroller
 
 HARNESS = ("start.c", "host.c", "main.c")
 OVERFLOW = re.compile(r"region [`']?(FLASH|RAM)'?:? overflowed by (\d+) bytes")
-UNDEFINED = re.compile(r"undefined (?:symbol: |reference to [`'])(\w+)")
+UNDEFINED = re.compile(
+    r"(?:undefined symbol: |undefined reference to [`']|undeclared function ')(\w+)"
+)
 
 
 class Firmware(NamedTuple):

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from edgeprune.errors import DeviceError
@@ -28,6 +29,19 @@ def cache_folder(part: str) -> Path:
             f"the cache {folder} cannot be made: {error.strerror}",
             "set XDG_CACHE_HOME to a folder that can be written",
         ) from None
+    return folder
+
+
+def weekly_folder(part: str) -> Path:
+    """Return the folder of this week below `part`, and remove those of earlier weeks.
+
+    For caches that grow and whose files cannot be removed one by one.
+    """
+    year, week, _ = datetime.now(UTC).isocalendar()
+    folder = cache_folder(f"{part}/{year}-{week:02}")
+    for other in folder.parent.iterdir():
+        if other.name < folder.name:
+            shutil.rmtree(other, ignore_errors=True)
     return folder
 
 

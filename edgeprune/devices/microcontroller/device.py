@@ -21,6 +21,7 @@ from edgeprune.devices.microcontroller import emulate as unicorn
 from edgeprune.devices.microcontroller import qemu
 from edgeprune.devices.microcontroller.build import Firmware, build
 from edgeprune.devices.microcontroller.emulation import Job, Outcome
+from edgeprune.devices.microcontroller.processes import end_all
 from edgeprune.devices.microcontroller.sources import Sources, write_sources
 from edgeprune.devices.microcontroller.toolchain import INSTALL, compiler_obstacle, toolchain
 from edgeprune.devices.protocol import (
@@ -155,9 +156,8 @@ class MicrocontrollerDevice:
             facts["cycles_per_instruction"] = (
                 f"{chip.cycles_per_instruction:g} (unvalidated indication)"
             )
-        comparable = tuple(
-            name for name in facts if name not in ("edgeprune", "cycles_per_instruction")
-        )
+        # The version of edgeprune counts: its generator writes the int8 code.
+        comparable = tuple(name for name in facts if name != "cycles_per_instruction")
         return Environment(facts=facts, comparable=comparable)
 
 
@@ -166,6 +166,8 @@ def obstacle(spec: DeviceSpec) -> Obstacle | None:
     chip = spec.microcontroller
     if chip is None:
         return Obstacle("its profile has no section [microcontroller]", "docs/devices.md")
+    if chip.emulator == "unicorn" and chip.cpu not in unicorn.CORES:
+        return Obstacle(f"unicorn has no {chip.cpu}", '[microcontroller] emulator = "qemu"')
     if importlib.util.find_spec("elftools") is None:
         return Obstacle("the package pyelftools is not installed", INSTALL)
     engine = qemu if chip.emulator == "qemu" else unicorn
@@ -258,6 +260,7 @@ def _in_parallel(work: Callable[[Item], Result], items: Sequence[Item]) -> list[
         except BaseException:
             for future in futures:
                 future.cancel()
+            end_all()
             raise
 
 

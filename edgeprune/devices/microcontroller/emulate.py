@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeprune.devices.microcontroller.emulation import Job, Outcome, collect, failure, prepare
+from edgeprune.devices.microcontroller.processes import run
 from edgeprune.devices.microcontroller.toolchain import INSTALL, host_compiler, host_library
 from edgeprune.devices.protocol import Obstacle
 from edgeprune.errors import DeadlineError, DeviceError
 from edgeprune.records import Microcontroller
 
 WORKER = Path(__file__).with_name("unicorn_worker.py")
+CORES = ("cortex-m4", "cortex-m7", "cortex-m33")
 MACHINE = "unicorn"  # its memory: deploy/microcontroller/unicorn.ld
 
 
@@ -38,22 +40,15 @@ def emulate(chip: Microcontroller, jobs: Sequence[Job], seconds: float) -> list[
         request = {"core": chip.cpu, "library": library, "jobs": described}
         asked.write_text(json.dumps(request), encoding="utf-8")
         try:
-            done = subprocess.run(
+            done = run(
                 [sys.executable, "-I", str(WORKER), str(asked), str(answered)],
-                cwd=scratch,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                timeout=seconds,
-                check=False,
+                Path(scratch),
+                seconds,
             )
         except subprocess.TimeoutExpired:
             raise overdue(jobs, seconds) from None
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise DeviceError(f"the emulator unicorn failed: {last}", "edgeprune doctor")
+        if done.code != 0:
+            raise DeviceError(f"the emulator unicorn failed: {done.last_line}", "edgeprune doctor")
         results = json.loads(answered.read_text(encoding="utf-8"))
         for job, result in zip(jobs, results, strict=False):
             if result["exit"] != 0:

@@ -19,6 +19,7 @@ from edgeprune.devices.microcontroller.emulation import (
     failure,
     prepare,
 )
+from edgeprune.devices.microcontroller.processes import run
 from edgeprune.devices.microcontroller.toolchain import host_compiler, host_library
 from edgeprune.devices.protocol import Obstacle
 from edgeprune.errors import DeviceError
@@ -55,28 +56,18 @@ def _run(chip: Microcontroller, job: Job, folder: Path, seconds: float) -> Outco
         plugin = host_library("qemu_counter.c", f"-DPLUGIN_VERSION={_plugin_version()}")
         command += ["-plugin", f"{plugin},table=table,counts=counts"]
     try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            check=False,
-        )
+        done = run(command, folder, seconds)
     except subprocess.TimeoutExpired:
         raise overdue([job], seconds) from None
     said = done.stdout + done.stderr
-    if done.returncode == FAULT or "Lockup" in said:
+    if done.code == FAULT or "Lockup" in said:
         found = ADDRESS.search(said)
         reason = "" if found else "a fault while handling a fault"
         raise failure(job, FAULT, reason, int(found[1], 16) if found else None)
-    if done.returncode < 0:
-        raise DeviceError(f"{job.name}: {PROGRAM} was ended by signal {-done.returncode}")
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or [""])[-1]
-        raise failure(job, done.returncode, last, None)
+    if done.code < 0:
+        raise DeviceError(f"{job.name}: {PROGRAM} was ended by signal {-done.code}")
+    if done.code != 0:
+        raise failure(job, done.code, done.last_line, None)
     return collect(job, folder)
 
 

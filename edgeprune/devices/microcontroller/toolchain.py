@@ -7,11 +7,18 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from edgeprune.devices.microcontroller.cache import cache_folder, content_key
+from edgeprune.devices.microcontroller.cache import (
+    cache_folder,
+    content_key,
+    keep,
+    weekly_folder,
+)
+from edgeprune.devices.microcontroller.processes import run
 from edgeprune.devices.protocol import Obstacle
 from edgeprune.errors import DeadlineError, DeviceError
 from edgeprune.records import Microcontroller
@@ -33,8 +40,10 @@ GCC_UNITS = {
     ("cortex-m33", "single"): ("-mfpu=fpv5-sp-d16",),
     ("cortex-m55", "double"): (),
 }
-COMMON = ("-g0", "-ffunction-sections", "-fdata-sections", "-fno-unwind-tables",
-          "-fno-asynchronous-unwind-tables")  # fmt: skip
+COMMON = (
+    "-ffunction-sections", "-fdata-sections", "-fno-unwind-tables",
+    "-fno-asynchronous-unwind-tables",
+)  # fmt: skip
 
 
 class Toolchain(NamedTuple):
@@ -79,12 +88,14 @@ def toolchain(chip: Microcontroller) -> Toolchain:
     optimization = f"-{chip.optimization}"
     if name == "zig":
         flags = ("-target", "thumb-freestanding-eabihf", f"-mcpu={ZIG_CORES[core]}", optimization)
-        bare = ("-ffreestanding", "-fno-sanitize=all")
+        # zig takes -Os without debug information for an order to drop the symbols.
+        symbols = "-g1" if chip.optimization == "Os" else "-g0"
+        bare = ("-ffreestanding", "-fno-sanitize=all", symbols)
         version = f"zig {importlib.metadata.version('ziglang')}"
         return Toolchain((_zig() or "", "cc"), version, (*flags, *bare, *COMMON), True)
     flags = (f"-mcpu={chip.cpu}", "-mthumb", "-mfloat-abi=hard", optimization)
     # Functions of the same content would be merged into one, and the counts of their layers too.
-    apart = (*GCC_UNITS[core], "-fno-ipa-icf")
+    apart = (*GCC_UNITS[core], "-fno-ipa-icf", "-g0")
     return Toolchain((_gcc() or "",), _gcc_version(), (*flags, *apart, *COMMON), False)
 
 
@@ -106,30 +117,17 @@ def run_compiler(command: tuple[str, ...], folder: Path) -> str:
     Raises:
         DeadlineError: it hangs.
     """
-    zig = str(cache_folder("zig"))
     environment = {
         **os.environ,
-        "ZIG_GLOBAL_CACHE_DIR": zig,
-        "ZIG_LOCAL_CACHE_DIR": zig,
+        "ZIG_GLOBAL_CACHE_DIR": str(cache_folder("zig")),  # its own runtime
+        "ZIG_LOCAL_CACHE_DIR": str(weekly_folder("objects")),  # objects of models
         "LC_ALL": "C",
     }
     try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=SECONDS,
-            check=False,
-        )
+        done = run(command, folder, SECONDS, environment)
     except subprocess.TimeoutExpired:
         raise DeadlineError(f"{command[0]} did not finish within {SECONDS:.0f} s") from None
-    if done.returncode == 0:
-        return ""
-    return done.stderr.strip() or f"exit code {done.returncode}"
+    return "" if done.code == 0 else done.stderr.strip() or done.last_line
 
 
 def host_library(source: str, *defines: str) -> Path:
@@ -147,14 +145,15 @@ def host_library(source: str, *defines: str) -> Path:
     key = content_key([*texts, *command, *defines])
     place = cache_folder("host") / f"{Path(source).stem}-{key}.so"
     if not place.exists():
-        made = place.with_name(f"{place.name}.{os.getpid()}.partial")
         flags = ("-O2", "-shared", "-fPIC", "-fvisibility=default", *defines)
-        fault = run_compiler((*command, *flags, str(folder / source), "-o", str(made)), folder)
-        if fault:
-            raise DeviceError(
-                f"{source} does not compile: {fault.splitlines()[0]}", "edgeprune doctor"
-            )
-        made.replace(place)
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
+            made = Path(scratch, "library.so")
+            fault = run_compiler((*command, *flags, str(folder / source), "-o", str(made)), folder)
+            if fault:
+                raise DeviceError(
+                    f"{source} does not compile: {fault.splitlines()[0]}", "edgeprune doctor"
+                )
+            keep(made, place)
     return place
 
 

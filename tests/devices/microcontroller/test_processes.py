@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from edgeprune.devices.microcontroller.processes import end_all, run
+
+# A child that starts a child of its own, as zig does, and waits.
+NESTED = (
+    "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+)
+
+
+def children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def test_output_and_exit_code_come_back(tmp_path: Path) -> None:
+    code = "import os, sys; print(os.getcwd()); print('a\\nlast', file=sys.stderr); sys.exit(3)"
+    done = run([sys.executable, "-c", code], tmp_path, 30.0)
+    assert (done.code, done.stdout.strip(), done.last_line) == (3, str(tmp_path), "last")
+
+
+def test_what_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
+    before = {p.pid for p in psutil.process_iter() if "time.sleep(60)" in " ".join(_command(p))}
+    with pytest.raises(subprocess.TimeoutExpired):
+        run([sys.executable, "-c", NESTED], tmp_path, 1.0)
+    assert children() == []
+    after = {p.pid for p in psutil.process_iter() if "time.sleep(60)" in " ".join(_command(p))}
+    assert after <= before
+
+
+def test_what_other_threads_wait_for_can_be_ended(tmp_path: Path) -> None:
+    codes: list[int] = []
+    command = [sys.executable, "-c", NESTED]
+    thread = threading.Thread(target=lambda: codes.append(run(command, tmp_path, 60.0).code))
+    thread.start()
+    while len(children()) < 2:
+        time.sleep(0.01)
+    end_all()
+    thread.join(10.0)
+    assert codes == [-9]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline() if process.status() != psutil.STATUS_ZOMBIE else []
+    except psutil.Error:
+        return []
