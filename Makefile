@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+MCU    := $(VENV)/.installed-microcontroller
 
 JOB    ?= examples/fashion_mnist/job.toml
 BUDGET ?=
@@ -41,6 +42,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(MCU): $(STAMP)
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[microcontroller]'
+	@touch $@
+
 .PHONY: arm64
 arm64: $(STAMP) ## Install the ARM64 emulator for this user (about 100 MB to fetch, without root)
 	$(BIN)/python -m edgeprune.devices.arm64
@@ -57,6 +62,11 @@ mobile_cpu: $(STAMP) ## Run the whole job on this CPU [JOB=job.toml] [BUDGET=50%
 .PHONY: edge_gpu
 edge_gpu: $(STAMP) ## Run the whole job on this machine's GPU, else on the estimate of one [JOB=] [BUDGET=] [RESUME=1]
 	$(BIN)/edgeprune run "$(JOB)" --device edge_gpu $(if $(BUDGET),--budget "$(BUDGET)") $(if $(RESUME),--resume)
+
+.PHONY: microcontroller
+microcontroller: JOB = examples/fashion_mnist/microcontroller.toml
+microcontroller: $(MCU) ## Run the int8 job on an emulated Cortex-M4 [JOB=job.toml] [BUDGET=50%] [RESUME=1]
+	$(BIN)/edgeprune run "$(JOB)" --device microcontroller $(if $(BUDGET),--budget "$(BUDGET)") $(if $(RESUME),--resume)
 
 .PHONY: profile
 profile: $(STAMP) ## Show cost and memory of each layer [DEVICE=mobile_cpu] [WHAT=job.toml]

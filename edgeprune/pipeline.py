@@ -14,6 +14,7 @@ from edgeprune.allocation.closed_loop import require_reachable
 from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
+from edgeprune.identity import identity_of, versions
 from edgeprune.job import BudgetSection, Job
 from edgeprune.loading import check_finite, check_runs, load_data, load_model, seed_everything
 from edgeprune.records import (
@@ -87,7 +88,7 @@ def run(
     seed_everything(job.seed)
     job.request.limit(1.0, device.spec.unit)  # a budget in another unit is told before any work
     require_ours(out)
-    with RunFolder(out, stages.identity(job, model, data, device), resume=resume) as folder:
+    with RunFolder(out, identity_of(job, model, data, device), resume=resume) as folder:
         this = stages.Run(job, model, data, device, folder, console)
         groups, dense, table, curves = _prices(this)
         made = _make(this, dense, table, curves)
@@ -113,9 +114,11 @@ def run(
                 slim_profile=made.verification.slim_profile,
                 model=made.file,
                 artifact=made.artifact,
-                versions=stages.versions(),
+                versions=versions(),
                 licence=job.model.licence,
                 job_title=job.name,
+                integer_model=made.integer_file,
+                chip=device.spec.microcontroller,
             )
         shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
         return Result(made.model, shipped, made.verification.verdict, made.plan, out)
@@ -125,7 +128,7 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
     """Profile, price and allocate; nothing is kept."""
     seed_everything(job.seed)
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
-        identity = stages.identity(job, model, data, device)
+        identity = identity_of(job, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
             this = stages.Run(job, model, data, device, folder, console)
             groups, dense, table, curves = _prices(this)
@@ -134,9 +137,9 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
 
 def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensitivity]:
     """Profile and price: what the device says, and what each width costs in loss."""
-    do, skip = this.folder.stage, this.console.skipped
+    do, skip, files = this.folder.stage, this.console.skipped, this.exported("dense.onnx")
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
-    dense = do("2-profile", ModelProfile, lambda: stages.profile(this), ("dense.onnx",), skip)
+    dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
     table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
     require_reachable(table, this.job.request.limit(table.dense_cost, this.device.spec.unit))
     curves = do(
@@ -167,6 +170,7 @@ class _Made:
     recovered: Recovered
     artifact: Artifact
     file: Path
+    integer_file: Path | None
     verification: Verification
 
 
@@ -190,20 +194,31 @@ def _make(
     shrunk, state, file = (
         own + n for n in ("shrunk.safetensors", "recovered.safetensors", "slim.onnx")
     )
+    files = this.exported(file)
     do(f"{own}6-shrink", Shrunk, lambda: stages.cut(this, plan), (shrunk,), skip)
     recovered = do(
         f"{own}7-recover", Recovered, lambda: stages.win_back(this, plan), (state,), skip
     )
-    artifact = do(f"{own}8-export", Artifact, lambda: stages.write(this, plan), (file,), skip)
+    artifact = do(f"{own}8-export", Artifact, lambda: stages.write(this, plan), files, skip)
     verification = do(
         f"{own}9-verify",
         Verification,
         lambda: stages.verify(this, plan, dense, recovered),
-        (file,),
+        files,
         skip,
     )
     model = stages.slim_model(this, plan)
-    return _Made(plan, model, recovered, artifact, this.own("slim.onnx"), verification)
+    path = this.own("slim.onnx")
+    integer = this.precision.file(path)
+    return _Made(
+        plan,
+        model,
+        recovered,
+        artifact,
+        path,
+        integer if integer != path else None,
+        verification,
+    )
 
 
 def slim(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from edgeprune.errors import InternalCheckError, OutputError, UsageError
+from edgeprune.export.c_source import generate
 from edgeprune.records import (
     Artifact,
     CostTable,
+    Microcontroller,
     ModelProfile,
     SensitivityCurve,
     SkippedGroup,
@@ -26,6 +29,7 @@ from edgeprune.store import atomic, sha256_of, write_text
 
 MODEL, VERDICT, CARD, REPORT = "model.onnx", "verdict.json", "README.md", "report.html"
 MANIFEST, CHECKSUMS = "manifest.json", "SHA256SUMS"
+INTEGER_MODEL, CODE = "model.int8.onnx", "c"
 REPORT_DATA = Path(".run", "report_data.json")
 
 
@@ -63,6 +67,8 @@ def ship(
     versions: dict[str, str],
     licence: str | None,
     job_title: str,
+    integer_model: Path | None = None,
+    chip: Microcontroller | None = None,
 ) -> tuple[Path, ...]:
     """Write everything that is shipped into `out`, file by file, the checksums last.
 
@@ -81,6 +87,8 @@ def ship(
         versions: package -> version.
         licence: that of the weights, if stated.
         job_title: heading of report and model card.
+        integer_model: the int8 form of `model`; it is copied to model.int8.onnx.
+        chip: the core for which C code of the int8 form is written into c/.
 
     Returns:
         The shipped files, SHA256SUMS last.
@@ -93,6 +101,7 @@ def ship(
         raise InternalCheckError(f"{model.name} is not the file that was exported and verified")
     with atomic(out / MODEL) as partial:
         shutil.copyfile(model, partial)
+    forms = _integer_forms(out, integer_model, chip, verdict.job)
     write_text(out / VERDICT, _json(verdict.model_dump(mode="json", by_alias=True)))
     document = ReportData(
         title=job_title,
@@ -110,7 +119,7 @@ def ship(
         licence=licence,
     )
     write_text(out / CARD, card(document))
-    written = (MODEL, VERDICT, CARD)
+    written = (MODEL, *forms, VERDICT, CARD)
     hashes = {name: sha256_of(out / name) for name in written}
     document = document.model_copy(update={"files": hashes})
     write_text(out / REPORT_DATA, document.model_dump_json(by_alias=True, indent=1))
@@ -119,6 +128,33 @@ def ship(
     names = (*written, REPORT, MANIFEST)
     _write_checksums(out, {name: sha256_of(out / name) for name in names})
     return tuple(out / name for name in (*names, CHECKSUMS))
+
+
+def _integer_forms(
+    out: Path, model: Path | None, chip: Microcontroller | None, job: str
+) -> tuple[str, ...]:
+    """Write the int8 model and its C code; return the names of all files, relative to `out`."""
+    if model is None:
+        return ()
+    with atomic(out / INTEGER_MODEL) as partial:
+        shutil.copyfile(model, partial)
+    if chip is None:
+        return (INTEGER_MODEL,)
+    source = generate(
+        out / INTEGER_MODEL,
+        out / CODE,
+        name=c_name(job),
+        target=chip.target,
+        cmsis=Path(chip.cmsis) if chip.cmsis else None,
+    )
+    files = (*source.sources, *source.headers, *source.documents)
+    return (INTEGER_MODEL, *(f"{CODE}/{name}" for name in sorted(set(files))))
+
+
+def c_name(job: str) -> str:
+    """Return the prefix of all symbols of the C code of a job."""
+    name = re.sub(r"[^a-z0-9]+", "_", job.lower()).strip("_")
+    return name if name[:1].isalpha() else f"net_{name}".rstrip("_")
 
 
 def rewrite_report(run_dir: Path) -> Path:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -19,11 +18,11 @@ from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.onnx_graph import describe, export
+from edgeprune.export.precision import Precision
 from edgeprune.export.segments import read_graph
 from edgeprune.importance.scores import keep_best, score_channels
 from edgeprune.importance.sensitivity import best_curves, importance_curves, sensitivity_curves
 from edgeprune.job import Job
-from edgeprune.loading import code_digest
 from edgeprune.profiler.layers import profile_model
 from edgeprune.profiler.timing import compare
 from edgeprune.pruning.groups import find_groups
@@ -46,6 +45,7 @@ from edgeprune.recovery.finetuning import recover
 from edgeprune.report.console import Console
 from edgeprune.store import RunFolder, atomic
 from edgeprune.verify.accuracy import Accuracy, evaluate
+from edgeprune.verify.firmware import firmware_parity, footprints
 from edgeprune.verify.gates import Evidence, judge
 from edgeprune.verify.inference import numeric_device
 from edgeprune.verify.parity import parity
@@ -73,34 +73,14 @@ class Run:
         """Return the path of a file of this attempt."""
         return self.folder.file(self.attempt + name)
 
+    @cached_property
+    def precision(self) -> Precision:
+        """In which form exported models go to the device."""
+        return Precision.of(self.job, self.data)
 
-def versions() -> dict[str, str]:
-    """Return the versions of everything that results depend on."""
-    names = ("edgeprune", "torch", "torch-pruning", "onnx", "onnxruntime", "highspy", "numpy")
-    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
-
-
-def identity(job: Job, model: nn.Module, data: Data, device: Device) -> dict[str, str]:
-    """Return everything that the results of a run depend on, as name -> text."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
-    sample = hashlib.sha256()
-    parts = [first_batches(part, 1, what)[0] for what, part in data.parts().items()]
-    for tensor in (*data.example, *(t for inputs, target in parts for t in (*inputs, target))):
-        sample.update(str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
-    return {
-        "job": job.model_dump_json(exclude={"budget": {"latency"}, "seed": True}),
-        "budget": job.request.text,
-        "seed": str(job.seed),
-        "model": hashlib.sha256(repr(model).encode()).hexdigest(),
-        "code": code_digest(model, data),
-        "weights": digest.hexdigest(),
-        "data": sample.hexdigest(),
-        "device": device.spec.model_dump_json(),
-        **{f"version of {name}": version for name, version in versions().items()},
-    }
+    def exported(self, name: str) -> tuple[str, ...]:
+        """Return the names of the exported file `name` and of its form for the device."""
+        return tuple(dict.fromkeys((name, self.precision.file(Path(name)).name)))
 
 
 def group(run: Run) -> GroupList:
@@ -122,8 +102,14 @@ def profile(run: Run) -> ModelProfile:
         stage.note("exporting")
         path = run.file("dense.onnx")
         export(run.model, run.data.example, path, opset=run.job.export.opset)
+        run.precision.write(path)
         return profile_model(
-            run.device, path, name=run.job.name, seed=run.job.seed, note=stage.note
+            run.device,
+            run.precision.file(path),
+            name=run.job.name,
+            layers=path,
+            seed=run.job.seed,
+            note=stage.note,
         )
 
 
@@ -136,6 +122,7 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
             groups.groups,
             dense,
             seed=run.job.seed,
+            precision=run.precision,
             report=lambda what, done, total: stage.update(done, total, what),
             warn=run.console.warning,
         )
@@ -239,10 +226,11 @@ def _measure_plan(
         candidate,
         opset=run.job.export.opset,
     )
+    run.precision.write(candidate)
     comparison, _ = compare(
         run.device,
-        run.file("dense.onnx"),
-        candidate,
+        run.precision.file(run.file("dense.onnx")),
+        run.precision.file(candidate),
         half_width=0.006,
         seconds=10,
         seed=run.job.seed,
@@ -301,41 +289,52 @@ def write(run: Run, plan: WidthPlan) -> Artifact:
             "seed": str(run.job.seed),
             "version": importlib.metadata.version("edgeprune"),
         }
-        return export(
+        artifact = export(
             slim_model(run, plan),
             run.data.example,
             run.own("slim.onnx"),
             opset=run.job.export.opset,
             metadata=metadata,
         )
+        run.precision.write(run.own("slim.onnx"))
+        return artifact
 
 
 def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered) -> Verification:
     """Take all the evidence about the exported model and judge it."""
     device, spec, job = run.device, run.device.spec, run.job
     first, second = run.file("dense.onnx"), run.own("slim.onnx")
-    dense_artifact, slim_artifact = describe(first), describe(second)
+    files = run.precision.file(first), run.precision.file(second)
+    dense_artifact, slim_artifact = describe(first), describe(files[1])
     numeric = numeric_device(device)
     slim = slim_model(run, plan)
     with run.console.stage("Verifying") as stage:
         stage.note("speed, in interleaved pairs")
         comparison, environment = compare(
             device,
-            first,
-            second,
+            *files,
             half_width=0.004,
             seconds=30.0,
             seed=job.seed + 1,
             note=stage.note,
         )
         stage.note("profile of the slim model")
-        profiled = profile_model(device, second, name=f"{job.name} (slim)", seed=job.seed)
+        profiled = profile_model(
+            device, files[1], name=f"{job.name} (slim)", layers=second, seed=job.seed
+        )
         stage.note("parity of torch and the runtime")
-        agreement = parity(slim, numeric, second, slim_artifact, run.data)
+        agreement = parity(slim, numeric, second, describe(second), run.data)
+        firmware, memory = None, None
+        if spec.runtime == "firmware":
+            stage.note("memory of the firmware")
+            memory = footprints(device, files, job.seed)
+            if run.precision.name == "int8":
+                stage.note("outputs of the firmware")
+                firmware = firmware_parity(device, numeric, files[1], slim_artifact, run.data)
         accuracies: list[Accuracy] = []
         for name, path, artifact in (
             ("dense", first, dense_artifact),
-            ("slim", second, slim_artifact),
+            ("slim", files[1], slim_artifact),
         ):
             stage.note(f"accuracy of the {name} file in the runtime")
             accuracies.append(evaluate(numeric, path, artifact, run.data))
@@ -359,6 +358,11 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
             ),
         )
     ]
+    if memory:
+        figures = [
+            one.model_copy(update={"footprint": found, "file_bytes": file.stat().st_size})
+            for one, found, file in zip(figures, memory, files, strict=True)
+        ]
     evidence = Evidence(
         dense=figures[0],
         slim=figures[1],
@@ -368,6 +372,7 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
         slim_accuracy=accuracies[1],
         recalibrated_accuracy=recovered.recalibrated,
         environment=environment,
+        firmware=firmware,
     )
     verdict = judge(
         job,

@@ -123,7 +123,7 @@ def test_all_faults_are_told_at_once_with_key_and_line(write) -> None:
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ('export.precision = "int8"', "int8 export is not available"),
+        ('export.precision = "int4"', "export.precision (line 4)"),
         ("export.opset = 9", "export.opset (line 4)"),
         (
             'prune.importance = "luck"',

@@ -13,6 +13,7 @@ import numpy as np
 from edgeprune.devices.protocol import Device, ModelAnswer, NodeCosts, Request, file_of
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.fragments import Template, fragment, kept_nodes
+from edgeprune.export.precision import Precision
 from edgeprune.profiler.stats import floor_of
 
 CHUNK = 48  # models a process holds at once
@@ -28,10 +29,12 @@ class Probes:
     Args:
         device: where to measure.
         seed: order of the runs and random weights.
+        precision: the form in which layers go to the device.
     """
 
     device: Device
     seed: int = 0
+    precision: Precision = field(default_factory=Precision)
     taken: dict[str, float] = field(default_factory=dict)
     _keys: dict[tuple[int, Widths], str] = field(default_factory=dict)
 
@@ -60,17 +63,17 @@ class Probes:
     ) -> None:
         """Measure what is `wanted`; what was measured before is measured anew only if `again`."""
         if self.device.spec.exact:
-            processes, rounds, inner = 1, 1, 1
+            processes, rounds, inner, again = 1, 1, 1, False
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
             files: dict[str, Path] = {}
             for layer, widths in wanted:
-                content = fragment(layer, *widths, seed=self.seed)
                 key = self._keys.get((id(layer), widths)) or _signature(layer, widths)
                 self._keys[id(layer), widths] = key
                 if key in files or (key in self.taken and not again):
                     continue
                 files[key] = Path(scratch, f"{len(files)}.onnx")
-                files[key].write_bytes(content)
+                content = fragment(layer, *widths, seed=self.seed)
+                files[key].write_bytes(self.precision.fragment(content, self.seed))
             order = np.random.default_rng(self.seed).permutation(sorted(files))
             chunks = [order[i : i + CHUNK].tolist() for i in range(0, len(order), CHUNK)]
             best: dict[str, float] = {}

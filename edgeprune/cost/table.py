@@ -10,9 +10,12 @@ from edgeprune.cost.staircase import grid, worth_offering
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.fragments import KEEPS_CHANNELS, Template, template
+from edgeprune.export.precision import Precision
 from edgeprune.export.segments import ANCHORS, Graph
 from edgeprune.records import ChannelGroup, CostTable, ModelProfile, Price, PricedLayer
 
+POINTS = 32  # widths of a group that are swept
+EXACT_POINTS = 4  # where counting takes long: an emulator builds firmware of every probe
 Report = Callable[[str, int, int], None]
 
 
@@ -23,6 +26,7 @@ def build_table(
     profile: ModelProfile,
     *,
     seed: int = 0,
+    precision: Precision | None = None,
     processes: int = 2,
     report: Report = lambda what, done, total: None,
     warn: Callable[[str], None] = lambda message: None,
@@ -33,25 +37,26 @@ def build_table(
     pairs of the offered widths are priced in several fresh processes. Layers that no group touches,
     or whose shape logic is unknown, keep their dense cost of `profile` as a fixed price. Groups
     that feed a layer which cannot be priced at other widths (a convolution behind a concatenation)
-    are left alone, and `warn` is told.
+    are left alone, and `warn` is told. Layers go to the device in the given `precision`.
 
     Raises:
         UnsupportedModelError: no group is left.
     """
     groups, layers, templates = _priceable(graph, groups, warn)
     widths_of = {group.name: group.width for group in groups}
-    probes = Probes(device, seed)
-    sweep = _sweep(layers, templates, widths_of)
+    probes = Probes(device, seed, precision or Precision())
+    points = EXACT_POINTS if device.spec.exact else POINTS
+    sweep = _sweep(layers, templates, widths_of, points)
     probes.take(
         [(templates[layer], pair) for layer, pair in sweep],
         progress=lambda done, total: report("stairs", done, total),
     )
     offered = {
         group.name: worth_offering(
-            grid(group.width),
+            grid(group.width, points),
             [
                 _group_cost(group.name, width, layers, templates, probes)
-                for width in grid(group.width)
+                for width in grid(group.width, points)
             ],
         )
         for group in groups
@@ -238,12 +243,15 @@ def _fits(shape: Template, group_in: ChannelGroup | None, group_out: ChannelGrou
 
 
 def _sweep(
-    layers: Sequence[PricedLayer], templates: Mapping[str, Template], widths: Mapping[str, int]
+    layers: Sequence[PricedLayer],
+    templates: Mapping[str, Template],
+    widths: Mapping[str, int],
+    points: int,
 ) -> list[tuple[str, tuple[int, int]]]:
     return [
         (layer.name, _at(layer, group, width))
         for group, dense in widths.items()
-        for width in grid(dense)
+        for width in grid(dense, points)
         for layer in layers
         if layer.name in templates and group in (layer.group_in, layer.group_out)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,23 @@ def read_graph(path: Path) -> Graph:
         }
         _measure(segment, shapes, sizes, constants, floats)
     return Graph(tuple(segments), shapes, sizes, inputs, tuple(v.name for v in graph.output))
+
+
+def as_int8(graph: Graph) -> Graph:
+    """Return the layers of a float graph with the bytes of int8: biases take four, the rest one."""
+    segments = tuple(
+        replace(
+            segment,
+            parameter_bytes=sum(
+                math.prod(shape) * (4 if len(shape) == 1 else 1)
+                for name, shape in segment.weights.items()
+                if shape and graph.element_bytes.get(name) == 4
+            ),
+            activation_bytes=math.prod(segment.output_shape),
+        )
+        for segment in graph.segments
+    )
+    return replace(graph, segments=segments, element_bytes=dict.fromkeys(graph.element_bytes, 1))
 
 
 def _scalars(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:

@@ -20,7 +20,7 @@ from edgeprune.devices.protocol import (
     file_of,
 )
 from edgeprune.errors import DeviceError
-from edgeprune.export.segments import Graph, Segment, read_graph
+from edgeprune.export.segments import Graph, Segment, as_int8, read_graph
 from edgeprune.profiler.calibration import Calibration, calibrate, limit
 from edgeprune.profiler.conditions import warnings_about, worst
 from edgeprune.profiler.stats import (
@@ -63,6 +63,7 @@ def profile_model(
     path: Path,
     *,
     name: str,
+    layers: Path | None = None,
     processes: int = 3,
     rounds: int = 60,
     seconds: float = 4.0,
@@ -74,6 +75,9 @@ def profile_model(
 ) -> ModelProfile:
     """Return the profile of the ONNX model at `path`.
 
+    `layers` is the float form of an int8 model: names, shapes and work of the layers are read
+    there, bytes are those of int8.
+
     Each fresh process runs the model with and without the runtime's profiler in the same rounds.
     Processes, at least `processes`, are added until the total's relative half width is at most
     `half_width` or `seconds` have passed; if it is then above `settle`, `stopped` is "unstable".
@@ -83,7 +87,7 @@ def profile_model(
         UnsupportedModelError: the file is not an ONNX model that the runtime takes.
         DeviceError: the device does not answer, or changes while it is measured.
     """
-    graph = read_graph(path)
+    graph = as_int8(read_graph(layers)) if layers and layers != path else read_graph(path)
     measured = device.spec.figure == "measured"
     calibration: Calibration | None = None
     found = Measured()
@@ -241,8 +245,14 @@ def attribute(
 
     onnxruntime names a fused node after one of the tensors it replaced (with `_nchwc` behind it in
     the blocked layout, `fused ` before it for matrix products) or keeps the name of a node.
+    Firmware names torch layers, also those of operators that are fused here.
     """
-    owner = {alias: segment.name for segment in graph.segments for alias in segment.aliases}
+    owner = {
+        node.name.rpartition("/")[0]: segment.name
+        for segment in graph.segments
+        for node in segment.nodes
+    }
+    owner |= {alias: segment.name for segment in graph.segments for alias in segment.aliases}
     owned: dict[str, list[NodeCosts]] = {}
     unowned: list[NodeCosts] = []
     for node in nodes:

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from edgeprune.records.base import Kind, Record, Shape, Unit
 from edgeprune.records.device import Environment, ModelProfile
+from edgeprune.records.footprint import Footprint
 
 
 class TensorInfo(Record):
@@ -31,7 +32,7 @@ class Artifact(Record):
 
 
 class Figures(Record):
-    """What one model costs and achieves."""
+    """What one model costs and achieves; `footprint` is that of its firmware, where it has one."""
 
     cost: float
     parameters: int
@@ -39,6 +40,7 @@ class Figures(Record):
     accuracy: float
     file_bytes: int
     peak_activation_bytes: int
+    footprint: Footprint | None = None
 
 
 class Speedup(Record):
@@ -59,6 +61,19 @@ class Parity(Record):
     samples: int
     passed: bool
     limit: float = 1e-4
+
+
+class FirmwareParity(Record):
+    """Largest difference between firmware and runtime over real inputs, in units of int8.
+
+    `top1_agreement` is the share of samples whose largest output is the same.
+    """
+
+    max_units: float
+    limit: float
+    top1_agreement: float
+    samples: int
+    passed: bool
 
 
 class Budget(Record):
@@ -116,6 +131,7 @@ class Verdict(Record):
     slim: Figures
     speedup: Speedup
     parity: Parity
+    firmware: FirmwareParity | None = None
     budget: Budget
     predicted: Prediction
     plan: PlanSummary

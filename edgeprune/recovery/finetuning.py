@@ -15,7 +15,7 @@ from edgeprune.data import Batch, Data, batches, call, first_batches
 from edgeprune.errors import DataError, InternalCheckError
 from edgeprune.job import RecoverSection
 from edgeprune.recovery.batchnorm import recalibrate
-from edgeprune.recovery.layout import channels_last, fast_layout
+from edgeprune.recovery.layout import channels_last, fast_layout, trains_channels_last
 from edgeprune.recovery.reconstruction import Reconstruction, reconstruct
 
 CHECKS = (0.5, 0.7, 0.85, 1.0)  # of the steps, after which the model is validated
@@ -91,11 +91,12 @@ def recover(
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     checks = {max(1, round(share * settings.steps)) for share in CHECKS}
     stream = _endless(data.train if data.train is not None else data.calibration)
+    layout = channels_last if trains_channels_last(model) else Tensor.contiguous
     running = 0.0
     for step in range(1, settings.steps + 1):
         model.train()
         inputs, target = next(stream)
-        inputs = tuple(channels_last(x) for x in inputs)
+        inputs = tuple(map(layout, inputs))
         loss = _loss(model, teacher, data, inputs, target, weight, settings.temperature)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -10,6 +10,7 @@ from edgeprune.records import (
     Comparison,
     Environment,
     Figures,
+    FirmwareParity,
     Gate,
     Kind,
     Parity,
@@ -37,6 +38,7 @@ class Evidence:
     slim_accuracy: Accuracy
     recalibrated_accuracy: float
     environment: Environment
+    firmware: FirmwareParity | None = None
 
 
 def judge(
@@ -84,6 +86,7 @@ def judge(
             pairs=evidence.comparison.pairs,
         ),
         parity=evidence.parity,
+        firmware=evidence.firmware,
         budget=budget,
         predicted=Prediction(cost=plan.predicted, error=plan.predicted_error),
         plan=PlanSummary(
@@ -148,16 +151,32 @@ def _gates(job: Job, evidence: Evidence, budget: Budget, speed: Gate) -> tuple[G
         Gate(name="budget", met=budget.met, limit=budget.limit, value=budget.reached),
         speed,
     ]
+    if evidence.firmware is not None:
+        gates.append(_firmware(evidence.firmware))
+    footprint = evidence.slim.footprint
     if job.budget.ram_kb is not None:
-        used = evidence.slim.peak_activation_bytes / 1024
+        ram = footprint.ram_bytes if footprint else evidence.slim.peak_activation_bytes
+        used = ram / 1024
         gates.append(
             Gate(name="ram", met=used <= job.budget.ram_kb, limit=job.budget.ram_kb, value=used)
         )
     if job.budget.flash_kb is not None:
-        size = evidence.slim.file_bytes / 1024
+        flash = footprint.flash_bytes if footprint else evidence.slim.file_bytes
+        size = flash / 1024
         gates.append(
             Gate(
                 name="flash", met=size <= job.budget.flash_kb, limit=job.budget.flash_kb, value=size
             )
         )
     return tuple(gates)
+
+
+def _firmware(found: FirmwareParity) -> Gate:
+    return Gate(
+        name="firmware",
+        met=found.passed,
+        limit=found.limit,
+        value=found.max_units,
+        note=f"units of int8; the same top-1 in {100 * found.top1_agreement:.1f} % "
+        f"of {found.samples} inputs",
+    )

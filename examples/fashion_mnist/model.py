@@ -81,3 +81,8 @@ def build(**overrides: Any) -> nn.Module:
     """Return the network in eval mode with untrained weights; the job adds `dense.safetensors`."""
     torch.manual_seed(0)
     return FashionResNet(**overrides).eval()
+
+
+def build_small(**overrides: Any) -> nn.Module:
+    """Return the network in a microcontroller's size; the job adds `small.safetensors`."""
+    return build(**{"widths": (8, 16, 32), **overrides})

@@ -1,6 +1,9 @@
 """Train the dense network of this job and write dense.safetensors.
 
     make train        (about 40 minutes on 2 cores)
+    .venv/bin/python examples/fashion_mnist/train.py --size small --epochs 3
+
+The second line trains the network of microcontroller.toml and writes small.safetensors.
 
 SGD with Nesterov momentum under a one-cycle learning rate (Smith, arXiv 1708.07120), label
 smoothing 0.05, and an exponential moving average of the weights, which is what is saved. Seed,
@@ -21,7 +24,9 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from data import Batches, read, split
-from model import build
+from model import build, build_small
+
+SIZES = {"dense": build, "small": build_small}
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -50,13 +55,13 @@ def recalibrate(model: nn.Module, batches: list[Tensor]) -> None:
     model.eval()
 
 
-def train(epochs: int, limit: int | None, seed: int) -> nn.Module:
+def train(size: str, epochs: int, limit: int | None, seed: int) -> nn.Module:
     """Return the averaged network after `epochs` passes over the training images."""
     torch.manual_seed(seed)
     images, labels = read("train")
     chosen, held_out, _ = split(len(labels))
     data = Batches(images[chosen], labels[chosen], 128, augment=True, seed=seed)
-    model = build().to(memory_format=torch.channels_last)
+    model = SIZES[size]().to(memory_format=torch.channels_last)
     average = copy.deepcopy(model)
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim == 1]
@@ -104,16 +109,18 @@ def main() -> None:
         "--steps", type=int, help="stop after this many steps (to check reproducibility)"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("dense.safetensors"))
+    parser.add_argument("--size", choices=sorted(SIZES), default="dense", help="which network")
+    parser.add_argument("--out", type=Path, help="file to write (default: SIZE.safetensors)")
     arguments = parser.parse_args()
+    out = arguments.out or Path(__file__).with_name(f"{arguments.size}.safetensors")
     torch.set_num_threads(2)
-    model = train(arguments.epochs, arguments.steps, arguments.seed)
+    model = train(arguments.size, arguments.epochs, arguments.steps, arguments.seed)
     figure = accuracy(model, *read("t10k"))
-    partial = arguments.out.with_suffix(".partial")
+    partial = out.with_suffix(".partial")
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, partial, metadata={"test_accuracy": f"{figure:.4f}", "licence": "Apache-2.0"})
-    partial.replace(arguments.out)
-    print(f"test accuracy {figure:.4f}: {arguments.out}")
+    partial.replace(out)
+    print(f"test accuracy {figure:.4f}: {out}")
 
 
 if __name__ == "__main__":

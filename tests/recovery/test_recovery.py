@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -130,3 +132,19 @@ def test_a_loss_that_explodes_is_told(data: Data) -> None:
     )  # fmt: skip
     with pytest.raises(DataError, match="not finite at step 1"):
         recover(network(1), network(0), bad, RecoverSection(steps=5, distill=False), seed=0)
+
+
+def test_strided_1x1_convolutions_of_few_channels_train_in_a_process_that_survives() -> None:
+    """Channels last, their gradient corrupts memory in torch 2.13."""
+    code = """
+import torch
+from torch import nn
+from edgeprune.recovery.layout import channels_last, fast_layout, trains_channels_last
+model = fast_layout(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 8, 1, 2)))
+assert not trains_channels_last(model)
+assert trains_channels_last(nn.Sequential(nn.Conv2d(8, 8, 1, 2), nn.Conv2d(4, 8, 1)))
+for _ in range(20):
+    model(torch.randn(64, 3, 28, 28)).square().mean().backward()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
