@@ -307,6 +307,7 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
     files = run.precision.file(first), run.precision.file(second)
     dense_artifact, slim_artifact = describe(first), describe(files[1])
     numeric = numeric_device(device)
+    integers = numeric_device(device, exact_integers=run.precision.name == "int8")
     slim = slim_model(run, plan)
     with run.console.stage("Verifying") as stage:
         stage.note("speed, in interleaved pairs")
@@ -330,14 +331,14 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
             memory = footprints(device, files, job.seed)
             if run.precision.name == "int8":
                 stage.note("outputs of the firmware")
-                firmware = firmware_parity(device, numeric, files[1], slim_artifact, run.data)
+                firmware = firmware_parity(device, integers, files[1], slim_artifact, run.data)
         accuracies: list[Accuracy] = []
-        for name, path, artifact in (
-            ("dense", first, dense_artifact),
-            ("slim", files[1], slim_artifact),
+        for name, where, path, artifact in (
+            ("dense", numeric, first, dense_artifact),
+            ("slim", integers, files[1], slim_artifact),
         ):
             stage.note(f"accuracy of the {name} file in the runtime")
-            accuracies.append(evaluate(numeric, path, artifact, run.data))
+            accuracies.append(evaluate(where, path, artifact, run.data))
     figures = [
         Figures(
             cost=cost,
