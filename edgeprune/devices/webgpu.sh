@@ -6,7 +6,7 @@ set -euo pipefail
 
 readonly PYTHON=${1:-python3}
 readonly CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/edgeprune/webgpu
-CONSTRAINTS=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/constraints.txt
+CONSTRAINTS=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/constraints.txt
 readonly CONSTRAINTS
 
 fail() {
