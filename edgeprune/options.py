@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, validators
 
 if TYPE_CHECKING:
     from edgeprune.report.console import Console
+
+
+answers: list[dict[str, Any]] = []  # the documents of --json, printed when the command is done
 
 
 @Parameter(name="*")
@@ -36,6 +39,11 @@ class Common:
         from edgeprune.report.console import Console
 
         return Console(quiet=self.quiet, verbose=self.verbose)
+
+    def answer(self, document: dict[str, Any]) -> None:
+        """Put `document` on stdout when the command is done, if --json asks for it."""
+        if self.json:
+            answers.append(document)
 
 
 DEFAULT = Common()

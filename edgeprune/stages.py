@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from edgeprune.allocation.closed_loop import Measured, close_the_loop
+from edgeprune.allocation.candidates import Candidates
+from edgeprune.allocation.closed_loop import close_the_loop
 from edgeprune.allocation.problem import build_problem
 from edgeprune.cost.table import build_table
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UnsupportedModelError
-from edgeprune.export.onnx_graph import describe, export
+from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
 from edgeprune.export.segments import read_graph
-from edgeprune.importance.scores import keep_best, score_channels
+from edgeprune.importance.scores import score_channels
 from edgeprune.importance.sensitivity import best_curves, importance_curves, sensitivity_curves
 from edgeprune.job import Job
 from edgeprune.profiler.layers import profile_model
-from edgeprune.profiler.timing import compare
 from edgeprune.pruning.groups import find_groups
 from edgeprune.pruning.shrink import rebuild, shrink
 from edgeprune.records import (
     Artifact,
     CostTable,
-    Figures,
     GroupList,
     ModelProfile,
-    PlannedGroup,
     Recovered,
     Sensitivity,
-    SensitivityCurve,
     Shrunk,
     Verification,
     WidthPlan,
@@ -44,11 +40,8 @@ from edgeprune.records import (
 from edgeprune.recovery.finetuning import recover
 from edgeprune.report.console import Console
 from edgeprune.store import RunFolder, atomic
-from edgeprune.verify.accuracy import Accuracy, evaluate
-from edgeprune.verify.firmware import firmware_parity, footprints
-from edgeprune.verify.gates import Evidence, judge
-from edgeprune.verify.inference import numeric_device
-from edgeprune.verify.parity import parity
+from edgeprune.verify.evidence import Subject, gather
+from edgeprune.verify.gates import judge
 
 PROOF_SAMPLES = 64
 
@@ -169,74 +162,33 @@ def allocate(
 ) -> WidthPlan:
     """Solve for the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
     best = best_curves(sensitivity.curves)
-    scores = load_file(run.file("scores.safetensors"))
     problem = build_problem(table, best)
     request = run.job.request
     limit = request.limit(table.dense_cost, run.device.spec.unit) / tighter
     with run.console.stage("Allocating widths") as stage:
-
-        def measure(groups: dict[str, PlannedGroup]) -> Measured:
-            return _measure_plan(run, groups, table.dense_cost, relative=request.share is not None)
-
+        candidates = Candidates(
+            run.model,
+            run.data,
+            run.device,
+            run.precision,
+            folder=run.folder.path,
+            table=table,
+            curves=best,
+            scores=load_file(run.file("scores.safetensors")),
+            opset=run.job.export.opset,
+            seed=run.job.seed,
+            relative=request.share is not None,
+        )
         return close_the_loop(
             problem,
             limit,
-            kept=lambda widths: _planned(widths, table, best, scores),
-            measure=measure,
+            kept=candidates.planned,
+            measure=candidates.measure,
             unit=run.device.spec.unit,
             dense_cost=table.dense_cost,
             seed=run.job.seed,
             note=stage.note,
         )
-
-
-def _planned(
-    widths: Mapping[str, int],
-    table: CostTable,
-    best: Mapping[str, SensitivityCurve],
-    scores: Mapping[str, Tensor],
-) -> dict[str, PlannedGroup]:
-    return {
-        name: PlannedGroup(
-            before=table.widths[name][-1],
-            after=width,
-            kept=keep_best(scores[f"{best[name].criterion}/{name}"], width),
-            criterion=best[name].criterion,
-        )
-        for name, width in widths.items()
-    }
-
-
-def _measure_plan(
-    run: Run, groups: dict[str, PlannedGroup], dense_cost: float, *, relative: bool
-) -> Measured:
-    """Cut, export and time a plan against the dense model.
-
-    A relative budget is judged by the paired ratio alone; an absolute one by the dense cost of the
-    same minutes, since the machine may have drifted since the profile was taken.
-    """
-    plan = WidthPlan(
-        groups=groups, budget=0.0, unit=run.device.spec.unit, predicted=0.0, predicted_error=0.0,
-        corrected=0.0, gap=0.0, loss=0.0,
-    )  # fmt: skip
-    candidate = run.file("candidate.onnx")
-    export(
-        shrink(run.model, run.data.example, plan),
-        run.data.example,
-        candidate,
-        opset=run.job.export.opset,
-    )
-    run.precision.write(candidate)
-    comparison, _ = compare(
-        run.device,
-        run.precision.file(run.file("dense.onnx")),
-        run.precision.file(candidate),
-        half_width=0.006,
-        seconds=10,
-        seed=run.job.seed,
-    )
-    base = dense_cost if relative else comparison.first_cost
-    return Measured(base / comparison.median, base / comparison.high, base / comparison.low)
 
 
 def cut(run: Run, plan: WidthPlan) -> Shrunk:
@@ -302,81 +254,20 @@ def write(run: Run, plan: WidthPlan) -> Artifact:
 
 def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered) -> Verification:
     """Take all the evidence about the exported model and judge it."""
-    device, spec, job = run.device, run.device.spec, run.job
-    first, second = run.file("dense.onnx"), run.own("slim.onnx")
-    files = run.precision.file(first), run.precision.file(second)
-    dense_artifact, slim_artifact = describe(first), describe(files[1])
-    numeric = numeric_device(device)
-    integers = numeric_device(device, exact_integers=run.precision.name == "int8")
-    slim = slim_model(run, plan)
+    spec = run.device.spec
     with run.console.stage("Verifying") as stage:
-        stage.note("speed, in interleaved pairs")
-        comparison, environment = compare(
-            device,
-            *files,
-            half_width=0.004,
-            seconds=30.0,
-            seed=job.seed + 1,
+        evidence, profiled = gather(
+            run.job,
+            run.data,
+            run.device,
+            run.precision,
+            dense=Subject(run.model, run.file("dense.onnx"), dense),
+            slim=Subject(slim_model(run, plan), run.own("slim.onnx")),
+            recalibrated=recovered.recalibrated,
             note=stage.note,
         )
-        stage.note("profile of the slim model")
-        profiled = profile_model(
-            device, files[1], name=f"{job.name} (slim)", layers=second, seed=job.seed
-        )
-        stage.note("parity of torch and the runtime")
-        agreement = parity(slim, numeric, second, describe(second), run.data)
-        firmware, memory = None, None
-        if spec.runtime == "firmware":
-            stage.note("memory of the firmware")
-            memory = footprints(device, files, job.seed)
-            if run.precision.name == "int8":
-                stage.note("outputs of the firmware")
-                firmware = firmware_parity(device, integers, files[1], slim_artifact, run.data)
-        accuracies: list[Accuracy] = []
-        for name, where, path, artifact in (
-            ("dense", numeric, first, dense_artifact),
-            ("slim", integers, files[1], slim_artifact),
-        ):
-            stage.note(f"accuracy of the {name} file in the runtime")
-            accuracies.append(evaluate(where, path, artifact, run.data))
-    figures = [
-        Figures(
-            cost=cost,
-            parameters=sum(p.numel() for p in model.parameters()),
-            macs=one.macs,
-            accuracy=accuracy.value,
-            file_bytes=artifact.file_bytes,
-            peak_activation_bytes=one.peak_activation_bytes,
-        )
-        for cost, model, one, accuracy, artifact in (
-            (comparison.first_cost, run.model, dense, accuracies[0], dense_artifact),
-            (
-                comparison.first_cost / comparison.median,
-                slim,
-                profiled,
-                accuracies[1],
-                slim_artifact,
-            ),
-        )
-    ]
-    if memory:
-        figures = [
-            one.model_copy(update={"footprint": found, "file_bytes": file.stat().st_size})
-            for one, found, file in zip(figures, memory, files, strict=True)
-        ]
-    evidence = Evidence(
-        dense=figures[0],
-        slim=figures[1],
-        comparison=comparison,
-        parity=agreement,
-        dense_accuracy=accuracies[0],
-        slim_accuracy=accuracies[1],
-        recalibrated_accuracy=recovered.recalibrated,
-        environment=environment,
-        firmware=firmware,
-    )
     verdict = judge(
-        job,
+        run.job,
         plan,
         evidence,
         device=spec.name,

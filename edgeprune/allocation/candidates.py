@@ -1,0 +1,87 @@
+"""Candidate plans: which channels stay at given widths, and what the device says of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from edgeprune.allocation.closed_loop import Measured
+from edgeprune.data import Data
+from edgeprune.devices.protocol import Device
+from edgeprune.export.onnx_graph import export
+from edgeprune.export.precision import Precision
+from edgeprune.importance.scores import keep_best
+from edgeprune.profiler.timing import compare
+from edgeprune.pruning.shrink import shrink
+from edgeprune.records import CostTable, PlannedGroup, SensitivityCurve, WidthPlan
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Builds candidate plans of one model and measures them against it.
+
+    Args:
+        model: the dense model.
+        data: gives the example inputs.
+        device: where to measure.
+        precision: the form in which models go to the device.
+        folder: holds dense.onnx in that form, and receives candidate.onnx.
+        table: widths and dense cost.
+        curves: group -> its best curve, whose criterion ranks the channels.
+        scores: "criterion/group" -> score of each channel [width].
+        opset: of exported candidates.
+        seed: order of the runs.
+        relative: whether the budget is a share of the dense cost.
+    """
+
+    model: nn.Module
+    data: Data
+    device: Device
+    precision: Precision
+    folder: Path
+    table: CostTable
+    curves: Mapping[str, SensitivityCurve]
+    scores: Mapping[str, Tensor]
+    opset: int
+    seed: int = 0
+    relative: bool = True
+
+    def planned(self, widths: Mapping[str, int]) -> dict[str, PlannedGroup]:
+        """Return what each group keeps at these `widths`."""
+        return {
+            name: PlannedGroup(
+                before=self.table.widths[name][-1],
+                after=width,
+                kept=keep_best(self.scores[f"{self.curves[name].criterion}/{name}"], width),
+                criterion=self.curves[name].criterion,
+            )
+            for name, width in widths.items()
+        }
+
+    def measure(self, groups: dict[str, PlannedGroup]) -> Measured:
+        """Cut, export and measure a plan against the dense model.
+
+        A relative budget is judged by the paired ratio alone; an absolute one by the dense cost of
+        the same minutes, since the machine may have drifted since the profile was taken.
+        """
+        plan = WidthPlan(
+            groups=groups, budget=0.0, unit=self.device.spec.unit, predicted=0.0,
+            predicted_error=0.0, corrected=0.0, gap=0.0, loss=0.0,
+        )  # fmt: skip
+        candidate, example = self.folder / "candidate.onnx", self.data.example
+        export(shrink(self.model, example, plan), example, candidate, opset=self.opset)
+        self.precision.write(candidate)
+        dense = self.precision.file(self.folder / "dense.onnx")
+        comparison, _ = compare(
+            self.device,
+            dense,
+            self.precision.file(candidate),
+            half_width=0.006,
+            seconds=10,
+            seed=self.seed,
+        )
+        base = self.table.dense_cost if self.relative else comparison.first_cost
+        return Measured(base / comparison.median, base / comparison.high, base / comparison.low)
