@@ -13,7 +13,7 @@ from edgeprune.devices.protocol import Device
 from edgeprune.errors import UsageError
 from edgeprune.export.onnx_graph import describe, export
 from edgeprune.export.shapes import fix_shapes
-from edgeprune.job import FACTORY, load_job
+from edgeprune.job import load_job
 from edgeprune.profiler.layers import profile_model
 from edgeprune.profiler.timing import compare
 from edgeprune.records import (
@@ -31,6 +31,7 @@ from edgeprune.records import (
 )
 from edgeprune.report.profile_page import render
 from edgeprune.report.trace import chrome_trace
+from edgeprune.sections import FACTORY
 from edgeprune.store import write_text
 from edgeprune.verify.files import file_parity
 from edgeprune.verify.gates import speed_gate

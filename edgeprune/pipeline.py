@@ -15,7 +15,7 @@ from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
 from edgeprune.identity import identity_of, versions
-from edgeprune.job import BudgetSection, Job
+from edgeprune.job import Job
 from edgeprune.loading import check_finite, check_runs, load_data, load_model, seed_everything
 from edgeprune.records import (
     Artifact,
@@ -30,6 +30,7 @@ from edgeprune.records import (
     WidthPlan,
 )
 from edgeprune.report.console import Console
+from edgeprune.sections import BudgetSection
 from edgeprune.ship import require_ours, ship
 from edgeprune.store import RunFolder
 

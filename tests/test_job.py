@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeprune.budget import FACTORS, parse_budget
 from edgeprune.errors import JobError, UsageError
-from edgeprune.job import FACTORS, Job, line_of, load_job, parse_budget
+from edgeprune.job import Job, line_of, load_job
 
 GOOD = """\
 # a comment = with an equals sign

@@ -12,9 +12,9 @@ from edgeprune.data import Data
 from edgeprune.errors import InternalCheckError, UsageError
 from edgeprune.importance.registry import criterion as criterion_of
 from edgeprune.importance.scoring import Scoring
-from edgeprune.job import FusedSection
 from edgeprune.pruning.groups import members
 from edgeprune.records import ChannelGroup
+from edgeprune.sections import FusedSection
 
 
 def score_channels(

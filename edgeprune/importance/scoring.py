@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from edgeprune.data import Data, batches
 from edgeprune.errors import DataError, UsageError
-from edgeprune.job import FusedSection
 from edgeprune.pruning.channels import Member, rows
+from edgeprune.sections import FusedSection
 
 BATCH = 32  # calibration batches are split into at most this many samples: bounds the memory
 Scores = dict[str, Tensor]

@@ -13,10 +13,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgeprune.data import Batch, Data, batches, call, first_batches
 from edgeprune.errors import DataError, InternalCheckError
-from edgeprune.job import RecoverSection
 from edgeprune.recovery.batchnorm import recalibrate
 from edgeprune.recovery.layout import channels_last, fast_layout, trains_channels_last
 from edgeprune.recovery.reconstruction import Reconstruction, reconstruct
+from edgeprune.sections import RecoverSection
 
 CHECKS = (0.5, 0.7, 0.85, 1.0)  # of the steps, after which the model is validated
 CHECK_SAMPLES = 5000

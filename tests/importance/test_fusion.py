@@ -14,8 +14,8 @@ from edgeprune.importance import families
 from edgeprune.importance.families import correlations, effective_rank, uniqueness, unit
 from edgeprune.importance.fusion import adaptive_weights, fused, learned_weights, non_negative
 from edgeprune.importance.scoring import Scoring
-from edgeprune.job import FusedSection
 from edgeprune.pruning.groups import find_groups, members
+from edgeprune.sections import FusedSection
 
 TARGET = torch.zeros(4)
 

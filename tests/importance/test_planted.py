@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from edgeprune.data import Data
 from edgeprune.importance.registry import CRITERIA
 from edgeprune.importance.scores import keep_best, score_channels
-from edgeprune.job import FusedSection
 from edgeprune.pruning.groups import find_groups, mask
 from edgeprune.pruning.shrink import shrink
 from edgeprune.records import PlannedGroup, WidthPlan
+from edgeprune.sections import FusedSection
 
 
 class Recurrent(nn.Module):

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from edgeprune.data import Data
 from edgeprune.errors import InternalCheckError
-from edgeprune.job import RecoverSection
 from edgeprune.pruning.groups import cut
 from edgeprune.recovery.batchnorm import recalibrate
 from edgeprune.recovery.finetuning import recover
 from edgeprune.recovery.reconstruction import _patches, reconstruct
+from edgeprune.sections import RecoverSection
 
 
 def unlabelled(x: Tensor) -> Data:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from edgeprune.data import Data
 from edgeprune.errors import DataError
-from edgeprune.job import RecoverSection
 from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
 from edgeprune.recovery.finetuning import distillation, recover
+from edgeprune.sections import RecoverSection
 
 
 def separable(count: int, seed: int) -> tuple[Tensor, Tensor]:

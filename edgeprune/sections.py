@@ -1,0 +1,133 @@
+"""The sections of a job file, each with its defaults and limits."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from edgeprune.budget import parse_budget
+from edgeprune.errors import UsageError
+from edgeprune.methods import MethodKind, names, unknown
+
+FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _factory(text: str) -> str:
+    if not FACTORY.fullmatch(text):
+        raise ValueError(f'{text!r} is not of the form "module:function"')
+    return text
+
+
+def job_name(text: str) -> str:
+    """Return the name of a job, which also names a folder.
+
+    Raises:
+        ValueError: it holds other characters than letters, digits, '.', '_' and '-'.
+    """
+    if not NAME.fullmatch(text):
+        raise ValueError(f"{text!r} must be letters, digits, '.', '_' or '-' (it names a folder)")
+    return text
+
+
+def _budget(text: str) -> str:
+    try:
+        parse_budget(text)
+    except UsageError as error:
+        raise ValueError(f"{error.what}; {error.hint}") from None
+    return text
+
+
+Factory = Annotated[str, AfterValidator(_factory)]
+
+
+class Section(BaseModel):
+    """Base of the sections of a job: frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelSection(Section):
+    """Where the model comes from; `licence` is that of the weights and goes into the manifest."""
+
+    factory: Factory
+    weights: str | None = None
+    licence: str | None = None
+
+
+class DataSection(Section):
+    """Where the data comes from."""
+
+    factory: Factory
+
+
+class BudgetSection(Section):
+    """What the slim model may cost; `max_accuracy_drop` is absolute, of the metric."""
+
+    latency: Annotated[str, AfterValidator(_budget)] | None = None
+    ram_kb: float | None = Field(default=None, gt=0)
+    flash_kb: float | None = Field(default=None, gt=0)
+    max_accuracy_drop: float = Field(default=0.01, ge=0, le=1)
+
+
+def _known(kind: MethodKind) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in names(kind):
+            raise ValueError(unknown(kind, name))
+        return name
+
+    return AfterValidator(check)
+
+
+Family = Literal["base", "activation", "gradient", "cooperation"]
+
+
+class FusedSection(Section):
+    """How importance `fused` is put together; at most `batches` batches of 32 samples are used.
+
+    `removals` is how many sets of channels a group loses, one after the other, for `learned`.
+    """
+
+    fusion: Annotated[str, _known("fusion")] = "simple"
+    families: Annotated[tuple[Family, ...], Field(min_length=1)] = (
+        "base",
+        "activation",
+        "gradient",
+        "cooperation",
+    )
+    batches: int = Field(default=100, ge=1)
+    removals: int = Field(default=6, ge=1)
+
+
+class PruneSection(Section):
+    """How to choose what goes; `auto` tries Taylor and L2 and keeps the better one per group."""
+
+    importance: Annotated[str, _known("importance")] = "auto"
+    fused: FusedSection = FusedSection()
+    loss: Literal["sensitivity", "importance"] = "sensitivity"
+    allocation: Literal["exact"] = "exact"
+    keep: tuple[str, ...] = ()
+    calibration_samples: int = Field(default=512, ge=1)
+
+
+class RecoverSection(Section):
+    """How accuracy is won back; `distill` learns from the dense model's outputs as well.
+
+    With `reconstruct`, layers behind a cut are first re-fitted by least squares, without labels.
+    """
+
+    reconstruct: bool = False
+    steps: int = Field(default=400, ge=0)
+    distill: bool = True
+    learning_rate: float = Field(default=0.05, gt=0)
+    temperature: float = Field(default=4.0, gt=0)
+    distill_weight: float = Field(default=0.9, ge=0, le=1)
+
+
+class ExportSection(Section):
+    """How the model is written; `precision` is that in which it runs on the device."""
+
+    precision: Literal["float32", "int8"] = "float32"
+    opset: int = Field(default=20, ge=18, le=23)
