@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from edgeprune import stages
-from edgeprune.allocation.closed_loop import require_reachable
 from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
@@ -92,7 +91,7 @@ def run(
     with RunFolder(out, identity_of(job, model, data, device), resume=resume) as folder:
         this = stages.Run(job, model, data, device, folder, console)
         groups, dense, table, curves = _prices(this)
-        made = _make(this, dense, table, curves)
+        made = _make(this, groups, dense, table, curves)
         budget = made.verification.verdict.budget
         if not budget.met:
             tighter = budget.reached / made.plan.corrected
@@ -100,7 +99,7 @@ def run(
                 f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
                 "the device has changed its speed since widths were allocated; trying once more"
             )
-            again = _make(replace(this, attempt="again-"), dense, table, curves, tighter)
+            again = _make(replace(this, attempt="again-"), groups, dense, table, curves, tighter)
             made = min(made, again, key=_shortfall)
         with console.stage("Shipping"):
             ship(
@@ -133,7 +132,8 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
         with RunFolder(Path(scratch), identity, resume=False) as folder:
             this = stages.Run(job, model, data, device, folder, console)
             groups, dense, table, curves = _prices(this)
-            return Planned(groups, dense, table, _allocate(this, table, curves))
+            plan = _allocate(this, groups, dense, table, curves)
+            return Planned(groups, dense, table, plan)
 
 
 def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensitivity]:
@@ -142,7 +142,7 @@ def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensi
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
     dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
     table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
-    require_reachable(table, this.job.request.limit(table.dense_cost, this.device.spec.unit))
+    stages.check_budgets(this, groups, dense, table)
     curves = do(
         "4-weigh",
         Sensitivity,
@@ -154,10 +154,15 @@ def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensi
 
 
 def _allocate(
-    this: stages.Run, table: CostTable, curves: Sensitivity, tighter: float = 1.0
+    this: stages.Run,
+    groups: GroupList,
+    dense: ModelProfile,
+    table: CostTable,
+    curves: Sensitivity,
+    tighter: float = 1.0,
 ) -> WidthPlan:
     def work() -> WidthPlan:
-        return stages.allocate(this, table, curves, tighter)
+        return stages.allocate(this, groups, dense, table, curves, tighter)
 
     return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)
 
@@ -184,6 +189,7 @@ def _shortfall(made: _Made) -> tuple[bool, float]:
 
 def _make(
     this: stages.Run,
+    groups: GroupList,
     dense: ModelProfile,
     table: CostTable,
     curves: Sensitivity,
@@ -191,7 +197,7 @@ def _make(
 ) -> _Made:
     """Allocate, shrink, recover, export and verify."""
     do, skip, own = this.folder.stage, this.console.skipped, this.attempt
-    plan = _allocate(this, table, curves, tighter)
+    plan = _allocate(this, groups, dense, table, curves, tighter)
     shrunk, state, file = (
         own + n for n in ("shrunk.safetensors", "recovered.safetensors", "slim.onnx")
     )

@@ -118,11 +118,22 @@ class Round(Record):
     high: float
 
 
+class ResourceUse(Record):
+    """A limit besides the main budget: what the plan uses of it, and what the dense model does."""
+
+    name: str
+    unit: str
+    limit: float
+    used: float
+    dense: float
+
+
 class WidthPlan(Record):
     """How wide each group is to be.
 
     `predicted` is the solver's cost of the first plan and `predicted_error` its relative error
-    against the first measurement; `gap` is the solver's proven relative optimality gap.
+    against the first measurement; `gap` is the solver's proven relative optimality gap. `held_by`
+    names what keeps a plan below 97 % of the budget: resources in full use, or the offered widths.
     """
 
     groups: dict[str, PlannedGroup]
@@ -134,6 +145,8 @@ class WidthPlan(Record):
     gap: float
     loss: float
     rounds: tuple[Round, ...] = ()
+    resources: tuple[ResourceUse, ...] = ()
+    held_by: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:

@@ -155,6 +155,7 @@ class Console:
                 f"{table.kind} prices; {error}",
             ),
             ("optimality gap", f"{100 * plan.gap:.2g} %, proven by the solver"),
+            *summary.limits(plan),
         )
         if found:
             loop = _table(">round", ">predicted", f">{table.kind}", ">error of the prediction")
