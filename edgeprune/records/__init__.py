@@ -29,6 +29,7 @@ from edgeprune.records.firmware import (
 )
 from edgeprune.records.footprint import Footprint
 from edgeprune.records.plan import (
+    BlockLoss,
     ChannelGroup,
     CostTable,
     GroupList,
@@ -36,6 +37,7 @@ from edgeprune.records.plan import (
     Price,
     PricedLayer,
     Recovered,
+    ResidualBlock,
     ResourceUse,
     Round,
     Sensitivity,
@@ -72,6 +74,7 @@ __all__ = [
     "Adb",
     "Artifact",
     "Bandwidth",
+    "BlockLoss",
     "Budget",
     "CSource",
     "ChannelGroup",
@@ -103,6 +106,7 @@ __all__ = [
     "Record",
     "Recovered",
     "Remote",
+    "ResidualBlock",
     "ResourceUse",
     "Roofline",
     "Round",

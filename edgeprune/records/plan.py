@@ -31,11 +31,31 @@ class SkippedGroup(Record):
     reason: str
 
 
+class ResidualBlock(Record):
+    """A branch beside a skip connection that can go as a whole.
+
+    `last` is the layer whose output is added to the skip connection, `layers` all layers that go,
+    `groups` the groups of channels that lie in the branch entirely: width 0 of them stands for it.
+    """
+
+    last: str
+    layers: tuple[str, ...]
+    groups: tuple[str, ...]
+
+
+class BlockLoss(Record):
+    """Loss increase over the dense model when only this branch is removed."""
+
+    last: str
+    increase: float
+
+
 class GroupList(Record):
-    """All groups of a model."""
+    """All groups of a model, and the branches that can go as a whole."""
 
     groups: tuple[ChannelGroup, ...]
     skipped: tuple[SkippedGroup, ...]
+    blocks: tuple[ResidualBlock, ...] = ()
 
     def __getitem__(self, name: str) -> ChannelGroup:
         return next(group for group in self.groups if group.name == name)
@@ -94,13 +114,14 @@ class SensitivityCurve(Record):
 
 
 class Sensitivity(Record):
-    """All loss curves that were measured."""
+    """All loss curves that were measured, and what removing each branch costs."""
 
     curves: tuple[SensitivityCurve, ...]
+    blocks: tuple[BlockLoss, ...] = ()
 
 
 class PlannedGroup(Record):
-    """Width of a group before and after, and the channels that stay."""
+    """Width of a group before and after, and the channels that stay: none in a removed branch."""
 
     before: int
     after: int
@@ -134,6 +155,7 @@ class WidthPlan(Record):
     `predicted` is the solver's cost of the first plan and `predicted_error` its relative error
     against the first measurement; `gap` is the solver's proven relative optimality gap. `held_by`
     names what keeps a plan below 97 % of the budget: resources in full use, or the offered widths.
+    `removed` are the branches that go as a whole; their groups have width 0.
     """
 
     groups: dict[str, PlannedGroup]
@@ -147,13 +169,16 @@ class WidthPlan(Record):
     rounds: tuple[Round, ...] = ()
     resources: tuple[ResourceUse, ...] = ()
     held_by: tuple[str, ...] = ()
+    removed: tuple[ResidualBlock, ...] = ()
 
     @property
     def digest(self) -> str:
-        """SHA-256 over groups and kept channels: the same plan has the same digest."""
+        """SHA-256 over groups, kept channels and removed branches: one digest a plan."""
         kept = {
             name: [group.before, *sorted(group.kept)] for name, group in sorted(self.groups.items())
         }
+        for block in self.removed:
+            kept[f"without {block.last}"] = []
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
