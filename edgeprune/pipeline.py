@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from edgeprune import stages
+from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
@@ -93,7 +94,7 @@ def run(
         groups, dense, table, curves = _prices(this)
         made = _make(this, groups, dense, table, curves)
         budget = made.verification.verdict.budget
-        if not budget.met:
+        if not budget.met and allocator(job.prune.allocation).steerable:
             tighter = budget.reached / made.plan.corrected
             console.warning(
                 f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
@@ -276,4 +277,4 @@ def slim(
     data.check()
     check_runs(model.eval(), data)
     folder = Path(out) if out is not None else Path("deploy", opened.spec.name, name)
-    return run(job, model, data, opened, folder, console=Console(quiet=quiet))
+    return run(job, model, data.guarded(), opened, folder, console=Console(quiet=quiet))
