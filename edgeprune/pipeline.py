@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from edgeprune import stages
+from edgeprune import planning, stages
+from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
@@ -93,7 +94,7 @@ def run(
         groups, dense, table, curves = _prices(this)
         made = _make(this, groups, dense, table, curves)
         budget = made.verification.verdict.budget
-        if not budget.met:
+        if not budget.met and allocator(job.prune.allocation).steerable:
             tighter = budget.reached / made.plan.corrected
             console.warning(
                 f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
@@ -142,7 +143,7 @@ def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensi
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
     dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
     table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
-    stages.check_budgets(this, groups, dense, table)
+    planning.check_budgets(this, groups, dense, table)
     curves = do(
         "4-weigh",
         Sensitivity,
@@ -162,7 +163,7 @@ def _allocate(
     tighter: float = 1.0,
 ) -> WidthPlan:
     def work() -> WidthPlan:
-        return stages.allocate(this, groups, dense, table, curves, tighter)
+        return planning.allocate(this, groups, dense, table, curves, tighter)
 
     return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)
 
@@ -276,4 +277,4 @@ def slim(
     data.check()
     check_runs(model.eval(), data)
     folder = Path(out) if out is not None else Path("deploy", opened.spec.name, name)
-    return run(job, model, data, opened, folder, console=Console(quiet=quiet))
+    return run(job, model, data.guarded(), opened, folder, console=Console(quiet=quiet))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,32 +10,32 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from edgeprune.allocation.candidates import Candidates
-from edgeprune.allocation.closed_loop import close_the_loop
-from edgeprune.allocation.problem import Problem, build_problem, flat_curves
-from edgeprune.allocation.reachable import require_reachable
-from edgeprune.allocation.resources import Model, resource_rows
 from edgeprune.cost.table import build_table
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
-from edgeprune.export.segments import as_int8, read_graph
+from edgeprune.export.segments import read_graph
 from edgeprune.importance.scores import score_channels
-from edgeprune.importance.sensitivity import best_curves, importance_curves, sensitivity_curves
+from edgeprune.importance.sensitivity import (
+    block_losses,
+    importance_curves,
+    sensitivity_curves,
+)
 from edgeprune.job import Job
 from edgeprune.profiler.layers import profile_model
+from edgeprune.pruning.blocks import find_blocks
 from edgeprune.pruning.groups import find_groups
 from edgeprune.pruning.shrink import rebuild, shrink
 from edgeprune.records import (
     Artifact,
+    BlockLoss,
     CostTable,
     GroupList,
     ModelProfile,
     Recovered,
     Sensitivity,
-    SensitivityCurve,
     Shrunk,
     Verification,
     WidthPlan,
@@ -83,8 +82,15 @@ class Run:
 def group(run: Run) -> GroupList:
     """Find and prove the channel groups."""
     with run.console.stage("Finding channel groups") as stage:
-        found = find_groups(run.model, run.data.example, run.job.prune.keep)
-        stage.note(f"{len(found.groups)} groups to cut, {len(found.skipped)} left alone")
+        settings = run.job.prune
+        found = find_groups(run.model, run.data.example, settings.keep)
+        if settings.blocks and settings.allocation == "exact":
+            blocks = find_blocks(run.model, run.data.example, found.groups, settings.keep)
+            found = found.model_copy(update={"blocks": blocks})
+        stage.note(
+            f"{len(found.groups)} groups to cut, {len(found.skipped)} left alone, "
+            f"{len(found.blocks)} branches that can go"
+        )
     if not found.groups:
         reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in found.skipped)
         raise UnsupportedModelError(
@@ -125,10 +131,16 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
         )
 
 
+def criteria_of(run: Run) -> tuple[str, ...]:
+    """Return the importance criteria that the job's setting stands for."""
+    name = run.job.prune.importance
+    return ("taylor", "l2") if name == "auto" else (name,)
+
+
 def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
     """Score channels and measure what each width costs in loss."""
     settings = run.job.prune
-    criteria = ("taylor", "l2") if settings.importance == "auto" else (settings.importance,)
+    criteria = criteria_of(run)
     with run.console.stage("Measuring sensitivity") as stage:
         scores = {
             name: score_channels(
@@ -149,7 +161,14 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
             )
         if settings.loss == "importance":
             first = criteria[0]
-            return Sensitivity(curves=importance_curves(table.widths, scores[first], first))
+            sums = {name: float(score.sum()) for name, score in scores[first].items()}
+            return Sensitivity(
+                curves=importance_curves(table.widths, scores[first], first),
+                blocks=tuple(
+                    BlockLoss(last=block.last, increase=sum(sums[g] for g in block.groups))
+                    for block in groups.blocks
+                ),
+            )
         curves = sensitivity_curves(
             run.model,
             run.data,
@@ -158,74 +177,9 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
             samples=settings.calibration_samples,
             progress=stage.update,
         )
-        return Sensitivity(curves=curves)
-
-
-def pose(
-    run: Run,
-    groups: GroupList,
-    dense: ModelProfile,
-    table: CostTable,
-    curves: Mapping[str, SensitivityCurve] | None = None,
-) -> Problem:
-    """Return the allocation problem of the job: losses of `curves` (None: no loss), all limits."""
-    graph = read_graph(run.file("dense.onnx"))
-    if run.precision.name == "int8":
-        graph = as_int8(graph)
-    model = Model(run.model, graph, groups.groups, dense.file_bytes)
-    own_memory = run.device.spec.runtime == "firmware"
-    rows = resource_rows(run.job.budget, table, model, memory=not own_memory)
-    return build_problem(table, curves or flat_curves(table), rows)
-
-
-def check_budgets(run: Run, groups: GroupList, dense: ModelProfile, table: CostTable) -> None:
-    """Make sure, before losses are measured, that all limits can be reached.
-
-    Raises:
-        BudgetError: they cannot.
-    """
-    unit = run.device.spec.unit
-    limit = run.job.request.limit(table.dense_cost, unit)
-    require_reachable(pose(run, groups, dense, table), limit, unit)
-
-
-def allocate(
-    run: Run,
-    groups: GroupList,
-    dense: ModelProfile,
-    table: CostTable,
-    sensitivity: Sensitivity,
-    tighter: float = 1.0,
-) -> WidthPlan:
-    """Solve for the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
-    best = best_curves(sensitivity.curves)
-    problem = pose(run, groups, dense, table, best)
-    request = run.job.request
-    limit = request.limit(table.dense_cost, run.device.spec.unit) / tighter
-    with run.console.stage("Allocating widths") as stage:
-        candidates = Candidates(
-            run.model,
-            run.data,
-            run.device,
-            run.precision,
-            folder=run.folder.path,
-            table=table,
-            curves=best,
-            scores=load_file(run.file("scores.safetensors")),
-            opset=run.job.export.opset,
-            seed=run.job.seed,
-            relative=request.share is not None,
-        )
-        return close_the_loop(
-            problem,
-            limit,
-            kept=candidates.planned,
-            measure=candidates.measure,
-            unit=run.device.spec.unit,
-            dense_cost=table.dense_cost,
-            seed=run.job.seed,
-            note=stage.note,
-        )
+        samples = settings.calibration_samples
+        blocks = block_losses(run.model, run.data, groups.blocks, samples=samples)
+        return Sensitivity(curves=curves, blocks=blocks)
 
 
 def cut(run: Run, plan: WidthPlan) -> Shrunk:
@@ -250,7 +204,7 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
             run.model,
             run.data,
             run.job.recover,
-            kept={name: group.kept for name, group in plan.groups.items()},
+            kept={name: group.kept for name, group in plan.groups.items() if group.after},
             seed=run.job.seed,
             progress=stage.update,
         )

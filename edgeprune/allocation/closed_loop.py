@@ -122,6 +122,11 @@ def close_the_loop(
                 )
                 for name, resource in problem.limits().items()
             ),
+            "removed": tuple(
+                block
+                for block in problem.blocks
+                if block.gone(problem.widths_of(best.solution.choice))
+            ),
             "held_by": (_held(problem, best.solution, budget) or (WIDTHS,)) if held else (),
         }
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edgeprune.data import Data, call, first_batches
 from edgeprune.importance.scores import keep_best
 from edgeprune.pruning.groups import cut, narrowing
-from edgeprune.records import SensitivityCurve
+from edgeprune.records import BlockLoss, ResidualBlock, SensitivityCurve
 from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
 from edgeprune.recovery.layout import channels_last, fast_layout
 
@@ -44,23 +44,8 @@ def sensitivity_curves(
         samples: calibration samples the loss is measured on.
         progress: receives (done, total, group).
     """
-    model = fast_layout(copy.deepcopy(model))
-    measured = [
-        (tuple(map(channels_last, x)), y)
-        for x, y in first_batches(data.calibration, samples, "calibration")
-    ]
-    statistics = [
-        tuple(map(channels_last, x))
-        for x, _ in first_batches(data.calibration, RECALIBRATION_SAMPLES, "calibration")
-    ]
-    normalised = has_batchnorm(model)
-
-    def loss_of(candidate: nn.Module) -> float:
-        if normalised:
-            recalibrate(candidate, statistics)
-        return mean_loss(candidate, data, measured)
-
-    dense = loss_of(cut(model, data.example, {}))
+    meter = LossMeter(model, data, samples)
+    model, loss_of, dense = meter.model, meter.loss_of, meter.dense
     trials = {group: trial_widths(options, len(scores)) for group, options in widths.items()}
     total = sum(
         len(options) - 1 + (len(scores) - 1) * len(trials[group])
@@ -87,6 +72,51 @@ def sensitivity_curves(
         curves += [_curve(group, criterion, options[-1], tried[criterion]) for criterion in scores]
     progress(total, total, "")
     return tuple(curves)
+
+
+class LossMeter:
+    """Losses of cut models on the same calibration samples, after BatchNorm recalibration.
+
+    Args:
+        model: the dense model.
+        data: gives calibration batches and the loss.
+        samples: calibration samples the loss is measured on.
+    """
+
+    def __init__(self, model: nn.Module, data: Data, samples: int) -> None:
+        self.data, self.model = data, fast_layout(copy.deepcopy(model))
+        self._measured = [
+            (tuple(map(channels_last, x)), y)
+            for x, y in first_batches(data.calibration, samples, "calibration")
+        ]
+        self._statistics = [
+            tuple(map(channels_last, x))
+            for x, _ in first_batches(data.calibration, RECALIBRATION_SAMPLES, "calibration")
+        ]
+        self._normalised = has_batchnorm(model)
+        self.dense = self.loss_of(cut(self.model, data.example, {}))
+
+    def loss_of(self, candidate: nn.Module) -> float:
+        """Return the mean loss of `candidate`, whose BatchNorm statistics are taken anew."""
+        if self._normalised and has_batchnorm(candidate):
+            recalibrate(candidate, self._statistics)
+        return mean_loss(candidate, self.data, self._measured)
+
+    def increase(
+        self, kept: Mapping[str, Sequence[int]], removed: Sequence[ResidualBlock] = ()
+    ) -> float:
+        """Return by how much the loss rises over the dense model's when all of this is cut."""
+        return self.loss_of(cut(self.model, self.data.example, kept, removed)) - self.dense
+
+
+def block_losses(
+    model: nn.Module, data: Data, blocks: Sequence[ResidualBlock], *, samples: int
+) -> tuple[BlockLoss, ...]:
+    """Return the loss increase when each branch alone is removed, measured as the curves are."""
+    if not blocks:
+        return ()
+    meter = LossMeter(model, data, samples)
+    return tuple(BlockLoss(last=b.last, increase=meter.increase({}, [b])) for b in blocks)
 
 
 def trial_widths(options: Sequence[int], criteria: int) -> tuple[int, ...]:

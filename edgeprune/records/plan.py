@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 from edgeprune.records.base import Kind, Record, Unit
 from edgeprune.records.device import Environment
@@ -41,6 +42,10 @@ class ResidualBlock(Record):
     last: str
     layers: tuple[str, ...]
     groups: tuple[str, ...]
+
+    def gone(self, widths: Mapping[str, int]) -> bool:
+        """Whether group -> width tells that the branch is removed."""
+        return all(widths.get(group) == 0 for group in self.groups)
 
 
 class BlockLoss(Record):
@@ -153,9 +158,14 @@ class WidthPlan(Record):
     """How wide each group is to be.
 
     `predicted` is the solver's cost of the first plan and `predicted_error` its relative error
-    against the first measurement; `gap` is the solver's proven relative optimality gap. `held_by`
+    against the first measurement; `gap` is the solver's proven relative optimality gap, None where
+    `allocation` proves none. `loss` is what was minimised: for `exact` the summed losses of the
+    groups, for the others the loss of the whole plan on calibration data before recovery. `held_by`
     names what keeps a plan below 97 % of the budget: resources in full use, or the offered widths.
-    `removed` are the branches that go as a whole; their groups have width 0.
+    `removed` are the branches that go as a whole; their groups have width 0. `whole_loss` is the
+    loss increase of the whole plan over the dense model, measured after BatchNorm recalibration on
+    the samples of the curves: what it differs from `loss` by is what the groups' losses do not
+    add up to.
     """
 
     groups: dict[str, PlannedGroup]
@@ -164,12 +174,14 @@ class WidthPlan(Record):
     predicted: float
     predicted_error: float
     corrected: float
-    gap: float
+    gap: float | None
     loss: float
     rounds: tuple[Round, ...] = ()
     resources: tuple[ResourceUse, ...] = ()
     held_by: tuple[str, ...] = ()
     removed: tuple[ResidualBlock, ...] = ()
+    whole_loss: float | None = None
+    allocation: str = "exact"
 
     @property
     def digest(self) -> str:

@@ -154,7 +154,12 @@ class Console:
                 f"{figures.cost(plan.predicted, plan.unit)} from {len(table.prices)} "
                 f"{table.kind} prices; {error}",
             ),
-            ("optimality gap", f"{100 * plan.gap:.2g} %, proven by the solver"),
+            (
+                "optimality gap",
+                "none is proven"
+                if plan.gap is None
+                else f"{100 * plan.gap:.2g} %, proven by the solver",
+            ),
             *summary.limits(plan),
         )
         if found:
