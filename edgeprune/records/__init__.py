@@ -52,6 +52,7 @@ from edgeprune.records.spec import (
     Simulation,
     Ssh,
 )
+from edgeprune.records.trials import Trial, Trials
 from edgeprune.records.verdict import (
     Artifact,
     Budget,
@@ -66,6 +67,7 @@ from edgeprune.records.verdict import (
     Verdict,
     Verification,
 )
+from edgeprune.records.views import ScoreSpread, Views, WeightPattern
 
 __all__ = [
     "Adb",
@@ -105,6 +107,7 @@ __all__ = [
     "Roofline",
     "Round",
     "Samples",
+    "ScoreSpread",
     "Sensitivity",
     "SensitivityCurve",
     "Shape",
@@ -116,8 +119,12 @@ __all__ = [
     "Ssh",
     "Target",
     "TensorInfo",
+    "Trial",
+    "Trials",
     "Unit",
     "Verdict",
     "Verification",
+    "Views",
+    "WeightPattern",
     "WidthPlan",
 ]
