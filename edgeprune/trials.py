@@ -56,8 +56,15 @@ class Notebook:
             return found
         made = how()
         self.trials = self.trials.model_copy(update={"trials": (*self.trials.trials, made)})
-        write_text(self.path, self.trials.model_dump_json(by_alias=True, indent=1) + "\n")
+        write_text(self.path, as_text(self.trials))
         return made
+
+
+def as_text(trials: Trials) -> str:
+    """Return the trials as JSON, one line each."""
+    head = trials.model_copy(update={"trials": ()}).model_dump_json(by_alias=True, indent=1)
+    rows = ",\n".join(f"  {trial.model_dump_json()}" for trial in trials.trials)
+    return head.replace('"trials": []', f'"trials": [\n{rows}\n ]') + "\n"
 
 
 def read_trials(path: Path) -> Trials:

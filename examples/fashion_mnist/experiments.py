@@ -94,7 +94,7 @@ def trial(
     return Trial(
         experiment=experiment, method=method, share=share, seed=seed, recalibrated=recalibrated,
         metric=final_metric(model, data()), parameters=sum(p.numel() for p in model.parameters()),
-        stages=stages, kept=dict(kept),
+        stages=stages, kept=dict(kept) if experiment == "seeds" else {},
     )  # fmt: skip
 
 
