@@ -15,6 +15,7 @@ from edgeprune.pruning.groups import cut
 from edgeprune.records import Trial, Trials
 from edgeprune.recovery.finetuning import Recovery, metric_on, recover
 from edgeprune.recovery.reconstruction import reconstruct
+from edgeprune.report.trials_page import render_trials
 from edgeprune.sections import RecoverSection
 from edgeprune.store import write_text
 
@@ -81,6 +82,18 @@ def read_trials(path: Path) -> Trials:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "document"
         raise UsageError(f"{path} holds no trials: {where}: {first['msg']}") from None
+
+
+def draw(path: Path) -> Path:
+    """Write the page of the trials in `path` beside it and return its path.
+
+    Raises:
+        UsageError: the file holds no trials.
+        OutputError: the folder cannot be written.
+    """
+    page = path.with_suffix(".html")
+    write_text(page, render_trials(read_trials(path)))
+    return page
 
 
 def cut_and_recover(

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from edgeprune.pruning.channels import CONVOLUTIONS, RECURRENT
+from edgeprune.pruning.channels import CONVOLUTIONS
+from edgeprune.pruning.recurrent import RECURRENT
 from edgeprune.records import GroupList, ScoreSpread, Views, WeightPattern, WidthPlan
 
 CELLS, LEVELS = 64, 10
@@ -74,13 +75,14 @@ def norms(module: nn.Module) -> Tensor | None:
     a stack). Of grouped convolutions there is none.
     """
     if isinstance(module, RECURRENT):
-        weight = module.weight_ih_l0.detach()
-        return weight.reshape(-1, module.hidden_size, weight.shape[1]).norm(dim=0)
-    if isinstance(module, nn.Linear):
-        return module.weight.detach().abs()
-    if isinstance(module, CONVOLUTIONS) and module.groups == 1:
-        return module.weight.detach().flatten(2).norm(dim=2)
-    return None
+        gates = module.get_parameter("weight_ih_l0").detach()
+        by_gate = gates.view(-1, module.hidden_size, gates.shape[1])
+        found: Tensor = torch.linalg.vector_norm(by_gate, dim=0)
+        return found
+    if not isinstance(module, (nn.Linear, *CONVOLUTIONS)) or getattr(module, "groups", 1) > 1:
+        return None
+    weight: Tensor = module.get_parameter("weight").detach()
+    return weight.abs() if weight.ndim == 2 else torch.linalg.vector_norm(weight.flatten(2), dim=2)
 
 
 def _pattern(
@@ -93,7 +95,7 @@ def _pattern(
         columns[:] = 1
     else:
         columns.view(-1, entries)[list(into)] = 1
-    most = float(old.max()) or 1.0
+    most = float(_binned(old).max()) or 1.0
     return WeightPattern(
         layer=name,
         dense_shape=(old.shape[0], old.shape[1]),
@@ -108,7 +110,7 @@ def _pattern(
 
 
 def _width(into: Sequence[int] | None, new: int, old: int) -> int:
-    """Return the dense number of channels that feed a layer; a flattened one has several entries."""
+    """Return the dense number of channels that feed a layer, flattened or not."""
     if into is None:
         return old
     return old // max(1, new // len(into))

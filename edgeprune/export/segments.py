@@ -236,12 +236,7 @@ def _host(
     best: Segment | None = None
     for name in data:
         host = owner.get(name)
-        if (
-            host is None
-            or host.operator not in HOSTS
-            or host.output != name
-            or readers[name] != 1
-        ):
+        if host is None or host.operator not in HOSTS or host.output != name or readers[name] != 1:
             continue
         if best is None or segments.index(host) > segments.index(best):
             best = host

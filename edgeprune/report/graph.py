@@ -74,16 +74,16 @@ def dependency_graph(
                 parts.append(svg.disc(x, y, 4, svg.TEXT, hollow=True))
             elif layer in lane.group.carriers:
                 parts.append(svg.disc(x, y, 3, svg.TEXT))
+    edge = across(columns) + 12
     for lane in lanes:
-        made = min(place[layer] for layer in lane.group.outputs if layer in place)
+        y = down(min(place[layer] for layer in lane.group.outputs if layer in place))
         after = planned.get(lane.group.name, lane.group.width)
-        text = f"{lane.group.width} \N{RIGHTWARDS ARROW} {after}"
         name = svg.shortened(lane.group.name, 140)
-        parts.append(svg.line(across(columns) + 12, down(made), across(columns) + 22, down(made), svg.GRID))
-        parts.append(
-            svg.text(across(columns) + 28, down(made) + 4, f"{name}: {text}", full=lane.group.name)
-        )
-    parts.insert(0, svg.text(left, 12, "one line a group; \N{WHITE CIRCLE} reads it, \N{RIGHTWARDS ARROW} writes it"))
+        text = f"{name}: {lane.group.width} \N{RIGHTWARDS ARROW} {after}"
+        parts.append(svg.line(edge, y, edge + 10, y, svg.GRID))
+        parts.append(svg.text(edge + 16, y + 4, text, full=lane.group.name))
+    key = "one line a group; \N{WHITE CIRCLE} reads it, \N{RIGHTWARDS ARROW} writes it"
+    parts.append(svg.text(left, 12, key))
     return svg.chart(title, TOP + ROW * len(rows), parts)
 
 

@@ -12,9 +12,7 @@ ROW, TOP, RIGHT = 26, 24, 60
 FAINTEST = 0.08  # opacity of a cell whose loss does not rise
 
 
-def heatmap(
-    curves: Sequence[SensitivityCurve], planned: Mapping[str, int], *, title: str
-) -> str:
+def heatmap(curves: Sequence[SensitivityCurve], planned: Mapping[str, int], *, title: str) -> str:
     """Return one row a group: how much the loss rises at each width, the darker the more.
 
     A cell reaches from the next narrower width to its own, so that the axis is the share of

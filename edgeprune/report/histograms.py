@@ -62,6 +62,6 @@ def _panel(spread: ScoreSpread, x0: float, y0: float, width: float) -> list[str]
     parts.append(svg.line(x0, y0 + HEIGHT, x0 + width, y0 + HEIGHT, svg.DENSE))
     low, high = min(spread.scores), max(spread.scores)
     parts.append(svg.text(x0, y0 + HEIGHT + 15, f"{low:.3g}"))
-    parts.append(svg.text(x0 + width / 2, y0 + HEIGHT + 15, f"at most {most}", "middle"))
+    parts.append(svg.text(x0 + width / 2, y0 + HEIGHT + 15, f"up to {most} channels", "middle"))
     parts.append(svg.text(x0 + width, y0 + HEIGHT + 15, f"{high:.3g}", "end"))
     return parts

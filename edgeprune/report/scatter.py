@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from edgeprune.report import svg
 from edgeprune.report.charts import ticks
 
-LEFT, TOP, HEIGHT, RIGHT = 60, 16, 280, 190
+LEFT, TOP, HEIGHT, RIGHT = 60, 26, 280, 190
 GAP = 14  # between two names at the right
 
 
@@ -46,11 +46,15 @@ def scatter(
         percent: whether x is a share.
     """
     xs = ticks(min(d.x for d in dots), max(d.x for d in dots), 6) if dots else [0.0, 1.0]
-    ys = ticks(
-        min([d.y for d in dots] + ([level[0]] if level else [])),
-        max([d.y for d in dots] + ([level[0]] if level else [])),
-        6,
-    ) if dots else [0.0, 1.0]
+    ys = (
+        ticks(
+            min([d.y for d in dots] + ([level[0]] if level else [])),
+            max([d.y for d in dots] + ([level[0]] if level else [])),
+            6,
+        )
+        if dots
+        else [0.0, 1.0]
+    )
     span = svg.WIDTH - LEFT - RIGHT
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -98,15 +102,13 @@ def _style(index: int) -> tuple[str, str]:
 def _names(named: list[tuple[float, float, int, str]], right: float) -> list[str]:
     """Return the names of the methods, apart from each other, each tied to its last mark."""
     parts: list[str] = []
-    last = TOP - GAP
+    last = float(TOP - GAP)
     room = TOP + HEIGHT - GAP * (len(named) - 1)
     for position, (height, x, index, method) in enumerate(sorted(named)):
         at = max(last + GAP, min(height, room + GAP * position))
         last = at
-        colour, dash = _style(index)
+        colour = _style(index)[0]
         parts.append(svg.line(x + 6, height, right + 14, at, svg.GRID))
         parts.append(svg.mark(index // 2, right + 22, at, colour, method))
-        parts.append(
-            svg.text(right + 32, at + 4, svg.shortened(method, RIGHT - 36), full=method)
-        )
+        parts.append(svg.text(right + 32, at + 4, svg.shortened(method, RIGHT - 36), full=method))
     return parts

@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape, quoteattr
 Scale = Callable[[float], float]
 WIDTH = 680
 FONT = 12
-CHARACTER = 6.6
+CHARACTER = 7.2
 DENSE, SLIM, LIMIT = (
     "var(--chart-dense,currentColor)",
     "var(--chart-slim,currentColor)",
