@@ -78,7 +78,7 @@ def dependency_graph(
     for lane in lanes:
         y = down(min(place[layer] for layer in lane.group.outputs if layer in place))
         after = planned.get(lane.group.name, lane.group.width)
-        name = svg.shortened(lane.group.name, 140)
+        name = svg.shortened(lane.group.name, svg.WIDTH - edge - 16 - 13 * svg.CHARACTER)
         text = f"{name}: {lane.group.width} \N{RIGHTWARDS ARROW} {after}"
         parts.append(svg.line(edge, y, edge + 10, y, svg.GRID))
         parts.append(svg.text(edge + 16, y + 4, text, full=lane.group.name))

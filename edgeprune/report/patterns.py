@@ -14,7 +14,7 @@ def patterns(shown: Sequence[WeightPattern], *, title: str) -> str:
     """Return two maps a layer, to the same scale: the dense weights, and those of the slim layer.
 
     One cell stands for the weights between one input channel (across) and one output channel
-    (down), or for several neighbours of a wide layer: the darker, the larger their norm. In the
+    (down), or for several neighbours of a wide layer: the stronger, the larger their norm. In the
     dense map what was removed has the colour of the dense model.
     """
     parts: list[str] = []
