@@ -13,10 +13,10 @@ FAINTEST = 0.08  # opacity of a cell whose loss does not rise
 
 
 def heatmap(curves: Sequence[SensitivityCurve], planned: Mapping[str, int], *, title: str) -> str:
-    """Return one row a group: how much the loss rises at each width, the stronger the colour the more.
+    """Return one row a group: how much the loss rises at each width, by strength of colour.
 
     A cell reaches from the next narrower width to its own, so that the axis is the share of
-    channels kept. Shades follow the square root of the increase, and the strongest is the largest of
+    channels kept. Shades follow the square root of the increase; the strongest is the largest of
     all rows. The width in the plan is outlined.
 
     Args:
