@@ -251,6 +251,12 @@ def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:
                 f"dense {show(round(use.dense))}",
             )
         )
+    if plan.removed:
+        rows.append(("branches removed", ", ".join(block.last for block in plan.removed)))
+    if plan.whole_loss is not None:
+        rows.append(
+            ("loss increase", f"{plan.whole_loss:.4f} measured, {plan.loss:.4f} summed over groups")
+        )
     if plan.held_by:
         rows.append(("budget not used in full", f"held by {listed(plan.held_by)}"))
     return tuple(rows)
