@@ -26,6 +26,7 @@ from edgeprune.importance.sensitivity import (
 from edgeprune.job import Job
 from edgeprune.profiler.layers import profile_model
 from edgeprune.pruning.blocks import find_blocks
+from edgeprune.pruning.floors import group_floors
 from edgeprune.pruning.groups import find_groups
 from edgeprune.pruning.shrink import rebuild, shrink
 from edgeprune.records import (
@@ -85,8 +86,10 @@ def group(run: Run) -> GroupList:
         settings = run.job.prune
         found = find_groups(run.model, run.data.example, settings.keep)
         if settings.blocks and settings.allocation == "exact":
-            blocks = find_blocks(run.model, run.data.example, found.groups, settings.keep)
+            stay = (*settings.keep, *settings.floors)
+            blocks = find_blocks(run.model, run.data.example, found.groups, stay)
             found = found.model_copy(update={"blocks": blocks})
+        group_floors(settings.floors, found)  # faults are told before anything is measured
         stage.note(
             f"{len(found.groups)} groups to cut, {len(found.skipped)} left alone, "
             f"{len(found.blocks)} branches that can go"
@@ -126,6 +129,7 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
             dense,
             seed=run.job.seed,
             precision=run.precision,
+            floors=group_floors(run.job.prune.floors, groups),
             report=lambda what, done, total: stage.update(done, total, what),
             warn=run.console.warning,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from edgeprune.allocation.correction import NOISE, Observation, corrected
 from edgeprune.allocation.exact import Solution, solve
+from edgeprune.allocation.explanation import explain
 from edgeprune.allocation.problem import Problem
 from edgeprune.allocation.reachable import require_reachable, unreachable
 from edgeprune.records import PlannedGroup, ResourceUse, Round, Unit, WidthPlan
@@ -122,6 +123,7 @@ def close_the_loop(
                 )
                 for name, resource in problem.limits().items()
             ),
+            "explanation": explain(corrected(problem, seen), best.solution.choice, budget, unit),
             "removed": tuple(
                 block
                 for block in problem.blocks

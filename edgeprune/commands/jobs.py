@@ -47,6 +47,9 @@ def plan(
         "loss": {"summed": found.plan.loss, "whole": found.plan.whole_loss},
         "resources": [use.model_dump(mode="json") for use in found.plan.resources],
         "held_by": found.plan.held_by,
+        "explanation": found.plan.explanation.model_dump(mode="json")
+        if found.plan.explanation
+        else None,
         "removed": [block.last for block in found.plan.removed],
         "digest": found.plan.digest,
         "rounds": [r.model_dump(mode="json") for r in found.plan.rounds],

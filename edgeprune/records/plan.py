@@ -154,6 +154,37 @@ class ResourceUse(Record):
     dense: float
 
 
+class GroupReason(Record):
+    """Why a group has its width: the cost that it saves, in the device's unit, and the loss."""
+
+    group: str
+    before: int
+    after: int
+    saves: float
+    loses: float
+
+
+class NextStep(Record):
+    """What a little more of a limit would buy: `wins` of loss for `added` units.
+
+    `price` is the shadow price, loss per unit; `widths` are those that would change.
+    """
+
+    limit: str
+    unit: str
+    added: float
+    wins: float
+    price: float
+    widths: dict[str, tuple[int, int]]
+
+
+class Explanation(Record):
+    """What each group saves and loses, and what the next units of the limits would buy."""
+
+    groups: tuple[GroupReason, ...]
+    steps: tuple[NextStep, ...]
+
+
 class WidthPlan(Record):
     """How wide each group is to be.
 
@@ -181,6 +212,7 @@ class WidthPlan(Record):
     held_by: tuple[str, ...] = ()
     removed: tuple[ResidualBlock, ...] = ()
     whole_loss: float | None = None
+    explanation: Explanation | None = None
     allocation: str = "exact"
 
     @property
