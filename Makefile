@@ -105,6 +105,10 @@ check: $(STAMP) ## Lint, formatting, types, import contracts, generated document
 bench-measure: $(STAMP) ## Check the measuring itself, hours on an idle machine [COMPARISONS=200] [SECONDS=20]
 	$(BIN)/python benchmarks/measure.py $(if $(COMPARISONS),--comparisons $(COMPARISONS)) $(if $(SECONDS),--seconds $(SECONDS))
 
+.PHONY: bench-microcontroller
+bench-microcontroller: $(MCU) ## Compare generated C with two other generators, emulated; writes docs/benchmarks.md
+	$(BIN)/python benchmarks/microcontroller.py --docs docs/benchmarks.md
+
 .PHONY: docs
 docs: $(STAMP) ## Write docs/cli.md from the help of the command line
 	$(BIN)/python docs/generate_cli.py

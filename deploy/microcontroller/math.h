@@ -17,4 +17,6 @@ float floorf(float), ceilf(float), roundf(float), truncf(float);
 float fmaxf(float, float), fminf(float, float);
 
 float rintf(float), nearbyintf(float);
+double nearbyint(double);
+long long llrint(double);
 float tanhf(float), erff(float), powf(float, float);

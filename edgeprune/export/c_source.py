@@ -131,8 +131,8 @@ def _describe(
         defines=("CMSIS_NN_USE_SINGLE_ROUNDING",) if library else (),
         documents=("README.md", *(path for _, path in copied.licences)),
         functions=functions,
-        input=_border(graph.tensors[graph.input]),
-        output=_border(graph.tensors[graph.output]),
+        input=border(graph.tensors[graph.input]),
+        output=border(graph.tensors[graph.output]),
         arena_bytes=memory.arena_bytes,
         liveness_bytes=memory.liveness_bytes,
         scratch_bytes=scratch,
@@ -251,7 +251,7 @@ def _array(name: str, index: int, role: str) -> str:
     return f"{name}_{index:03d}_{role}"
 
 
-def _border(tensor: Tensor) -> QuantizedTensor:
+def border(tensor: Tensor) -> QuantizedTensor:
     rank = len(tensor.shape)
     permutation = (0, *range(2, rank), 1) if rank > 2 else tuple(range(rank))
     return QuantizedTensor(
