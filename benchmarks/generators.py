@@ -69,12 +69,13 @@ uint32_t model_scratch_bytes(void) {{ return 0; }}
 class Code:
     """C code of one generator.
 
-    `static_bytes` is what an application sets aside for it besides its stack: arena, scratch,
-    state and the int8 buffers of input and output. `excluded` are layers that are not counted.
+    `caller_bytes` is what the application has to set aside for it: memory that is not in the code
+    itself, such as an arena and int8 buffers of input and output. `excluded` are layers that are
+    not counted.
     """
 
     sources: Sources
-    static_bytes: int
+    caller_bytes: int
     remarks: tuple[str, ...] = ()
     excluded: frozenset[str] = frozenset()
     liveness_bytes: int | None = None
@@ -99,10 +100,9 @@ def cmsis_code(model: Path, folder: Path, chip: Microcontroller) -> Code:
 
 
 def _integer(source: CSource) -> Code:
-    static = source.arena_bytes + source.scratch_bytes + source.state_bytes
     return Code(
         integer_sources(source),
-        static,
+        0,
         liveness_bytes=source.liveness_bytes,
         scratch_bytes=source.scratch_bytes,
     )
@@ -195,8 +195,8 @@ def _bakenn(model: Path, folder: Path, options: bakenn.CBackendOptions) -> Code:
         scratch_bytes=0,
         io_bytes=0,
     )
-    static = arena + math.prod(source.shape) + math.prod(target.shape)
-    return Code(sources, static, remarks)
+    caller = arena + math.prod(source.shape) + math.prod(target.shape)
+    return Code(sources, caller, remarks)
 
 
 def _border(graph: IntegerGraph, name: str):

@@ -135,7 +135,7 @@ def _row(
         **common,
         instructions=counted.counts.total - border,
         flash_bytes=footprint.flash_bytes,
-        static_bytes=code.static_bytes,
+        static_bytes=footprint.static_bytes + code.caller_bytes,
         stack_bytes=compared.stack_bytes,
         largest_difference=int(difference.max()),
         differing=float((difference > 0).mean()),

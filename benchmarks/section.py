@@ -16,10 +16,10 @@ PAGE = "# Benchmarks\n"
 
 @dataclass(frozen=True)
 class Row:
-    """One network in the code of one generator on one core; `failure` says why there are no figures.
+    """One network in the code of one generator on one core; `failure`: why there are no figures.
 
-    `static_bytes`: arena, scratch, state, int8 input and output. Differences are those of the
-    outputs to onnxruntime in units of the last place; `differing` is the share of them above 0.
+    `static_bytes`: all RAM but the stack, int8 input and output included. Differences are those of
+    the outputs to onnxruntime in units of the last place; `differing` is the share of them above 0.
     """
 
     network: str
@@ -134,14 +134,14 @@ def _memory(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
         "RAM of edgeprune's code. No arena can be smaller than the liveness bound, the largest sum"
         " of tensors alive in one step:",
         "",
-        "| network, core | liveness bound | arena | scratch | canaries | stack | all |",
+        "| network, core | liveness bound | arena | scratch | canaries, alignment | stack | all |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         if row.column not in shown or row.instructions is None or row.scratch_bytes is None:
             continue
-        canaries = row.static_bytes - row.arena_bytes - row.scratch_bytes
-        figures = [row.liveness_bytes, row.arena_bytes, row.scratch_bytes, canaries]
+        others = row.static_bytes - row.arena_bytes - row.scratch_bytes
+        figures = [row.liveness_bytes, row.arena_bytes, row.scratch_bytes, others]
         figures += [row.stack_bytes, row.ram_bytes]
         cells = " | ".join(f"{figure:,}" for figure in figures if figure is not None)
         lines.append(f"| {row.network}, {row.column} | {cells} |")

@@ -1,6 +1,6 @@
 /* Functions that the runtime of a freestanding compiler does not define. Absolute errors of those in
    single precision stay below 1e-6 where the result is of order 1; tests compare them with Python's. */
-#include "math.h"
+#include <math.h>
 
 /* Adding 1.5 * 2^23 leaves no fraction bits; the core rounds half to even. */
 float rintf(float x) {
