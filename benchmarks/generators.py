@@ -56,7 +56,7 @@ uint32_t model_broken(void) {{
     uint32_t broken = 0;
     for (volatile int i = 0; i < 4; ++i)
         broken |= (memory.after_arena[i] ^ GUARD) | (memory.after_output[i] ^ GUARD);
-    return broken;
+    return broken != 0;
 }}
 uint32_t model_scratch_bytes(void) {{ return 0; }}
 

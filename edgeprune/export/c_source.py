@@ -31,6 +31,7 @@ FREESTANDING = Path(__file__).parent / "freestanding"  # headers for compilers w
 KERNELS = "edgeprune_kernels.h"
 FREESTANDING_HEADERS = ("math.h", "string.h")
 CANARY_BYTES = 16
+STATUS_BYTES = 4  # what the kernels of CMSIS-NN returned
 PROCESSORS = {
     "scalar": "processors without DSP extension (Cortex-M0, M3) and hosts",
     "dsp": "processors with DSP extension (Cortex-M4, M7, M33)",
@@ -157,7 +158,7 @@ def _describe(
         arena_bytes=memory.arena_bytes,
         liveness_bytes=memory.liveness_bytes,
         scratch_bytes=scratch,
-        state_bytes=CANARY_BYTES * (2 if scratch else 1),
+        state_bytes=CANARY_BYTES * (2 if scratch else 1) + (STATUS_BYTES if library else 0),
         weight_bytes=sum(function.weight_bytes for function in functions),
         lifetimes=memory.lifetimes,
     )
