@@ -131,10 +131,10 @@ def _memory(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
     """Return where the RAM of edgeprune's code goes, for the kinds of kernels there are."""
     shown = [columns[0], *(column for column in columns[1:] if column == "M55")]
     lines = [
-        "RAM of edgeprune's code. No arena can be smaller than the liveness bound, the largest sum"
-        " of tensors alive in one step:",
+        "RAM of edgeprune's code. No arena can be smaller than the liveness bound, the largest sum",
+        "of tensors alive in one step:",
         "",
-        "| network, core | liveness bound | arena | scratch | canaries, alignment | stack | all |",
+        "| network, core | liveness bound | arena | scratch | canaries and status | stack | all |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:

@@ -78,7 +78,8 @@ class QdqTensors:
             if zero is None or not np.any(zero):
                 self._weights[result] = Weights(values, scales)
             elif values.size == 1:
-                self.values[result] = (values.astype(np.float64) - zero) * scales
+                moved = values.astype(np.float64) - zero.astype(np.float64)
+                self.values[result] = moved * scales
             else:
                 raise self.refuse(node, "has weights with a zero point other than 0")
         else:
