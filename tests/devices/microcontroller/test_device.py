@@ -92,6 +92,38 @@ def test_layers_add_up_and_two_runs_are_identical(precision, exported, int8) -> 
     assert timed.nodes == ()
 
 
+@pytest.mark.parametrize("name", ["cortex_m4", pytest.param("cortex_m55", marks=qemu)])
+def test_joined_models_count_what_they_count_alone(name, int8) -> None:
+    paths = [int8("plain"), int8("residual"), int8("separable")]
+    alone = ask(device(name), *paths, task="layers").models
+    joined = ask(device(name), *paths, task="layers", joined=True).models
+    assert [model.name for model in joined] == [model.name for model in alone]
+    for one, two in zip(alone, joined, strict=True):
+        layers = one.nodes[:-1]  # without the body of the inference function
+        assert [node.name for node in two.nodes] == [node.name for node in layers]
+        for first, second in zip(layers, two.nodes, strict=True):
+            # Addresses differ, and how a constant is loaded with them.
+            assert abs(first.values[0] - second.values[0]) <= 3, first.name
+
+
+def test_a_joined_model_of_reshapes_alone_costs_nothing(int8, tmp_path) -> None:
+    path = tmp_path / "flat.onnx"
+    values = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 1, 1]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4]),
+    ]
+    node = helper.make_node("Flatten", ["x"], ["y"])
+    graph = helper.make_graph([node], "flat", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "float.onnx")
+    quantize(tmp_path / "float.onnx", path, [np.ones((1, 4, 1, 1), np.float32)])
+    flat, plain = ask(
+        device("cortex_m4"), path, int8("plain"), task="layers", joined=True
+    ).models
+    assert [node.values for node in flat.nodes] == [(0.0,)]
+    assert plain.nodes[0].values[0] > 1000
+
+
 @qemu
 @pytest.mark.parametrize("name", UNICORN)
 @pytest.mark.parametrize("precision", ["float32", "int8"])
