@@ -117,9 +117,7 @@ def test_a_joined_model_of_reshapes_alone_costs_nothing(int8, tmp_path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, tmp_path / "float.onnx")
     quantize(tmp_path / "float.onnx", path, [np.ones((1, 4, 1, 1), np.float32)])
-    flat, plain = ask(
-        device("cortex_m4"), path, int8("plain"), task="layers", joined=True
-    ).models
+    flat, plain = ask(device("cortex_m4"), path, int8("plain"), task="layers", joined=True).models
     assert [node.values for node in flat.nodes] == [(0.0,)]
     assert plain.nodes[0].values[0] > 1000
 
