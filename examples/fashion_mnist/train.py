@@ -29,7 +29,6 @@ from data import Batches, read, split
 from model import build, build_small
 
 
-
 class Size(NamedTuple):
     """A network, the passes over the data that its weights took, and the threads."""
 
