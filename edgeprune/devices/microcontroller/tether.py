@@ -20,7 +20,7 @@ def main(parent: int, command: list[str]) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:  # it ended before it could be tied to
-        sys.exit(1)
+        raise SystemExit(1)
     os.execvp(command[0], command)
 
 
