@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from edgeprune import stages
-from edgeprune.allocation.closed_loop import require_reachable
 from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
@@ -134,7 +133,8 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
         with RunFolder(Path(scratch), identity, resume=False) as folder:
             this = stages.Run(job, model, data, device, folder, console)
             groups, dense, table, curves = _prices(this)
-            return Planned(groups, dense, table, _allocate(this, groups, table, curves))
+            plan = _allocate(this, groups, dense, table, curves)
+            return Planned(groups, dense, table, plan)
 
 
 def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensitivity]:
@@ -143,7 +143,7 @@ def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensi
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
     dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
     table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
-    require_reachable(table, this.job.request.limit(table.dense_cost, this.device.spec.unit))
+    stages.check_budgets(this, groups, dense, table)
     curves = do(
         "4-weigh",
         Sensitivity,
@@ -157,12 +157,13 @@ def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensi
 def _allocate(
     this: stages.Run,
     groups: GroupList,
+    dense: ModelProfile,
     table: CostTable,
     curves: Sensitivity,
     tighter: float = 1.0,
 ) -> WidthPlan:
     def work() -> WidthPlan:
-        return stages.allocate(this, groups, table, curves, tighter)
+        return stages.allocate(this, groups, dense, table, curves, tighter)
 
     return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)
 
@@ -197,7 +198,7 @@ def _make(
 ) -> _Made:
     """Allocate, shrink, recover, export and verify."""
     do, skip, own = this.folder.stage, this.console.skipped, this.attempt
-    plan = _allocate(this, groups, table, curves, tighter)
+    plan = _allocate(this, groups, dense, table, curves, tighter)
     shrunk, state, file = (
         own + n for n in ("shrunk.safetensors", "recovered.safetensors", "slim.onnx")
     )

@@ -37,7 +37,7 @@ def plan(
         "kind": opened.spec.figure,
         "unit": opened.spec.unit,
         "dense_cost": found.table.dense_cost,
-        "budget": {"asked": settings.request.text, "limit": found.plan.budget},
+        "budget": {"asked": settings.budget.asked, "limit": found.plan.budget},
         "widths": {name: [g.before, g.after] for name, g in found.plan.groups.items()},
         "criteria": {name: g.criterion for name, g in found.plan.groups.items()},
         "offered": found.table.widths,
