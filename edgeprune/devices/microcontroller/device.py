@@ -39,8 +39,8 @@ from edgeprune.devices.protocol import (
     Obstacle,
     Request,
 )
-from edgeprune.errors import BudgetError, DataError, DeviceError
-from edgeprune.records import DeviceSpec, Environment, Footprint, Microcontroller
+from edgeprune.errors import DataError, DeviceError
+from edgeprune.records import DeviceSpec, Environment, Microcontroller
 
 GRACE_SECONDS = 120.0  # for the start of the emulator, on top of the request's deadline
 AT_ONCE = 8  # models that one emulator process takes
@@ -221,26 +221,6 @@ def tools_of(spec: DeviceSpec) -> str:
     assert spec.microcontroller is not None
     engine = qemu if spec.microcontroller.emulator == "qemu" else unicorn
     return f"{toolchain(spec.microcontroller).version}, {engine.emulator_version()}"
-
-
-def require_fit(spec: DeviceSpec, name: str, footprint: Footprint) -> None:
-    """Make sure that a model fits the board.
-
-    Raises:
-        BudgetError: it does not; says what it needs and what there is.
-    """
-    chip = spec.microcontroller
-    if chip is None:
-        return
-    for what, need, limit in (
-        ("flash", footprint.flash_bytes, chip.flash_kb),
-        ("RAM", footprint.ram_bytes, chip.ram_kb),
-    ):
-        if limit is not None and need > 1024 * limit:
-            raise BudgetError(
-                f"{name} needs {need / 1024:.1f} KB of {what}, {spec.name} has {limit} KB",
-                f"prune it further: [budget] {what.lower()}_kb = {limit} in the job file",
-            )
 
 
 def _answer(built: Built, outcome: Outcome, detailed: bool) -> ModelAnswer:
