@@ -181,5 +181,6 @@ def _firmware(found: FirmwareParity) -> Gate:
         limit=found.limit,
         value=found.max_units,
         note=f"units of int8; the same top-1 in {100 * found.top1_agreement:.1f} % "
-        f"of {found.samples} inputs",
+        f"of {found.samples} inputs; "
+        f"{'run twice, the same bytes' if found.repeats else 'RUN TWICE, OTHER BYTES'}",
     )
