@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 from torch import nn
 
 from edgeprune import stages
@@ -33,6 +34,7 @@ from edgeprune.report.console import Console
 from edgeprune.sections import BudgetSection
 from edgeprune.ship import require_ours, ship
 from edgeprune.store import RunFolder
+from edgeprune.views import collect
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,13 @@ def run(
                 job_title=job.name,
                 integer_model=made.integer_file,
                 chip=device.spec.microcontroller,
+                views=collect(
+                    model,
+                    made.model,
+                    made.plan,
+                    groups,
+                    load_file(folder.file("scores.safetensors")),
+                ),
             )
         shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
         return Result(made.model, shipped, made.verification.verdict, made.plan, out)

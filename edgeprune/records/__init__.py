@@ -53,6 +53,7 @@ from edgeprune.records.spec import (
     Simulation,
     Ssh,
 )
+from edgeprune.records.trials import Trial, Trials
 from edgeprune.records.verdict import (
     Artifact,
     Budget,
@@ -67,6 +68,7 @@ from edgeprune.records.verdict import (
     Verdict,
     Verification,
 )
+from edgeprune.records.views import ScoreSpread, Views, WeightPattern
 
 __all__ = [
     "Adb",
@@ -107,6 +109,7 @@ __all__ = [
     "Roofline",
     "Round",
     "Samples",
+    "ScoreSpread",
     "Sensitivity",
     "SensitivityCurve",
     "Shape",
@@ -118,8 +121,12 @@ __all__ = [
     "Ssh",
     "Target",
     "TensorInfo",
+    "Trial",
+    "Trials",
     "Unit",
     "Verdict",
     "Verification",
+    "Views",
+    "WeightPattern",
     "WidthPlan",
 ]
