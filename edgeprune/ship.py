@@ -22,6 +22,7 @@ from edgeprune.records import (
     SensitivityCurve,
     SkippedGroup,
     Verdict,
+    Views,
     WidthPlan,
 )
 from edgeprune.report.card import card
@@ -70,6 +71,7 @@ def ship(
     job_title: str,
     integer_model: Path | None = None,
     chip: Microcontroller | None = None,
+    views: Views | None = None,
 ) -> tuple[Path, ...]:
     """Write everything that is shipped into `out`, file by file, the checksums last.
 
@@ -90,6 +92,7 @@ def ship(
         job_title: heading of report and model card.
         integer_model: the int8 form of `model`; it is copied to model.int8.onnx.
         chip: the core for which C code of the int8 form is written into c/.
+        views: groups, scores and weights for the report to draw.
 
     Returns:
         The shipped files, SHA256SUMS last.
@@ -119,6 +122,7 @@ def ship(
         versions=versions,
         licence=licence,
         code=code,
+        views=views or Views(),
     )
     write_text(out / CARD, card(document))
     written = (MODEL, *forms, VERDICT, CARD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,16 +13,20 @@ from torch import Tensor, nn
 
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.closed_loop import close_the_loop
-from edgeprune.allocation.problem import build_problem
+from edgeprune.allocation.firmware_rows import FirmwareMemory
+from edgeprune.allocation.problem import Problem, Resource, build_problem, flat_curves
+from edgeprune.allocation.reachable import require_reachable
 from edgeprune.allocation.reaching import reach
+from edgeprune.allocation.resources import Model, resource_rows
 from edgeprune.allocation.task import Task
 from edgeprune.cost.table import build_table
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UnsupportedModelError
+from edgeprune.export.integer_graph import read_integer_graph
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
-from edgeprune.export.segments import read_graph
+from edgeprune.export.segments import as_int8, read_graph
 from edgeprune.importance.scores import score_channels
 from edgeprune.importance.sensitivity import best_curves, importance_curves, sensitivity_curves
 from edgeprune.job import Job
@@ -35,6 +40,7 @@ from edgeprune.records import (
     ModelProfile,
     Recovered,
     Sensitivity,
+    SensitivityCurve,
     Shrunk,
     Verification,
     WidthPlan,
@@ -43,6 +49,7 @@ from edgeprune.recovery.finetuning import recover
 from edgeprune.report.console import Console
 from edgeprune.store import RunFolder, atomic
 from edgeprune.verify.evidence import Subject, gather
+from edgeprune.verify.firmware import footprints
 from edgeprune.verify.gates import judge
 
 PROOF_SAMPLES = 64
@@ -186,12 +193,63 @@ def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitiv
     )
 
 
+def pose(
+    run: Run,
+    groups: GroupList,
+    dense: ModelProfile,
+    table: CostTable,
+    curves: Mapping[str, SensitivityCurve] | None = None,
+) -> Problem:
+    """Return the allocation problem of the job: losses of `curves` (None: no loss), all limits."""
+    graph = read_graph(run.file("dense.onnx"))
+    if run.precision.name == "int8":
+        graph = as_int8(graph)
+    model = Model(run.model, graph, groups.groups, dense.file_bytes)
+    own_memory = run.device.spec.runtime == "firmware"
+    rows = resource_rows(run.job.budget, table, model, memory=not own_memory)
+    if own_memory:
+        rows += _firmware_rows(run, table)
+    return build_problem(table, curves or flat_curves(table), rows)
+
+
+def _firmware_rows(run: Run, table: CostTable) -> tuple[Resource, ...]:
+    """Return the rows of RAM and flash of int8 firmware, within the limits of job and board."""
+    chip, file = run.device.spec.microcontroller, run.precision.file(run.file("dense.onnx"))
+    limits = run.job.budget.memory(chip)
+    if chip is None or run.precision.name != "int8" or not limits:
+        return ()  # float32 code keeps its tensors on the stack: only the gates know its memory
+    (dense,) = footprints(run.device, (file,), run.job.seed)
+    memory = FirmwareMemory(read_integer_graph(file), table, chip.target, dense)
+    rows: tuple[Resource, ...] = ()
+    if "ram" in limits:
+        rows += memory.ram(1024 * limits["ram"])
+    if "flash" in limits:
+        rows += memory.flash(1024 * limits["flash"])
+    return rows
+
+
+def check_budgets(run: Run, groups: GroupList, dense: ModelProfile, table: CostTable) -> None:
+    """Make sure, before losses are measured, that all limits can be reached.
+
+    Raises:
+        BudgetError: they cannot.
+    """
+    unit = run.device.spec.unit
+    limit = run.job.request.limit(table.dense_cost, unit)
+    require_reachable(pose(run, groups, dense, table), limit, unit)
+
+
 def allocate(
-    run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitivity, tighter: float = 1.0
+    run: Run,
+    groups: GroupList,
+    dense: ModelProfile,
+    table: CostTable,
+    sensitivity: Sensitivity,
+    tighter: float = 1.0,
 ) -> WidthPlan:
     """Find the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
     best = best_curves(sensitivity.curves)
-    problem = build_problem(table, best)
+    problem = pose(run, groups, dense, table, best)
     request = run.job.request
     limit = request.limit(table.dense_cost, run.device.spec.unit) / tighter
     with run.console.stage("Allocating widths") as stage:
@@ -273,7 +331,7 @@ def write(run: Run, plan: WidthPlan) -> Artifact:
         metadata = {
             "job": run.job.name,
             "device": run.device.spec.name,
-            "budget": run.job.request.text,
+            "budget": run.job.budget.asked,
             "plan": plan.digest,
             "seed": str(run.job.seed),
             "version": importlib.metadata.version("edgeprune"),
@@ -315,6 +373,7 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
         functional_only=spec.functional_only,
         measured_by=spec.measured_by,
         note=spec.note,
+        chip=spec.microcontroller,
     )
     return Verification(verdict=verdict, slim_profile=profiled)
 

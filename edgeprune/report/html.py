@@ -18,9 +18,11 @@ from edgeprune.records import (
     SkippedGroup,
     Unit,
     Verdict,
+    Views,
     WidthPlan,
 )
 from edgeprune.report import arena, charts, figures, summary
+from edgeprune.report.pictures import pictures
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -51,14 +53,15 @@ class ReportData(Record):
     versions: dict[str, str]
     licence: str | None = None
     code: CSource | None = None
+    views: Views = Views()
 
 
 def render(document: ReportData) -> str:
     """Return the report as the text of an HTML file."""
     from markupsafe import Markup
 
-    pictures = {name: Markup(svg) for name, svg in _charts(document).items()}
-    page = fill("report.html.j2", document, charts=pictures, layers=_layers(document), arena=arena)
+    drawn = {name: Markup(svg) for name, svg in _charts(document).items()}
+    page = fill("report.html.j2", document, charts=drawn, layers=_layers(document), arena=arena)
     return page.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
@@ -131,6 +134,9 @@ def _charts(document: ReportData) -> dict[str, str]:
             document.history,
             metric=f"validation {verdict.metric}",
             title="Loss and validation metric over the steps of recovery",
+        ),
+        **pictures(
+            document.views, plan, document.curves, document.dense_profile, document.slim_profile
         ),
     }
 
