@@ -2,7 +2,7 @@
 
     make bench-peers                              hours on an idle machine; goes on where it stopped
     python benchmarks/peers.py --keep DIR         keeps, and reuses, what is in DIR
-    python benchmarks/peers.py --only-docs ...    writes the section from what is there, runs nothing
+    python benchmarks/peers.py --only-docs   writes the section from what is there, no more
 
 Writes the section "Allocators at equal measured cost" of docs/benchmarks.md.
 """
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 JOB = ROOT / "examples" / "fashion_mnist" / "job.toml"
 RUNS = (("mobile_cpu", "50%,35%,25%"), ("arm64_emulated", "50%"))
 BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
-PAGE = "# Benchmarks\n\nFigures of edgeprune's own, each with its conditions. Programs write this page.\n"
+PAGE = "# Benchmarks\n\nFigures with their conditions. Programs write this page.\n"
 OURS = "exact"
 TORCH_PRUNING = ("uniform", "global", "isomorphic")
 
@@ -63,9 +63,10 @@ def section(results: list[BenchResult]) -> str:
     lines = [
         "## Allocators at equal measured cost",
         "",
-        "Every method is brought to the same cost on the device by turning its own knob (`edgeprune bench`),",
-        "and recovers in the same way. `global/taylor@8` is torch-pruning's global pruning by Taylor scores,",
-        "rounded to 8; `exact` is edgeprune's default. A method marked *over* did not get down to the budget.",
+        "Every method is brought to the same cost on the device by turning its own knob",
+        "(`edgeprune bench`), and recovers in the same way. `global/taylor@8` is torch-pruning's",
+        "global pruning by Taylor scores, rounded to 8; `exact` is edgeprune's default. A method",
+        "marked *over* did not get down to the budget.",
         "Written by `make bench-peers`.",
         "",
     ]
@@ -103,8 +104,8 @@ def verdicts(result: BenchResult) -> list[str]:
         dense = result.dense.accuracy
         lost, other = dense - ours.before, dense - (best.before or 0.0)
         lines.append(
-            f"- {share}, after BatchNorm recalibration alone: `{OURS}` loses {100 * lost:.2f} points, "
-            f"torch-pruning's best setting (`{best.method}`) {100 * other:.2f}: "
+            f"- {share}, after BatchNorm recalibration alone: `{OURS}` loses {100 * lost:.2f} "
+            f"points, torch-pruning's best setting (`{best.method}`) {100 * other:.2f}: "
             f"{'at most half' if lost <= other / 2 else '**more than half**'}."
         )
     return lines
