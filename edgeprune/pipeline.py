@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 from torch import nn
 
 from edgeprune import stages
-from edgeprune.allocation.closed_loop import require_reachable
 from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
@@ -34,6 +34,7 @@ from edgeprune.report.console import Console
 from edgeprune.sections import BudgetSection
 from edgeprune.ship import require_ours, ship
 from edgeprune.store import RunFolder
+from edgeprune.views import collect
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,13 @@ def deliver(this: stages.Run, prices: Prices, made: Made, out: Path) -> Result:
             job_title=this.job.name,
             integer_model=made.integer_file,
             chip=this.device.spec.microcontroller,
+            views=collect(
+                this.model,
+                made.model,
+                made.plan,
+                prices.groups,
+                load_file(this.file("scores.safetensors")),
+            ),
         )
     shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
     return Result(made.model, shipped, made.verification.verdict, made.plan, out)
@@ -164,7 +172,7 @@ def prices_of(this: stages.Run) -> Prices:
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
     dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
     table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
-    require_reachable(table, this.job.request.limit(table.dense_cost, this.device.spec.unit))
+    stages.check_budgets(this, groups, dense, table)
     curves = do(
         "4-weigh",
         Sensitivity,
@@ -179,7 +187,8 @@ def allocate(this: stages.Run, prices: Prices, tighter: float = 1.0) -> WidthPla
     """Allocate widths for 1 / `tighter` of the budget."""
 
     def work() -> WidthPlan:
-        return stages.allocate(this, prices.groups, prices.table, prices.curves, tighter)
+        p = prices
+        return stages.allocate(this, p.groups, p.dense, p.table, p.curves, tighter)
 
     return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)
 

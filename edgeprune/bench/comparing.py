@@ -12,7 +12,6 @@ from torch import nn
 
 from edgeprune import stages
 from edgeprune.allocation.candidates import Candidates
-from edgeprune.allocation.closed_loop import require_reachable
 from edgeprune.allocation.reaching import reach
 from edgeprune.allocation.task import Task
 from edgeprune.bench import narrower
@@ -92,8 +91,9 @@ class Comparison:
                 / prices.table.dense_cost
                 for b in self.budgets
             }
-            for target in targets.values():
-                require_reachable(prices.table, target * prices.table.dense_cost)
+            for budget in self.budgets:
+                asked = replace(this, job=first.with_overrides(budget=budget))
+                stages.check_budgets(asked, prices.groups, prices.dense, prices.table)
             dense = folder.stage("dense-accuracy", BenchDense, self._dense)
             rows, skipped = Rows(folder.file("rows.jsonl")), self._impossible()
             work = _Work(self, this, prices, targets, rows)
@@ -199,8 +199,8 @@ class _Work:
             if variant.name == OURS:
                 prune = job.prune.model_copy(update={"allocation": OURS, "round_to": None})
                 run = replace(self.this, job=job.model_copy(update={"prune": prune}))
-                prices = self.prices
-                return stages.allocate(run, prices.groups, prices.table, prices.curves)
+                p = self.prices
+                return stages.allocate(run, p.groups, p.dense, p.table, p.curves)
             task = replace(
                 self.task,
                 criterion=variant.criterion or self.task.criterion,

@@ -37,6 +37,7 @@ from edgeprune.records.plan import (
     Price,
     PricedLayer,
     Recovered,
+    ResourceUse,
     Round,
     Sensitivity,
     SensitivityCurve,
@@ -53,6 +54,7 @@ from edgeprune.records.spec import (
     Simulation,
     Ssh,
 )
+from edgeprune.records.trials import Trial, Trials
 from edgeprune.records.verdict import (
     Artifact,
     Budget,
@@ -67,6 +69,7 @@ from edgeprune.records.verdict import (
     Verdict,
     Verification,
 )
+from edgeprune.records.views import ScoreSpread, Views, WeightPattern
 
 __all__ = [
     "Adb",
@@ -107,9 +110,11 @@ __all__ = [
     "Record",
     "Recovered",
     "Remote",
+    "ResourceUse",
     "Roofline",
     "Round",
     "Samples",
+    "ScoreSpread",
     "Sensitivity",
     "SensitivityCurve",
     "Shape",
@@ -121,8 +126,12 @@ __all__ = [
     "Ssh",
     "Target",
     "TensorInfo",
+    "Trial",
+    "Trials",
     "Unit",
     "Verdict",
     "Verification",
+    "Views",
+    "WeightPattern",
     "WidthPlan",
 ]
