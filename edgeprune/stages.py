@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.closed_loop import close_the_loop
-from edgeprune.allocation.problem import Problem, build_problem, flat_curves
+from edgeprune.allocation.firmware_rows import FirmwareMemory
+from edgeprune.allocation.problem import Problem, Resource, build_problem, flat_curves
 from edgeprune.allocation.reachable import require_reachable
 from edgeprune.allocation.reaching import reach
 from edgeprune.allocation.resources import Model, resource_rows
@@ -22,6 +23,7 @@ from edgeprune.cost.table import build_table
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UnsupportedModelError
+from edgeprune.export.integer_graph import read_integer_graph
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
 from edgeprune.export.segments import as_int8, read_graph
@@ -47,6 +49,7 @@ from edgeprune.recovery.finetuning import recover
 from edgeprune.report.console import Console
 from edgeprune.store import RunFolder, atomic
 from edgeprune.verify.evidence import Subject, gather
+from edgeprune.verify.firmware import footprints
 from edgeprune.verify.gates import judge
 
 PROOF_SAMPLES = 64
@@ -221,7 +224,25 @@ def pose(
     model = Model(run.model, graph, groups.groups, dense.file_bytes)
     own_memory = run.device.spec.runtime == "firmware"
     rows = resource_rows(run.job.budget, table, model, memory=not own_memory)
+    if own_memory:
+        rows += _firmware_rows(run, table)
     return build_problem(table, curves or flat_curves(table), rows)
+
+
+def _firmware_rows(run: Run, table: CostTable) -> tuple[Resource, ...]:
+    """Return the rows of RAM and flash of int8 firmware, within the limits of job and board."""
+    chip, file = run.device.spec.microcontroller, run.precision.file(run.file("dense.onnx"))
+    limits = run.job.budget.memory(chip)
+    if chip is None or run.precision.name != "int8" or not limits:
+        return ()  # float32 code keeps its tensors on the stack: only the gates know its memory
+    (dense,) = footprints(run.device, (file,), run.job.seed)
+    memory = FirmwareMemory(read_integer_graph(file), table, chip.target, dense)
+    rows: tuple[Resource, ...] = ()
+    if "ram" in limits:
+        rows += memory.ram(1024 * limits["ram"])
+    if "flash" in limits:
+        rows += memory.flash(1024 * limits["flash"])
+    return rows
 
 
 def check_budgets(run: Run, groups: GroupList, dense: ModelProfile, table: CostTable) -> None:
@@ -355,6 +376,7 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
         functional_only=spec.functional_only,
         measured_by=spec.measured_by,
         note=spec.note,
+        chip=spec.microcontroller,
     )
     return Verification(verdict=verdict, slim_profile=profiled)
 

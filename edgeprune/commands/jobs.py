@@ -44,6 +44,8 @@ def plan(
         "predicted": {"cost": found.plan.predicted, "error": found.plan.predicted_error},
         "measured": found.plan.corrected,
         "gap": found.plan.gap,
+        "resources": [r.model_dump(mode="json") for r in found.plan.resources],
+        "held_by": found.plan.held_by,
         "digest": found.plan.digest,
         "rounds": [r.model_dump(mode="json") for r in found.plan.rounds],
         "skipped": [s.model_dump(mode="json") for s in found.groups.skipped],
