@@ -109,6 +109,10 @@ bench-measure: $(STAMP) ## Check the measuring itself, hours on an idle machine 
 bench-microcontroller: $(MCU) ## Compare generated C with two other generators, emulated; writes docs/benchmarks.md
 	$(BIN)/python benchmarks/microcontroller.py --docs docs/benchmarks.md
 
+.PHONY: bench-peers
+bench-peers: $(STAMP) ## Compare allocators at equal cost, hours on an idle machine; writes docs/benchmarks.md [STEPS=]
+	$(BIN)/python benchmarks/peers.py $(if $(STEPS),--steps $(STEPS))
+
 .PHONY: docs
 docs: $(STAMP) ## Write docs/cli.md from the help of the command line
 	$(BIN)/python docs/generate_cli.py

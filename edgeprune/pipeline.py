@@ -93,45 +93,55 @@ def run(
     require_ours(out)
     with RunFolder(out, identity_of(job, model, data, device), resume=resume) as folder:
         this = stages.Run(job, model, data, device, folder, console)
-        groups, dense, table, curves = _prices(this)
-        made = _make(this, groups, dense, table, curves)
-        budget = made.verification.verdict.budget
-        if not budget.met and allocator(job.prune.allocation).steerable:
-            tighter = budget.reached / made.plan.corrected
-            console.warning(
-                f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
-                "the device has changed its speed since widths were allocated; trying once more"
-            )
-            again = _make(replace(this, attempt="again-"), groups, dense, table, curves, tighter)
-            made = min(made, again, key=_shortfall)
-        with console.stage("Shipping"):
-            ship(
-                out,
-                verdict=made.verification.verdict,
-                plan=made.plan,
-                table=table,
-                curves=curves.curves,
-                history=made.recovered.history,
-                skipped=groups.skipped,
-                dense_profile=dense,
-                slim_profile=made.verification.slim_profile,
-                model=made.file,
-                artifact=made.artifact,
-                versions=versions(),
-                licence=job.model.licence,
-                job_title=job.name,
-                integer_model=made.integer_file,
-                chip=device.spec.microcontroller,
-                views=collect(
-                    model,
-                    made.model,
-                    made.plan,
-                    groups,
-                    load_file(folder.file("scores.safetensors")),
-                ),
-            )
-        shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
-        return Result(made.model, shipped, made.verification.verdict, made.plan, out)
+        prices = prices_of(this)
+        return deliver(this, prices, attempts(this, prices), out)
+
+
+def attempts(this: stages.Run, prices: Prices) -> Made:
+    """Make the slim model; where it misses the budget, once more for a tighter one."""
+    made = make(this, prices)
+    budget = made.verification.verdict.budget
+    if budget.met or not allocator(this.job.prune.allocation).steerable:
+        return made
+    this.console.warning(
+        f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
+        "the device has changed its speed since widths were allocated; trying once more"
+    )
+    tighter = budget.reached / made.plan.corrected
+    again = make(replace(this, attempt=f"{this.attempt}again-"), prices, tighter)
+    return min(made, again, key=_shortfall)
+
+
+def deliver(this: stages.Run, prices: Prices, made: Made, out: Path) -> Result:
+    """Ship what was made into `out`."""
+    with this.console.stage("Shipping"):
+        ship(
+            out,
+            verdict=made.verification.verdict,
+            plan=made.plan,
+            table=prices.table,
+            curves=prices.curves.curves,
+            history=made.recovered.history,
+            skipped=prices.groups.skipped,
+            dense_profile=prices.dense,
+            slim_profile=made.verification.slim_profile,
+            model=made.file,
+            artifact=made.artifact,
+            versions=versions(),
+            licence=this.job.model.licence,
+            job_title=this.job.name,
+            integer_model=made.integer_file,
+            chip=this.device.spec.microcontroller,
+            views=collect(
+                this.model,
+                made.model,
+                made.plan,
+                prices.groups,
+                load_file(this.file("scores.safetensors")),
+            ),
+        )
+    shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
+    return Result(made.model, shipped, made.verification.verdict, made.plan, out)
 
 
 def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: Console) -> Planned:
@@ -141,12 +151,22 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
         identity = identity_of(job, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
             this = stages.Run(job, model, data, device, folder, console)
-            groups, dense, table, curves = _prices(this)
-            plan = _allocate(this, groups, dense, table, curves)
-            return Planned(groups, dense, table, plan)
+            prices = prices_of(this)
+            plan = allocate(this, prices)
+            return Planned(prices.groups, prices.dense, prices.table, plan)
 
 
-def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensitivity]:
+@dataclass(frozen=True)
+class Prices:
+    """What the device says of the dense model, and what each width costs and loses."""
+
+    groups: GroupList
+    dense: ModelProfile
+    table: CostTable
+    curves: Sensitivity
+
+
+def prices_of(this: stages.Run) -> Prices:
     """Profile and price: what the device says, and what each width costs in loss."""
     do, skip, files = this.folder.stage, this.console.skipped, this.exported("dense.onnx")
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
@@ -160,25 +180,21 @@ def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensi
         ("scores.safetensors",),
         skip,
     )
-    return groups, dense, table, curves
+    return Prices(groups, dense, table, curves)
 
 
-def _allocate(
-    this: stages.Run,
-    groups: GroupList,
-    dense: ModelProfile,
-    table: CostTable,
-    curves: Sensitivity,
-    tighter: float = 1.0,
-) -> WidthPlan:
+def allocate(this: stages.Run, prices: Prices, tighter: float = 1.0) -> WidthPlan:
+    """Allocate widths for 1 / `tighter` of the budget."""
+
     def work() -> WidthPlan:
-        return stages.allocate(this, groups, dense, table, curves, tighter)
+        p = prices
+        return stages.allocate(this, p.groups, p.dense, p.table, p.curves, tighter)
 
     return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)
 
 
 @dataclass(frozen=True)
-class _Made:
+class Made:
     """What an attempt made."""
 
     plan: WidthPlan
@@ -190,24 +206,17 @@ class _Made:
     verification: Verification
 
 
-def _shortfall(made: _Made) -> tuple[bool, float]:
+def _shortfall(made: Made) -> tuple[bool, float]:
     """Return what ranks attempts: a missed gate, then how far the budget is overrun."""
     verdict = made.verification.verdict
     over = max(0.0, verdict.budget.reached / verdict.budget.limit - 1)
     return not verdict.passed, over
 
 
-def _make(
-    this: stages.Run,
-    groups: GroupList,
-    dense: ModelProfile,
-    table: CostTable,
-    curves: Sensitivity,
-    tighter: float = 1.0,
-) -> _Made:
+def make(this: stages.Run, prices: Prices, tighter: float = 1.0) -> Made:
     """Allocate, shrink, recover, export and verify."""
     do, skip, own = this.folder.stage, this.console.skipped, this.attempt
-    plan = _allocate(this, groups, dense, table, curves, tighter)
+    plan = allocate(this, prices, tighter)
     shrunk, state, file = (
         own + n for n in ("shrunk.safetensors", "recovered.safetensors", "slim.onnx")
     )
@@ -220,14 +229,14 @@ def _make(
     verification = do(
         f"{own}9-verify",
         Verification,
-        lambda: stages.verify(this, plan, dense, recovered),
+        lambda: stages.verify(this, plan, prices.dense, recovered),
         files,
         skip,
     )
     model = stages.slim_model(this, plan)
     path = this.own("slim.onnx")
     integer = this.precision.file(path)
-    return _Made(
+    return Made(
         plan,
         model,
         recovered,

@@ -130,16 +130,16 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
         )
 
 
-def criteria_of(run: Run) -> tuple[str, ...]:
+def criteria_of(job: Job) -> tuple[str, ...]:
     """Return the importance criteria that the job's setting stands for."""
-    name = run.job.prune.importance
+    name = job.prune.importance
     return ("taylor", "l2") if name == "auto" else (name,)
 
 
 def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
     """Score channels and measure what each width costs in loss."""
     settings = run.job.prune
-    criteria = criteria_of(run)
+    criteria = criteria_of(run.job)
     with run.console.stage("Measuring sensitivity") as stage:
         scores = {
             name: score_channels(
@@ -178,7 +178,7 @@ def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitiv
     for key, score in load_file(run.file("scores.safetensors")).items():
         criterion, _, group = key.partition("/")
         scores.setdefault(criterion, {})[group] = score
-    names = criteria_of(run)
+    names = criteria_of(run.job)
     return Task(
         run.model,
         run.data,
@@ -190,6 +190,23 @@ def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitiv
         round_to=run.job.prune.round_to,
         kind=run.device.spec.kind,
         seed=run.job.seed,
+    )
+
+
+def candidates_of(run: Run, table: CostTable, sensitivity: Sensitivity) -> Candidates:
+    """Return what builds and measures candidate plans."""
+    return Candidates(
+        run.model,
+        run.data,
+        run.device,
+        run.precision,
+        folder=run.folder.path,
+        table=table,
+        curves=best_curves(sensitivity.curves),
+        scores=load_file(run.file("scores.safetensors")),
+        opset=run.job.export.opset,
+        seed=run.job.seed,
+        relative=run.job.request.share is not None,
     )
 
 
@@ -248,24 +265,10 @@ def allocate(
     tighter: float = 1.0,
 ) -> WidthPlan:
     """Find the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
-    best = best_curves(sensitivity.curves)
-    problem = pose(run, groups, dense, table, best)
-    request = run.job.request
-    limit = request.limit(table.dense_cost, run.device.spec.unit) / tighter
+    candidates = candidates_of(run, table, sensitivity)
+    problem = pose(run, groups, dense, table, candidates.curves)
+    limit = run.job.request.limit(table.dense_cost, run.device.spec.unit) / tighter
     with run.console.stage("Allocating widths") as stage:
-        candidates = Candidates(
-            run.model,
-            run.data,
-            run.device,
-            run.precision,
-            folder=run.folder.path,
-            table=table,
-            curves=best,
-            scores=load_file(run.file("scores.safetensors")),
-            opset=run.job.export.opset,
-            seed=run.job.seed,
-            relative=request.share is not None,
-        )
         if run.job.prune.allocation != "exact":
             return reach(
                 run.job.prune.allocation,

@@ -28,7 +28,7 @@ def plan(
     from edgeprune.pipeline import plan_only
 
     console = common.console
-    settings, model, data, opened = _prepare(job, device, budget, seed, common)
+    settings, model, data, opened = prepare(job, device, budget, seed, common)
     found = plan_only(settings, model, data, opened, console)
     document = {
         "schema": 1,
@@ -86,7 +86,7 @@ def run(
 
     console = common.console
     here = Path.cwd()  # a factory may go elsewhere
-    settings, model, data, opened = _prepare(job, device, budget, seed, common)
+    settings, model, data, opened = prepare(job, device, budget, seed, common)
     folder = out or Path("deploy", opened.spec.name, settings.name)
     folder = folder if Path.cwd() == here else here / folder
     result = pipeline.run(settings, model, data, opened, folder, resume=resume, console=console)
@@ -117,7 +117,7 @@ def report(run_dir: Path, *, common: Common = DEFAULT) -> int:
     return DONE
 
 
-def _prepare(
+def prepare(
     job: Path, device: str, budget: str | None, seed: int | None, common: Common
 ) -> tuple[Any, Any, Any, Any]:
     """Load everything a job names; cheap faults are told before torch is imported."""
