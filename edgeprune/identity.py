@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
@@ -20,12 +21,17 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
 
 
-def identity_of(job: Job, model: nn.Module, data: Data, device: Device) -> dict[str, str]:
-    """Return everything that the results of a run depend on, as name -> text."""
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """Return a hash of names, shapes, types and values of a state."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def identity_of(job: Job, model: nn.Module, data: Data, device: Device) -> dict[str, str]:
+    """Return everything that the results of a run depend on, as name -> text."""
     sample = hashlib.sha256()
     parts = [first_batches(part, 1, what)[0] for what, part in data.parts().items()]
     for tensor in (*data.example, *(t for inputs, target in parts for t in (*inputs, target))):
@@ -36,7 +42,7 @@ def identity_of(job: Job, model: nn.Module, data: Data, device: Device) -> dict[
         "seed": str(job.seed),
         "model": hashlib.sha256(repr(model).encode()).hexdigest(),
         "code": code_digest(model, data),
-        "weights": digest.hexdigest(),
+        "weights": state_digest(model.state_dict()),
         "data": sample.hexdigest(),
         "device": device.spec.model_dump_json(),
         **{f"version of {name}": version for name, version in versions().items()},

@@ -15,9 +15,12 @@ from edgeprune.sections import (
     BudgetSection,
     DataSection,
     ExportSection,
+    GuardsSection,
     ModelSection,
     PruneSection,
     RecoverSection,
+    RegulariseSection,
+    ScheduleSection,
     Section,
     job_name,
 )
@@ -34,7 +37,10 @@ class Job(Section):
     data: DataSection
     budget: BudgetSection = BudgetSection()
     prune: PruneSection = PruneSection()
+    schedule: ScheduleSection = ScheduleSection()
+    regularise: RegulariseSection | None = None
     recover: RecoverSection = RecoverSection()
+    guards: GuardsSection = GuardsSection()
     export: ExportSection = ExportSection()
 
     def with_overrides(self, *, budget: str | None = None, seed: int | None = None) -> Job:

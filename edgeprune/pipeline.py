@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from edgeprune import stages
+from edgeprune import stages, steps
 from edgeprune.allocation.closed_loop import require_reachable
 from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
 from edgeprune.identity import identity_of, versions
 from edgeprune.job import Job
-from edgeprune.loading import check_finite, check_runs, load_data, load_model, seed_everything
+from edgeprune.loading import (
+    check_finite,
+    check_runs,
+    initial_state,
+    load_data,
+    load_model,
+    seed_everything,
+)
+from edgeprune.pruning.remainder import Remainder
 from edgeprune.records import (
     Artifact,
     CostTable,
     GroupList,
     ModelProfile,
     Recovered,
+    Regularised,
+    ScheduleHistory,
     Sensitivity,
     Shrunk,
     Verdict,
     Verification,
     WidthPlan,
 )
+from edgeprune.recovery.schedules import Outcome, Step, carry_out
 from edgeprune.report.console import Console
 from edgeprune.sections import BudgetSection
 from edgeprune.ship import require_ours, ship
 from edgeprune.store import RunFolder
+from edgeprune.verify import guards
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,12 @@ def load(job: Job, folder: Path) -> tuple[nn.Module, Data]:
     return model, data
 
 
+def load_given(job: Job, folder: Path) -> stages.Given:
+    """Return what the job's schedule needs besides model and data."""
+    wanted = job.schedule.kind == "lottery"
+    return stages.Given(initial=initial_state(job, folder) if wanted else None)
+
+
 def run(
     job: Job,
     model: nn.Module,
@@ -80,6 +99,7 @@ def run(
     *,
     resume: bool = False,
     console: Console,
+    given: stages.Given | None = None,
 ) -> Result:
     """Do the whole job and ship into `out`; with `resume`, go on where an earlier run stopped.
 
@@ -88,19 +108,23 @@ def run(
     """
     seed_everything(job.seed)
     job.request.limit(1.0, device.spec.unit)  # a budget in another unit is told before any work
+    steps.check(job, data)
+    guards.check(job.guards, model, data)
     require_ours(out)
-    with RunFolder(out, identity_of(job, model, data, device), resume=resume) as folder:
-        this = stages.Run(job, model, data, device, folder, console)
-        groups, dense, table, curves = _prices(this)
-        made = _make(this, dense, table, curves)
+    given = given or stages.Given()
+    identity = identity_of(job, model, data, device) | given.identity()
+    with RunFolder(out, identity, resume=resume) as folder:
+        this = stages.Run(job, model, data, device, folder, console, given=given)
+        groups, dense, table = _prices(this)
+        made = _make(this, groups, dense, table)
         budget = made.verification.verdict.budget
-        if not budget.met:
+        if not budget.met and not made.stopped:
             tighter = budget.reached / made.plan.corrected
             console.warning(
                 f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
                 "the device has changed its speed since widths were allocated; trying once more"
             )
-            again = _make(replace(this, attempt="again-"), dense, table, curves, tighter)
+            again = _make(replace(this, attempt="again-"), groups, dense, table, tighter)
             made = min(made, again, key=_shortfall)
         with console.stage("Shipping"):
             ship(
@@ -108,7 +132,7 @@ def run(
                 verdict=made.verification.verdict,
                 plan=made.plan,
                 table=table,
-                curves=curves.curves,
+                curves=made.curves.curves,
                 history=made.recovered.history,
                 skipped=groups.skipped,
                 dense_profile=dense,
@@ -132,25 +156,29 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
         identity = identity_of(job, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
             this = stages.Run(job, model, data, device, folder, console)
-            groups, dense, table, curves = _prices(this)
+            groups, dense, table = _prices(this)
+            curves = _weigh(this, groups, table)
             return Planned(groups, dense, table, _allocate(this, table, curves))
 
 
-def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensitivity]:
-    """Profile and price: what the device says, and what each width costs in loss."""
+def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable]:
+    """Profile and price: what the device says."""
     do, skip, files = this.folder.stage, this.console.skipped, this.exported("dense.onnx")
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
     dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
     table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
     require_reachable(table, this.job.request.limit(table.dense_cost, this.device.spec.unit))
-    curves = do(
-        "4-weigh",
-        Sensitivity,
-        lambda: stages.weigh(this, groups, table),
-        ("scores.safetensors",),
-        skip,
-    )
-    return groups, dense, table, curves
+    return groups, dense, table
+
+
+def _weigh(this: stages.Run, groups: GroupList, table: CostTable) -> Sensitivity:
+    """Find out what each width costs in loss; further attempts share it."""
+
+    def work() -> Sensitivity:
+        return stages.weigh(this, groups, table)
+
+    name, skip = f"{this.step}4-weigh", this.console.skipped
+    return this.folder.stage(name, Sensitivity, work, (this.scores.name,), skip)
 
 
 def _allocate(
@@ -163,16 +191,28 @@ def _allocate(
 
 
 @dataclass(frozen=True)
+class _Cut:
+    """What a step of the schedule made."""
+
+    run: stages.Run
+    plan: WidthPlan
+    curves: Sensitivity
+    recovered: Recovered
+
+
+@dataclass(frozen=True)
 class _Made:
-    """What an attempt made."""
+    """What an attempt made; `stopped` says why the schedule ended early, if it did."""
 
     plan: WidthPlan
+    curves: Sensitivity
     model: nn.Module
     recovered: Recovered
     artifact: Artifact
     file: Path
     integer_file: Path | None
     verification: Verification
+    stopped: str
 
 
 def _shortfall(made: _Made) -> tuple[bool, float]:
@@ -184,42 +224,102 @@ def _shortfall(made: _Made) -> tuple[bool, float]:
 
 def _make(
     this: stages.Run,
+    groups: GroupList,
     dense: ModelProfile,
     table: CostTable,
-    curves: Sensitivity,
     tighter: float = 1.0,
 ) -> _Made:
-    """Allocate, shrink, recover, export and verify."""
-    do, skip, own = this.folder.stage, this.console.skipped, this.attempt
-    plan = _allocate(this, table, curves, tighter)
-    shrunk, state, file = (
-        own + n for n in ("shrunk.safetensors", "recovered.safetensors", "slim.onnx")
-    )
-    files = this.exported(file)
-    do(f"{own}6-shrink", Shrunk, lambda: stages.cut(this, plan), (shrunk,), skip)
-    recovered = do(
-        f"{own}7-recover", Recovered, lambda: stages.win_back(this, plan), (state,), skip
-    )
-    artifact = do(f"{own}8-export", Artifact, lambda: stages.write(this, plan), files, skip)
+    """Cut step by step, then export and verify what the last good step made."""
+    outcome, history = _cut_in_steps(this, groups, table, tighter)
+    run, plan, recovered = outcome.state.run, outcome.state.plan, outcome.state.recovered
+    do, skip, own = run.folder.stage, run.console.skipped, run.attempt
+    files = run.exported(f"{own}slim.onnx")
+    artifact = do(f"{own}8-export", Artifact, lambda: stages.write(run, plan), files, skip)
     verification = do(
         f"{own}9-verify",
         Verification,
-        lambda: stages.verify(this, plan, dense, recovered),
+        lambda: stages.verify(run, plan, dense, recovered, history),
         files,
         skip,
     )
-    model = stages.slim_model(this, plan)
-    path = this.own("slim.onnx")
-    integer = this.precision.file(path)
+    path = run.own("slim.onnx")
+    integer = run.precision.file(path)
     return _Made(
         plan,
-        model,
+        outcome.state.curves,
+        stages.slim_model(run, plan),
         recovered,
         artifact,
         path,
         integer if integer != path else None,
         verification,
+        outcome.stopped,
     )
+
+
+def _cut_in_steps(
+    this: stages.Run, groups: GroupList, table: CostTable, tighter: float
+) -> tuple[Outcome[_Cut], ScheduleHistory | None]:
+    """Weigh, allocate, shrink and recover, in as many steps as the schedule has.
+
+    The last step owns the names without a number, and is the one that further attempts repeat.
+    """
+    planned = steps.steps_of(this, table)
+    regularised, start = _before_the_first(this, groups)
+
+    def advance(before: _Cut | None, step: Step) -> _Cut:
+        left = steps.after_step(before.run, before.plan) if before else start
+        run = replace(this, left=left, training=step.training)
+        aim = tighter
+        if step is not planned[-1]:
+            run = replace(run, attempt=f"step{step.number}-", step=f"step{step.number}-")
+            aim = planned[-1].share / step.share
+        curves = _weigh(run, groups, table)
+        plan = _allocate(run, table, curves, aim)
+        return _Cut(run, plan, curves, _shrink_and_recover(run, plan))
+
+    outcome = carry_out(
+        planned,
+        advance,
+        lambda cut: cut.recovered.best,
+        least_share=steps.least_share(this.job),
+    )
+    if len(planned) == 1 and regularised is None:
+        return outcome, None
+    cuts = [cut for cut, _ in outcome.tried]
+    history = ScheduleHistory(
+        kind=this.job.schedule.kind,
+        planned=len(planned),
+        steps=tuple(
+            steps.told(step, cut.plan, cut.recovered)
+            for step, cut in zip(planned, cuts, strict=False)
+        ),
+        stopped=outcome.stopped,
+        regularised=regularised,
+    )
+    return outcome, history
+
+
+def _before_the_first(
+    this: stages.Run, groups: GroupList
+) -> tuple[Regularised | None, Remainder | None]:
+    """Regularise, and keep early weights, where the job asks for it."""
+    do, skip = this.folder.stage, this.console.skipped
+    if this.job.schedule.kind == "lottery":
+        early = (stages.EARLY,)
+        do("3-early", Recovered, lambda: steps.begin_early(this), early, skip)
+    if this.job.regularise is None:
+        return None, None
+    files = (steps.REGULARISED,)
+    done = do("3-regularise", Regularised, lambda: steps.regularise(this, groups), files, skip)
+    return done, steps.after_regularising(this)
+
+
+def _shrink_and_recover(run: stages.Run, plan: WidthPlan) -> Recovered:
+    do, skip, own = run.folder.stage, run.console.skipped, run.attempt
+    shrunk, state = f"{own}shrunk.safetensors", f"{own}recovered.safetensors"
+    do(f"{own}6-shrink", Shrunk, lambda: stages.cut(run, plan), (shrunk,), skip)
+    return do(f"{own}7-recover", Recovered, lambda: stages.win_back(run, plan), (state,), skip)
 
 
 def slim(
@@ -233,6 +333,7 @@ def slim(
     name: str = "model",
     seed: int = 0,
     quiet: bool = True,
+    initial: Mapping[str, Tensor] | None = None,
     **sections: Any,
 ) -> Result:
     """Make `model` meet a latency budget on a device and ship it.
@@ -247,7 +348,8 @@ def slim(
         name: of the job.
         seed: of everything that is drawn.
         quiet: whether to keep progress from stderr.
-        sections: `prune`, `recover` or `export`, as in a job file.
+        initial: state of the model before it was trained, for schedule `lottery`.
+        sections: `prune`, `schedule`, `recover` and the others, as in a job file.
 
     Returns:
         The slim model, its file, its verdict and its plan.
@@ -270,4 +372,6 @@ def slim(
     data.check()
     check_runs(model.eval(), data)
     folder = Path(out) if out is not None else Path("deploy", opened.spec.name, name)
-    return run(job, model, data.guarded(), opened, folder, console=Console(quiet=quiet))
+    given = stages.Given(initial=initial)
+    console = Console(quiet=quiet)
+    return run(job, model, data.guarded(), opened, folder, console=console, given=given)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.closed_loop import close_the_loop
@@ -20,11 +21,13 @@ from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
 from edgeprune.export.segments import read_graph
+from edgeprune.identity import state_digest
 from edgeprune.importance.scores import score_channels
 from edgeprune.importance.sensitivity import best_curves, importance_curves, sensitivity_curves
 from edgeprune.job import Job
 from edgeprune.profiler.layers import profile_model
 from edgeprune.pruning.groups import find_groups
+from edgeprune.pruning.remainder import Remainder
 from edgeprune.pruning.shrink import rebuild, shrink
 from edgeprune.records import (
     Artifact,
@@ -32,23 +35,46 @@ from edgeprune.records import (
     GroupList,
     ModelProfile,
     Recovered,
+    ScheduleHistory,
     Sensitivity,
     Shrunk,
     Verification,
     WidthPlan,
 )
 from edgeprune.recovery.finetuning import recover
+from edgeprune.recovery.schedules import rewind
 from edgeprune.report.console import Console
+from edgeprune.sections import RecoverSection
 from edgeprune.store import RunFolder, atomic
 from edgeprune.verify.evidence import Subject, gather
 from edgeprune.verify.gates import judge
 
 PROOF_SAMPLES = 64
+EARLY = "early.safetensors"  # to which schedule lottery rewinds
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a run may be given besides its job.
+
+    Args:
+        initial: state of the model before it was trained, for schedule `lottery`.
+    """
+
+    initial: Mapping[str, Tensor] | None = None
+
+    def identity(self) -> dict[str, str]:
+        """Return what of it the results of a run depend on, as name -> text."""
+        return {"initial weights": state_digest(self.initial)} if self.initial else {}
 
 
 @dataclass
 class Run:
-    """What all stages share; `attempt` stands before the names of files that an attempt owns."""
+    """What all stages share.
+
+    `attempt` stands before the names of files that an attempt, or a step of the schedule, owns.
+    `left` is what earlier steps left of the model, and `training` how long this one recovers.
+    """
 
     job: Job
     model: nn.Module
@@ -57,6 +83,20 @@ class Run:
     folder: RunFolder
     console: Console
     attempt: str = ""
+    given: Given = field(default_factory=Given)
+    step: str = ""
+    left: Remainder | None = None
+    training: int | None = None
+
+    @property
+    def present(self) -> Remainder:
+        """The model as this step finds it."""
+        return self.left or Remainder(self.model)
+
+    @property
+    def scores(self) -> Path:
+        """Where the scores of this step are kept; further attempts share them."""
+        return self.folder.file(f"{self.step}scores.safetensors")
 
     def file(self, name: str) -> Path:
         """Return the path of a file in the run folder."""
@@ -79,7 +119,8 @@ class Run:
 def group(run: Run) -> GroupList:
     """Find and prove the channel groups."""
     with run.console.stage("Finding channel groups") as stage:
-        found = find_groups(run.model, run.data.example, run.job.prune.keep)
+        whole = (*run.job.prune.keep, *run.job.guards.layers)
+        found = find_groups(run.model, run.data.example, whole)
         stage.note(f"{len(found.groups)} groups to cut, {len(found.skipped)} left alone")
     if not found.groups:
         reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in found.skipped)
@@ -123,31 +164,37 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
 
 def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
     """Score channels and measure what each width costs in loss."""
-    settings = run.job.prune
-    criteria = ("taylor", "l2") if settings.importance == "auto" else (settings.importance,)
+    settings, present = run.job.prune, run.present
+    left, table = present.groups(groups), present.table(table)
+    criteria = settings.importance
     with run.console.stage("Measuring sensitivity") as stage:
         scores = {
             name: score_channels(
-                run.model,
+                present.model,
                 run.data,
-                groups.groups,
+                left.groups,
                 name,
                 samples=settings.calibration_samples,
                 seed=run.job.seed,
                 fused=settings.fused,
+                probes=settings.probes,
             )
             for name in criteria
         }
-        with atomic(run.file("scores.safetensors")) as partial:
+        with atomic(run.scores) as partial:
             save_file(
-                {f"{c}/{g}": s.contiguous() for c, by in scores.items() for g, s in by.items()},
+                {
+                    f"{criterion}/{name}": score.contiguous()
+                    for criterion, by_group in scores.items()
+                    for name, score in present.scores(by_group, groups).items()
+                },
                 partial,
             )
         if settings.loss == "importance":
             first = criteria[0]
             return Sensitivity(curves=importance_curves(table.widths, scores[first], first))
         curves = sensitivity_curves(
-            run.model,
+            present.model,
             run.data,
             table.widths,
             scores,
@@ -161,7 +208,7 @@ def allocate(
     run: Run, table: CostTable, sensitivity: Sensitivity, tighter: float = 1.0
 ) -> WidthPlan:
     """Solve for the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
-    best = best_curves(sensitivity.curves)
+    table, best = run.present.table(table), best_curves(sensitivity.curves)
     problem = build_problem(table, best)
     request = run.job.request
     limit = request.limit(table.dense_cost, run.device.spec.unit) / tighter
@@ -174,7 +221,7 @@ def allocate(
             folder=run.folder.path,
             table=table,
             curves=best,
-            scores=load_file(run.file("scores.safetensors")),
+            scores=load_file(run.scores),
             opset=run.job.export.opset,
             seed=run.job.seed,
             relative=request.share is not None,
@@ -192,12 +239,16 @@ def allocate(
 
 
 def cut(run: Run, plan: WidthPlan) -> Shrunk:
-    """Shrink the dense model as planned, proved on real inputs."""
+    """Shrink the model as planned, proved on real inputs; `lottery` then rewinds its weights."""
+    present = run.present
     with run.console.stage("Shrinking") as stage:
         taken = first_batches(run.data.calibration, PROOF_SAMPLES, "calibration")
         samples = [inputs for inputs, _ in taken]
-        slim = shrink(run.model, run.data.example, plan, samples)
-        _save_state(slim, run.own("shrunk.safetensors"))
+        slim = shrink(present.model, run.data.example, present.relative(plan), samples)
+        if run.job.schedule.kind == "lottery":
+            kept = {name: group.kept for name, group in plan.groups.items()}
+            slim = rewind(run.model, run.data.example, kept, load_file(run.file(EARLY)))
+        save_state(slim, run.own("shrunk.safetensors"))
         before, after = (sum(p.numel() for p in m.parameters()) for m in (run.model, slim))
         stage.note(f"{before:,} -> {after:,} parameters, equal to the masked model")
     checked = sum(len(inputs[0]) for inputs in samples)
@@ -212,7 +263,7 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
             slim,
             run.model,
             run.data,
-            run.job.recover,
+            _recovery(run),
             kept={name: group.kept for name, group in plan.groups.items()},
             seed=run.job.seed,
             progress=stage.update,
@@ -220,7 +271,7 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
         if result.reconstruction and result.reconstruction.left_alone:
             alone = ", ".join(name for name, _ in result.reconstruction.left_alone)
             stage.note(f"not reconstructed: {alone}")
-        _save_state(result.model, run.own("recovered.safetensors"))
+        save_state(result.model, run.own("recovered.safetensors"))
     return Recovered(recalibrated=result.recalibrated, best=result.best, history=result.history)
 
 
@@ -252,7 +303,13 @@ def write(run: Run, plan: WidthPlan) -> Artifact:
         return artifact
 
 
-def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered) -> Verification:
+def verify(
+    run: Run,
+    plan: WidthPlan,
+    dense: ModelProfile,
+    recovered: Recovered,
+    schedule: ScheduleHistory | None = None,
+) -> Verification:
     """Take all the evidence about the exported model and judge it."""
     spec = run.device.spec
     with run.console.stage("Verifying") as stage:
@@ -278,11 +335,19 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
         functional_only=spec.functional_only,
         measured_by=spec.measured_by,
         note=spec.note,
+        schedule=schedule,
     )
     return Verification(verdict=verdict, slim_profile=profiled)
 
 
-def _save_state(model: nn.Module, path: Path) -> None:
+def _recovery(run: Run) -> RecoverSection:
+    if run.training is None:
+        return run.job.recover
+    return run.job.recover.model_copy(update={"steps": run.training})
+
+
+def save_state(model: nn.Module, path: Path) -> None:
+    """Write the state of `model` to `path`."""
     state = {
         name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()
     }

@@ -87,7 +87,10 @@ def run(
     settings, model, data, opened = _prepare(job, device, budget, seed, common)
     folder = out or Path("deploy", opened.spec.name, settings.name)
     folder = folder if Path.cwd() == here else here / folder
-    result = pipeline.run(settings, model, data, opened, folder, resume=resume, console=console)
+    given = pipeline.load_given(settings, job.resolve().parent)
+    result = pipeline.run(
+        settings, model, data, opened, folder, resume=resume, console=console, given=given
+    )
     common.answer(result.verdict.model_dump(mode="json", by_alias=True))
     console.verdict(result.verdict, out=folder)
     return DONE if result.verdict.passed else GateError.exit_code

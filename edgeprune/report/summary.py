@@ -21,6 +21,15 @@ if TYPE_CHECKING:
         WidthPlan,
     )
 
+AT_LEAST = (
+    "schedule",
+    "class_floor",
+    "agreement",
+    "layers_kept",
+)  # gates whose limit is a lower one
+COUNTS = {"schedule": "steps", "layers_kept": "layers"}
+SHARES = ("accuracy", "class_floor", "agreement")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -143,7 +152,7 @@ def _gate_value(gate: Gate, unit: Unit) -> str:
 
 
 def _gate_limit(gate: Gate, unit: Unit) -> str:
-    direction = "above" if is_ratio(gate) else "at most"
+    direction = "above" if is_ratio(gate) else "at least" if gate.name in AT_LEAST else "at most"
     return f"{direction} {_gate_figure(gate, gate.limit, unit)}"
 
 
@@ -154,7 +163,9 @@ def _gate_figure(gate: Gate, value: float, unit: Unit) -> str:
         return figures.cost(value, unit)
     if gate.name in ("ram", "flash"):
         return f"{value:,.1f} KiB"
-    return f"{value:.4f}" if gate.name == "accuracy" else f"{value:.2g}"
+    if gate.name in COUNTS:
+        return f"{value:.0f} {COUNTS[gate.name]}"
+    return f"{value:.4f}" if gate.name in SHARES else f"{value:.2g}"
 
 
 def unmet(verdict: Verdict) -> tuple[str, ...]:

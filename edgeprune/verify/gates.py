@@ -16,6 +16,7 @@ from edgeprune.records import (
     Parity,
     PlanSummary,
     Prediction,
+    ScheduleHistory,
     Speedup,
     Unit,
     Verdict,
@@ -39,6 +40,7 @@ class Evidence:
     recalibrated_accuracy: float
     environment: Environment
     firmware: FirmwareParity | None = None
+    guards: tuple[Gate, ...] = ()
 
 
 def judge(
@@ -54,10 +56,12 @@ def judge(
     functional_only: bool = False,
     measured_by: str | None = None,
     note: str = "",
+    schedule: ScheduleHistory | None = None,
 ) -> Verdict:
     """Return the verdict: every gate met, or not, or (met None) not measurable on this device.
 
-    `functional_only`, `measured_by` and `note` are those of the device's profile.
+    `functional_only`, `measured_by` and `note` are those of the device's profile; `schedule` is the
+    history of the steps, where there were several.
     """
     limit = job.request.limit(evidence.dense.cost, unit)
     budget = Budget(
@@ -69,6 +73,8 @@ def judge(
     command = f"edgeprune verify {DENSE} model.onnx --device {measured_by}" if measured_by else ""
     speed = speed_gate(evidence.comparison, kind, functional_only=functional_only, command=command)
     gates = _gates(job, evidence, budget, speed)
+    if schedule is not None and schedule.planned > 1:
+        gates = (*gates, _schedule(schedule))
     low, high = drop_interval(evidence.dense_accuracy, evidence.slim_accuracy, seed=job.seed)
     return Verdict(
         job=job.name,
@@ -104,6 +110,7 @@ def judge(
         seed=job.seed,
         environment=evidence.environment,
         note=note,
+        schedule=schedule,
     )
 
 
@@ -153,6 +160,7 @@ def _gates(job: Job, evidence: Evidence, budget: Budget, speed: Gate) -> tuple[G
     ]
     if evidence.firmware is not None:
         gates.append(_firmware(evidence.firmware))
+    gates += evidence.guards
     footprint = evidence.slim.footprint
     if job.budget.ram_kb is not None:
         ram = footprint.ram_bytes if footprint else evidence.slim.peak_activation_bytes
@@ -169,6 +177,17 @@ def _gates(job: Job, evidence: Evidence, budget: Budget, speed: Gate) -> tuple[G
             )
         )
     return tuple(gates)
+
+
+def _schedule(found: ScheduleHistory) -> Gate:
+    good = len(found.steps) - bool(found.stopped)
+    return Gate(
+        name="schedule",
+        met=not found.stopped,
+        limit=found.planned,
+        value=good,
+        note=f"never reached the budget: {found.stopped}" if found.stopped else "",
+    )
 
 
 def _firmware(found: FirmwareParity) -> Gate:
