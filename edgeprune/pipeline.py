@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from edgeprune import stages, steps
 from edgeprune.allocation.closed_loop import require_reachable
-from edgeprune.data import Data
-from edgeprune.devices.opening import open_device
+from edgeprune.data import Data, batches
 from edgeprune.devices.protocol import Device
-from edgeprune.identity import identity_of, versions
+from edgeprune.errors import UsageError
+from edgeprune.identity import identity_of, origin_of, versions
+from edgeprune.importance.shared import Merge, Origin, read_scores, write_scores
 from edgeprune.job import Job
 from edgeprune.loading import (
-    check_finite,
     check_runs,
     initial_state,
     load_data,
@@ -42,7 +41,6 @@ from edgeprune.records import (
 )
 from edgeprune.recovery.schedules import Outcome, Step, carry_out
 from edgeprune.report.console import Console
-from edgeprune.sections import BudgetSection
 from edgeprune.ship import require_ours, ship
 from edgeprune.store import RunFolder
 from edgeprune.verify import guards
@@ -84,10 +82,37 @@ def load(job: Job, folder: Path) -> tuple[nn.Module, Data]:
     return model, data
 
 
-def load_given(job: Job, folder: Path) -> stages.Given:
-    """Return what the job's schedule needs besides model and data."""
-    wanted = job.schedule.kind == "lottery"
-    return stages.Given(initial=initial_state(job, folder) if wanted else None)
+def load_given(
+    job: Job, folder: Path, scores: Sequence[Path] = (), merge: Merge = "mean"
+) -> stages.Given:
+    """Return what a run needs besides model and data: early weights, `scores` of data holders.
+
+    Raises:
+        UsageError: a file holds no scores, or the schedule would estimate them anew.
+    """
+    kind = job.schedule.kind
+    if scores and kind != "one_shot":
+        raise UsageError(
+            f"schedule {kind} estimates importance anew before each step, which scores of data "
+            "holders cannot give",
+            'take schedule "one_shot", or leave out --importance',
+        )
+    initial = initial_state(job, folder) if kind == "lottery" else None
+    return stages.Given(initial, tuple(map(read_scores, scores)), merge)
+
+
+def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -> Origin:
+    """Score the channels on the job's own data and write the scores to `out`, to be shared."""
+    seed_everything(job.seed)
+    with console.stage("Finding channel groups"):
+        groups = stages.find(job, model, data)
+    with console.stage(f"Scoring channels by {', '.join(job.prune.importance)}"):
+        scores = stages.score(job, model, data, groups)
+    available = sum(len(target) for _, target in batches(data.calibration, "calibration"))
+    samples = min(job.prune.calibration_samples, available)
+    origin = origin_of(job, model, groups, samples)
+    write_scores(out, scores, origin)
+    return origin
 
 
 def run(
@@ -159,6 +184,20 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
             groups, dense, table = _prices(this)
             curves = _weigh(this, groups, table)
             return Planned(groups, dense, table, _allocate(this, table, curves))
+
+
+def sensitivity_only(
+    job: Job, model: nn.Module, data: Data, device: Device, console: Console
+) -> Sensitivity:
+    """Profile, price and measure what each width costs in loss; curves are kept by content."""
+    seed_everything(job.seed)
+    whole = job.with_overrides(budget="100%")  # no budget is needed to look
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
+        identity = identity_of(whole, model, data, device)
+        with RunFolder(Path(scratch), identity, resume=False) as folder:
+            this = stages.Run(whole, model, data, device, folder, console)
+            groups, _, table = _prices(this)
+            return _weigh(this, groups, table)
 
 
 def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable]:
@@ -320,58 +359,3 @@ def _shrink_and_recover(run: stages.Run, plan: WidthPlan) -> Recovered:
     shrunk, state = f"{own}shrunk.safetensors", f"{own}recovered.safetensors"
     do(f"{own}6-shrink", Shrunk, lambda: stages.cut(run, plan), (shrunk,), skip)
     return do(f"{own}7-recover", Recovered, lambda: stages.win_back(run, plan), (state,), skip)
-
-
-def slim(
-    model: nn.Module,
-    data: Data,
-    *,
-    device: str | Device = "mobile_cpu",
-    latency: str = "50%",
-    max_accuracy_drop: float = 0.01,
-    out: str | Path | None = None,
-    name: str = "model",
-    seed: int = 0,
-    quiet: bool = True,
-    initial: Mapping[str, Tensor] | None = None,
-    **sections: Any,
-) -> Result:
-    """Make `model` meet a latency budget on a device and ship it.
-
-    Args:
-        model: a module in eval mode; it is not changed.
-        data: see `edgeprune.Data`.
-        device: name of a device profile, path of one, or an opened device.
-        latency: "50%", "2x", "0.8ms" or "1.2Minsn".
-        max_accuracy_drop: absolute, of the metric.
-        out: folder to ship to; deploy/<device>/<name> by default.
-        name: of the job.
-        seed: of everything that is drawn.
-        quiet: whether to keep progress from stderr.
-        initial: state of the model before it was trained, for schedule `lottery`.
-        sections: `prune`, `schedule`, `recover` and the others, as in a job file.
-
-    Returns:
-        The slim model, its file, its verdict and its plan.
-
-    Raises:
-        EdgepruneError: with a message that says what to do.
-    """
-    opened = open_device(device) if isinstance(device, str) else device
-    job = Job.model_validate(
-        {
-            "name": name,
-            "seed": seed,
-            "model": {"factory": "in_memory:model"},
-            "data": {"factory": "in_memory:data"},
-            "budget": BudgetSection(latency=latency, max_accuracy_drop=max_accuracy_drop),
-            **sections,
-        }
-    )
-    check_finite(model)
-    data.check()
-    check_runs(model.eval(), data)
-    folder = Path(out) if out is not None else Path("deploy", opened.spec.name, name)
-    given = stages.Given(initial=initial)
-    console = Console(quiet=quiet)
-    return run(job, model, data.guarded(), opened, folder, console=console, given=given)

@@ -21,9 +21,11 @@ from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
 from edgeprune.export.segments import read_graph
-from edgeprune.identity import state_digest
+from edgeprune.identity import curves_base, origin_of, state_digest
+from edgeprune.importance.kept import CurveStore, default_folder
 from edgeprune.importance.scores import score_channels
 from edgeprune.importance.sensitivity import best_curves, importance_curves, sensitivity_curves
+from edgeprune.importance.shared import Merge, Scored, Shared, digest_of, merge, require_same
 from edgeprune.job import Job
 from edgeprune.profiler.layers import profile_model
 from edgeprune.pruning.groups import find_groups
@@ -59,13 +61,20 @@ class Given:
 
     Args:
         initial: state of the model before it was trained, for schedule `lottery`.
+        shared: scores of data holders, which stand in for those of the job's own data.
+        merge: how they are merged.
     """
 
     initial: Mapping[str, Tensor] | None = None
+    shared: tuple[Shared, ...] = ()
+    merge: Merge = "mean"
 
     def identity(self) -> dict[str, str]:
         """Return what of it the results of a run depend on, as name -> text."""
-        return {"initial weights": state_digest(self.initial)} if self.initial else {}
+        found = {"initial weights": state_digest(self.initial)} if self.initial else {}
+        if self.shared:
+            found["shared scores"] = f"{self.merge} of {digest_of(self.shared)}"
+        return found
 
 
 @dataclass
@@ -119,9 +128,18 @@ class Run:
 def group(run: Run) -> GroupList:
     """Find and prove the channel groups."""
     with run.console.stage("Finding channel groups") as stage:
-        whole = (*run.job.prune.keep, *run.job.guards.layers)
-        found = find_groups(run.model, run.data.example, whole)
+        found = find(run.job, run.model, run.data)
         stage.note(f"{len(found.groups)} groups to cut, {len(found.skipped)} left alone")
+    return found
+
+
+def find(job: Job, model: nn.Module, data: Data) -> GroupList:
+    """Return the channel groups of `model` that may be cut.
+
+    Raises:
+        UnsupportedModelError: there are none.
+    """
+    found = find_groups(model, data.example, (*job.prune.keep, *job.guards.layers))
     if not found.groups:
         reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in found.skipped)
         raise UnsupportedModelError(
@@ -166,21 +184,8 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
     """Score channels and measure what each width costs in loss."""
     settings, present = run.job.prune, run.present
     left, table = present.groups(groups), present.table(table)
-    criteria = settings.importance
     with run.console.stage("Measuring sensitivity") as stage:
-        scores = {
-            name: score_channels(
-                present.model,
-                run.data,
-                left.groups,
-                name,
-                samples=settings.calibration_samples,
-                seed=run.job.seed,
-                fused=settings.fused,
-                probes=settings.probes,
-            )
-            for name in criteria
-        }
+        scores = _shared(run, groups) or score(run.job, present.model, run.data, left)
         with atomic(run.scores) as partial:
             save_file(
                 {
@@ -191,7 +196,7 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
                 partial,
             )
         if settings.loss == "importance":
-            first = criteria[0]
+            first = next(iter(scores))
             return Sensitivity(curves=importance_curves(table.widths, scores[first], first))
         curves = sensitivity_curves(
             present.model,
@@ -199,9 +204,37 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
             table.widths,
             scores,
             samples=settings.calibration_samples,
+            store=CurveStore(default_folder(), curves_base(present.model, run.data, settings)),
             progress=stage.update,
         )
         return Sensitivity(curves=curves)
+
+
+def score(job: Job, model: nn.Module, data: Data, groups: GroupList) -> Scored:
+    """Return criterion -> group -> scores [width], by all criteria of the job."""
+    settings = job.prune
+    return {
+        name: score_channels(
+            model,
+            data,
+            groups.groups,
+            name,
+            samples=settings.calibration_samples,
+            seed=job.seed,
+            fused=settings.fused,
+            probes=settings.probes,
+        )
+        for name in settings.importance
+    }
+
+
+def _shared(run: Run, groups: GroupList) -> Scored | None:
+    """Return the merged scores of data holders, if the run was given any."""
+    given = run.given
+    if not given.shared:
+        return None
+    require_same(given.shared, origin_of(run.job, run.model, groups))
+    return merge(given.shared, given.merge)
 
 
 def allocate(

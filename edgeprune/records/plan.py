@@ -84,13 +84,15 @@ class CostTable(Record):
 class SensitivityCurve(Record):
     """Loss increase over the dense model when only this group is cut to each width.
 
-    `widths` run from narrow to dense; the last is the dense width with increase 0.
+    `widths` run from narrow to dense; the last is the dense width with increase 0. `drops` are
+    those of the metric, where it was taken.
     """
 
     group: str
     criterion: str
     widths: tuple[int, ...]
     increases: tuple[float, ...]
+    drops: tuple[float, ...] = ()
 
 
 class Sensitivity(Record):
