@@ -194,6 +194,11 @@ class Console:
             ),
             ("parity", _parity(verdict.parity)),
         )
+        if steps := summary.steps(verdict):
+            history = _table("step", ">cost", ">limit", ">recalibrated", ">recovered (validation)")
+            for step in steps:
+                _add(history, *step)
+            self.rich.print(history)
         self.rich.print(gates)
         self.line(summary.outcome(verdict), "bold green" if verdict.passed else "bold red")
         if verdict.note:

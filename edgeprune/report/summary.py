@@ -248,6 +248,23 @@ def _round(index: int, entry: Round, unit: Unit, kind: Kind) -> RoundRow:
     )
 
 
+def steps(verdict: Verdict) -> tuple[tuple[str, str, str, str, str], ...]:
+    """Return the steps of the schedule: number, cost, limit, metric recalibrated and recovered."""
+    schedule = verdict.schedule
+    if schedule is None or schedule.planned < 2:
+        return ()
+    return tuple(
+        (
+            f"{step.number} of {schedule.planned}",
+            figures.cost(step.cost, verdict.unit),
+            figures.cost(step.limit, verdict.unit),
+            f"{step.recalibrated:.4f}",
+            f"{step.metric:.4f} after {step.training_steps} steps",
+        )
+        for step in schedule.steps
+    )
+
+
 def profiled_run(profile: ModelProfile) -> float:
     """Return the cost of the profiled run, of which the layers' costs and `layout` are parts."""
     layers = sum(layer.cost for layer in profile.layers)
