@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.data import Data, call, first_batches
+from edgeprune.errors import DataError
 from edgeprune.importance.kept import CurveStore
 from edgeprune.importance.scores import keep_best
+from edgeprune.importance.scoring import has_labels
 from edgeprune.pruning.groups import cut, narrowing
 from edgeprune.records import SensitivityCurve
 from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
@@ -47,6 +49,9 @@ def sensitivity_curves(
         samples: calibration samples the loss is measured on.
         store: keeps the curves of finished groups; those it holds are not measured again.
         progress: receives (done, total, group).
+
+    Raises:
+        DataError: there are no calibration batches, or no labels.
     """
     model = fast_layout(copy.deepcopy(model))
     measured = [
@@ -57,6 +62,7 @@ def sensitivity_curves(
         tuple(map(channels_last, x))
         for x, _ in first_batches(data.calibration, RECALIBRATION_SAMPLES, "calibration")
     ]
+    require_labels(measured)
     normalised = has_batchnorm(model)
 
     def performance(candidate: nn.Module) -> tuple[float, float]:
@@ -105,6 +111,21 @@ def sensitivity_curves(
         curves += found
     progress(total, total, "")
     return tuple(curves)
+
+
+def require_labels(batches: Sequence[tuple[tuple[Tensor, ...], Tensor]]) -> None:
+    """Make sure that losses can be measured.
+
+    Raises:
+        DataError: a batch has no labels.
+    """
+    for index, (inputs, target) in enumerate(batches):
+        if not has_labels(inputs, target):
+            raise DataError(
+                f"sensitivity needs labels, and batch {index} of calibration has none (its target "
+                f"has shape {tuple(target.shape)})",
+                'give labels, or take [prune] loss = "importance" with a criterion that needs none',
+            )
 
 
 def trial_widths(options: Sequence[int], criteria: int) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.data import Data
+from edgeprune.errors import DataError
 from edgeprune.importance.kept import CurveStore
 from edgeprune.importance.scores import keep_best
 from edgeprune.importance.sensitivity import (
@@ -129,6 +130,16 @@ def test_the_better_criterion_is_kept_group_by_group() -> None:
         curve("b", "l2", 0.1),
     ]
     assert {g: c.criterion for g, c in best_curves(curves).items()} == {"a": "taylor", "b": "l2"}
+
+
+def test_losses_are_not_measured_without_labels(setting: tuple[nn.Module, Data]) -> None:
+    model, data = setting
+    x = torch.randn(8, 2)
+    unlabelled = Data(x[:1], None, [(x, torch.full((8,), -1))], data.validation)
+    with pytest.raises(DataError, match="sensitivity needs labels, and batch 0"):
+        sensitivity_curves(
+            model, unlabelled, {"0": (2, 8)}, {"l2": {"0": torch.arange(8.0)}}, samples=8
+        )
 
 
 class Stopped(RuntimeError):
