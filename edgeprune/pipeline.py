@@ -9,8 +9,9 @@ from pathlib import Path
 
 from torch import nn
 
-from edgeprune import stages, steps
+from edgeprune import stages, steps, weighing
 from edgeprune.allocation.closed_loop import require_reachable
+from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data, batches
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UsageError
@@ -107,7 +108,7 @@ def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -
     with console.stage("Finding channel groups"):
         groups = stages.find(job, model, data)
     with console.stage(f"Scoring channels by {', '.join(job.prune.importance)}"):
-        scores = stages.score(job, model, data, groups)
+        scores = weighing.score(job, model, data, groups)
     available = sum(len(target) for _, target in batches(data.calibration, "calibration"))
     samples = min(job.prune.calibration_samples, available)
     origin = origin_of(job, model, groups, samples)
@@ -143,7 +144,8 @@ def run(
         groups, dense, table = _prices(this)
         made = _make(this, groups, dense, table)
         budget = made.verification.verdict.budget
-        if not budget.met and not made.stopped:
+        steerable = allocator(job.prune.allocation).steerable
+        if not budget.met and not made.stopped and steerable:
             tighter = budget.reached / made.plan.corrected
             console.warning(
                 f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
@@ -183,7 +185,7 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
             this = stages.Run(job, model, data, device, folder, console)
             groups, dense, table = _prices(this)
             curves = _weigh(this, groups, table)
-            return Planned(groups, dense, table, _allocate(this, table, curves))
+            return Planned(groups, dense, table, _allocate(this, groups, table, curves))
 
 
 def sensitivity_only(
@@ -214,17 +216,21 @@ def _weigh(this: stages.Run, groups: GroupList, table: CostTable) -> Sensitivity
     """Find out what each width costs in loss; further attempts share it."""
 
     def work() -> Sensitivity:
-        return stages.weigh(this, groups, table)
+        return weighing.weigh(this, groups, table)
 
     name, skip = f"{this.step}4-weigh", this.console.skipped
     return this.folder.stage(name, Sensitivity, work, (this.scores.name,), skip)
 
 
 def _allocate(
-    this: stages.Run, table: CostTable, curves: Sensitivity, tighter: float = 1.0
+    this: stages.Run,
+    groups: GroupList,
+    table: CostTable,
+    curves: Sensitivity,
+    tighter: float = 1.0,
 ) -> WidthPlan:
     def work() -> WidthPlan:
-        return stages.allocate(this, table, curves, tighter)
+        return stages.allocate(this, groups, table, curves, tighter)
 
     return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)
 
@@ -314,7 +320,7 @@ def _cut_in_steps(
             run = replace(run, attempt=f"step{step.number}-", step=f"step{step.number}-")
             aim = planned[-1].share / step.share
         curves = _weigh(run, groups, table)
-        plan = _allocate(run, table, curves, aim)
+        plan = _allocate(run, groups, table, curves, aim)
         return _Cut(run, plan, curves, _shrink_and_recover(run, plan))
 
     outcome = carry_out(

@@ -11,6 +11,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -109,6 +111,7 @@ class FusedSection(Section):
 
 
 AUTO = ("taylor", "l2")  # what importance "auto" tries
+ROUNDING = ("uniform", "global", "isomorphic")  # allocations that know `round_to`
 
 
 def _criteria(value: Any) -> Any:
@@ -129,16 +132,27 @@ class PruneSection(Section):
     """How to choose what goes; of several criteria the best one of each group is kept.
 
     `probes` is how many vectors the traces of importance `hessian` are estimated with, at least:
-    every batch of 32 samples gets the same number, one or more.
+    every batch of 32 samples gets the same number, one or more. `round_to` rounds widths down to
+    its multiples, for the allocations of torch-pruning.
     """
 
     importance: Annotated[tuple[str, ...], BeforeValidator(_criteria)] = AUTO
     probes: int = Field(default=32, ge=1)
     fused: FusedSection = FusedSection()
     loss: Literal["sensitivity", "importance"] = "sensitivity"
-    allocation: Literal["exact"] = "exact"
+    allocation: Annotated[str, _known("allocation")] = "exact"
+    round_to: int | None = Field(default=None, ge=1)
     keep: tuple[str, ...] = ()
     calibration_samples: int = Field(default=512, ge=1)
+
+    @field_validator("round_to")
+    @classmethod
+    def _rounds(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("allocation") not in (None, *ROUNDING):
+            raise ValueError(
+                f"only allocation {', '.join(ROUNDING)} rounds; the others know the device's stairs"
+            )
+        return value
 
 
 def _amounts(value: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:

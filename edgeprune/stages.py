@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.closed_loop import close_the_loop
 from edgeprune.allocation.problem import build_problem
+from edgeprune.allocation.reaching import reach
+from edgeprune.allocation.task import Task
 from edgeprune.cost.table import build_table
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
@@ -21,11 +23,9 @@ from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
 from edgeprune.export.segments import read_graph
-from edgeprune.identity import curves_base, origin_of, state_digest
-from edgeprune.importance.kept import CurveStore, default_folder
-from edgeprune.importance.scores import score_channels
-from edgeprune.importance.sensitivity import best_curves, importance_curves, sensitivity_curves
-from edgeprune.importance.shared import Merge, Scored, Shared, digest_of, merge, require_same
+from edgeprune.identity import state_digest
+from edgeprune.importance.sensitivity import best_curves
+from edgeprune.importance.shared import Merge, Shared, digest_of
 from edgeprune.job import Job
 from edgeprune.profiler.layers import profile_model
 from edgeprune.pruning.groups import find_groups
@@ -180,67 +180,30 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
         )
 
 
-def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
-    """Score channels and measure what each width costs in loss."""
-    settings, present = run.job.prune, run.present
-    left, table = present.groups(groups), present.table(table)
-    with run.console.stage("Measuring sensitivity") as stage:
-        scores = _shared(run, groups) or score(run.job, present.model, run.data, left)
-        with atomic(run.scores) as partial:
-            save_file(
-                {
-                    f"{criterion}/{name}": score.contiguous()
-                    for criterion, by_group in scores.items()
-                    for name, score in present.scores(by_group, groups).items()
-                },
-                partial,
-            )
-        if settings.loss == "importance":
-            first = next(iter(scores))
-            return Sensitivity(curves=importance_curves(table.widths, scores[first], first))
-        curves = sensitivity_curves(
-            present.model,
-            run.data,
-            table.widths,
-            scores,
-            samples=settings.calibration_samples,
-            store=CurveStore(default_folder(), curves_base(present.model, run.data, settings)),
-            progress=stage.update,
-        )
-        return Sensitivity(curves=curves)
-
-
-def score(job: Job, model: nn.Module, data: Data, groups: GroupList) -> Scored:
-    """Return criterion -> group -> scores [width], by all criteria of the job."""
-    settings = job.prune
-    return {
-        name: score_channels(
-            model,
-            data,
-            groups.groups,
-            name,
-            samples=settings.calibration_samples,
-            seed=job.seed,
-            fused=settings.fused,
-            probes=settings.probes,
-        )
-        for name in settings.importance
-    }
-
-
-def _shared(run: Run, groups: GroupList) -> Scored | None:
-    """Return the merged scores of data holders, if the run was given any."""
-    given = run.given
-    if not given.shared:
-        return None
-    require_same(given.shared, origin_of(run.job, run.model, groups))
-    return merge(given.shared, given.merge)
+def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitivity) -> Task:
+    """Return what allocators work on."""
+    scores: dict[str, dict[str, Tensor]] = {}
+    for key, score in load_file(run.scores).items():
+        criterion, _, group = key.partition("/")
+        scores.setdefault(criterion, {})[group] = score
+    return Task(
+        run.model,
+        run.data,
+        tuple(group for group in groups.groups if group.name in table.widths),
+        table,
+        best_curves(sensitivity.curves),
+        scores,
+        criterion=next(iter(scores)) if len(scores) == 1 else None,
+        round_to=run.job.prune.round_to,
+        kind=run.device.spec.kind,
+        seed=run.job.seed,
+    )
 
 
 def allocate(
-    run: Run, table: CostTable, sensitivity: Sensitivity, tighter: float = 1.0
+    run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitivity, tighter: float = 1.0
 ) -> WidthPlan:
-    """Solve for the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
+    """Find the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
     table, best = run.present.table(table), best_curves(sensitivity.curves)
     problem = build_problem(table, best)
     request = run.job.request
@@ -259,6 +222,14 @@ def allocate(
             seed=run.job.seed,
             relative=request.share is not None,
         )
+        if run.job.prune.allocation != "exact":
+            return reach(
+                run.job.prune.allocation,
+                task_of(run, groups, table, sensitivity),
+                limit,
+                measure=candidates.measure,
+                note=stage.note,
+            )
         return close_the_loop(
             problem,
             limit,

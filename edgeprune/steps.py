@@ -37,7 +37,15 @@ def check(job: Job, data: Data) -> None:
 
     Raises:
         BudgetError: it does not.
+        UsageError: the allocation cannot go on from a step.
     """
+    kind, allocation = job.schedule.kind, job.prune.allocation
+    if kind != "one_shot" and allocation != "exact":
+        raise UsageError(
+            f"schedule {kind} cuts what is left from step to step, which allocation {allocation} "
+            "cannot: it decides on the dense model",
+            'take allocation "exact", or schedule "one_shot"',
+        )
     if job.request.share is not None:
         steps_to(job, data, job.request.share)
 

@@ -202,3 +202,10 @@ def loss_and_metric(
             metric += data.metric(output, y) * len(y)
     count = sum(len(y) for _, y in batches)
     return loss / count, metric / count
+
+
+def mean_loss(
+    model: nn.Module, data: Data, batches: Sequence[tuple[tuple[Tensor, ...], Tensor]]
+) -> float:
+    """Return the mean loss over all samples of `batches`."""
+    return loss_and_metric(model, data, batches)[0]
