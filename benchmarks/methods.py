@@ -1,9 +1,9 @@
 """The figures of docs/methods.md for importance and reconstruction, on the reference network.
 
-    make bench-methods                                     all of it: about a quarter of an hour
-    python benchmarks/methods.py time --criteria taylor    time and memory of one criterion
-    python benchmarks/methods.py gain                      accuracy that each criterion leaves
-    python benchmarks/methods.py reconstruction            what reconstruction wins back at 35 %
+    make bench-methods                                            all of it: about a quarter of an hour
+    python benchmarks/methods.py --parts time --criteria taylor   time and memory of one criterion
+    python benchmarks/methods.py --parts gain                     accuracy each criterion leaves
+    python benchmarks/methods.py --parts reconstruction           what least squares wins back
 
 The reference network is that of examples/fashion_mnist. Run it on an idle machine.
 """
@@ -50,7 +50,7 @@ Network = tuple[nn.Module, Data]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--criteria", nargs="+", choices=tuple(CRITERIA), default=None)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--budget", default="35%")
