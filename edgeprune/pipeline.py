@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from safetensors.torch import load_file
 from torch import nn
 
 from edgeprune import stages, steps, weighing
@@ -45,6 +46,7 @@ from edgeprune.report.console import Console
 from edgeprune.ship import require_ours, ship
 from edgeprune.store import RunFolder
 from edgeprune.verify import guards
+from edgeprune.views import collect
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,13 @@ def run(
                 job_title=job.name,
                 integer_model=made.integer_file,
                 chip=device.spec.microcontroller,
+                views=collect(
+                    model,
+                    made.model,
+                    made.plan,
+                    groups,
+                    load_file(made.scores),
+                ),
             )
         shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
         return Result(made.model, shipped, made.verification.verdict, made.plan, out)
@@ -257,6 +266,7 @@ class _Made:
     file: Path
     integer_file: Path | None
     verification: Verification
+    scores: Path
     stopped: str
 
 
@@ -298,6 +308,7 @@ def _make(
         path,
         integer if integer != path else None,
         verification,
+        run.scores,
         outcome.stopped,
     )
 

@@ -232,11 +232,13 @@ class RecoverSection(Section):
     """How accuracy is won back; `distill` learns from the dense model's outputs as well.
 
     With `reconstruct`, layers behind a cut are first re-fitted by least squares, without labels.
+    `adam` (AdamW) suits recurrent layers and transformers, with a learning rate near 0.003.
     """
 
     reconstruct: bool = False
     steps: int = Field(default=400, ge=0)
     distill: bool = True
+    optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = Field(default=0.05, gt=0)
     temperature: float = Field(default=4.0, gt=0)
     distill_weight: float = Field(default=0.9, ge=0, le=1)

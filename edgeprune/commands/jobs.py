@@ -169,16 +169,22 @@ def importance(job: Path, *, out: Path, seed: Seed = None, common: Common = DEFA
 
 
 def report(run_dir: Path, *, common: Common = DEFAULT) -> int:
-    """Write report.html of a finished run again.
+    """Write report.html of a finished run again, or draw kept experiments.
 
     Parameters
     ----------
     run_dir:
-        The folder that `edgeprune run` shipped to.
+        The folder that `edgeprune run` shipped to; or a file of trials (JSON), whose page is
+        written beside it.
     """
-    from edgeprune.ship import rewrite_report
+    if run_dir.is_file():
+        from edgeprune.trials import draw
 
-    path = rewrite_report(run_dir)
+        path = draw(run_dir)
+    else:
+        from edgeprune.ship import rewrite_report
+
+        path = rewrite_report(run_dir)
     common.answer({"schema": 1, "report": str(path)})
     common.console.info(f"wrote {path}")
     return DONE

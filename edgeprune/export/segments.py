@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeprune.errors import UnsupportedModelError
-from edgeprune.export.onnx_graph import fixed_shape, load
+from edgeprune.export.onnx_graph import RECURRENT, fixed_shape, load
 
-ANCHORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+HOSTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})  # cheap operators fuse into these
+ANCHORS = HOSTS | RECURRENT
+CHANNELS_LAST = frozenset({"Gemm", "MatMul"}) | RECURRENT
 UNARY = frozenset(
     {
         "Relu",
@@ -234,12 +236,7 @@ def _host(
     best: Segment | None = None
     for name in data:
         host = owner.get(name)
-        if (
-            host is None
-            or host.operator not in ANCHORS
-            or host.output != name
-            or readers[name] != 1
-        ):
+        if host is None or host.operator not in HOSTS or host.output != name or readers[name] != 1:
             continue
         if best is None or segments.index(host) > segments.index(best):
             best = host
@@ -247,8 +244,9 @@ def _host(
 
 
 def _make_unique(segments: list[Segment]) -> None:
+    """Number layers of the same name; the one with the weights keeps it."""
     seen: dict[str, int] = {}
-    for segment in segments:
+    for segment in sorted(segments, key=lambda segment: segment.operator not in ANCHORS):
         seen[segment.name] = seen.get(segment.name, 0) + 1
         if seen[segment.name] > 1:
             segment.name = f"{segment.name}/{segment.operator}_{seen[segment.name]}"
@@ -278,6 +276,9 @@ def _measure(
         segment.macs = math.prod(first_output) * contracted
     elif weight is None:
         return
+    elif node.op_type in RECURRENT:  # W [directions, gates * hidden, input], R alike
+        steps = math.prod(segment.input_shape[:-1])
+        segment.macs = steps * math.prod(weight[:-1]) * (weight[-1] + first_output[-1])
     elif node.op_type == "Conv":
         segment.macs = math.prod(first_output) * math.prod(weight[1:])
     elif node.op_type == "ConvTranspose":

@@ -6,7 +6,6 @@ stay valid from step to step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -55,7 +54,7 @@ class Remainder:
     def scores(self, scores: Mapping[str, Tensor], groups: GroupList) -> dict[str, Tensor]:
         """Return scores of the channels left [width] in the numbering of the dense `groups`.
 
-        Channels that are gone score minus infinity.
+        Channels that are gone score a little less than the least of those that are left.
         """
         found: dict[str, Tensor] = {}
         for name, score in scores.items():
@@ -63,7 +62,9 @@ class Remainder:
             if kept is None:
                 found[name] = score
                 continue
-            whole = torch.full((groups[name].width,), -math.inf)
+            low, high = float(score.min()), float(score.max())
+            below = low - 0.01 * max(high - low, abs(low), 1e-6)
+            whole = torch.full((groups[name].width,), below)
             whole[list(kept)] = score
             found[name] = whole
         return found

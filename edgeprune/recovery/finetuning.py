@@ -55,7 +55,7 @@ def recover(
 
     With `settings.reconstruct` the layers behind a cut are first re-fitted; `kept` says which
     channels of each group stayed. BatchNorm statistics are recalibrated. Then SGD with Nesterov
-    momentum under a one-cycle schedule minimises
+    momentum, or AdamW, under a one-cycle schedule minimises
     (1 - a) * loss + a * T^2 * KL(teacher / T || student / T) (arXiv 1503.02531).
     Without training data the calibration inputs serve and only the dense model's outputs teach.
     An exponential moving average of the weights is what is checked and kept (arXiv 1803.05407
@@ -86,7 +86,9 @@ def recover(
     weight = settings.distill_weight if settings.distill else 0.0
     if data.train is None:
         weight = 1.0
-    optimizer, schedule = optimizer_of(model, settings.learning_rate, settings.steps)
+    optimizer, schedule = optimizer_of(
+        model, settings.learning_rate, settings.steps, settings.optimizer
+    )
     decay = min(0.99, 1.0 - 10.0 / settings.steps) if settings.steps > 10 else 0.0
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     checks = {max(1, round(share * settings.steps)) for share in CHECKS}
@@ -139,13 +141,20 @@ def finite(loss: Tensor, step: int, lower: str) -> float:
 
 
 def optimizer_of(
-    model: nn.Module, learning_rate: float, steps: int
+    model: nn.Module, learning_rate: float, steps: int, kind: str = "sgd"
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Return SGD with Nesterov momentum, weight decay on matrices, and its one-cycle schedule."""
+    """Return an optimiser with its one-cycle schedule; only matrices decay.
+
+    `kind` is "sgd", with Nesterov momentum, or "adam", which is AdamW.
+    """
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
+    if kind == "adam":  # decay is decoupled there (arXiv 1711.05101), not a gradient
+        groups[0]["weight_decay"] = 0.01
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=learning_rate)
+    else:
+        optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps + 1, pct_start=0.15
     )
