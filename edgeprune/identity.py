@@ -40,7 +40,7 @@ def identity_of(job: Job, model: nn.Module, data: Data, device: Device) -> dict[
     sample = _digest(data.example, *((*inputs, target) for inputs, target in parts))
     return {
         "job": job.model_dump_json(exclude={"budget": {"latency"}, "seed": True}),
-        "budget": job.request.text,
+        "budget": job.budget.asked,
         "seed": str(job.seed),
         "model": hashlib.sha256(repr(model).encode()).hexdigest(),
         "code": code_digest(model, data),

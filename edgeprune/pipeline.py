@@ -10,8 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import nn
 
-from edgeprune import stages, steps, weighing
-from edgeprune.allocation.closed_loop import require_reachable
+from edgeprune import allocating, stages, steps, weighing
 from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data, batches
 from edgeprune.devices.protocol import Device
@@ -43,6 +42,7 @@ from edgeprune.records import (
 )
 from edgeprune.recovery.schedules import Outcome, Step, carry_out
 from edgeprune.report.console import Console
+from edgeprune.sections import BudgetSection
 from edgeprune.ship import require_ours, ship
 from edgeprune.store import RunFolder
 from edgeprune.verify import guards
@@ -194,7 +194,8 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
             this = stages.Run(job, model, data, device, folder, console)
             groups, dense, table = _prices(this)
             curves = _weigh(this, groups, table)
-            return Planned(groups, dense, table, _allocate(this, groups, table, curves))
+            plan = _allocate(this, groups, dense, table, curves)
+            return Planned(groups, dense, table, plan)
 
 
 def sensitivity_only(
@@ -202,7 +203,7 @@ def sensitivity_only(
 ) -> Sensitivity:
     """Profile, price and measure what each width costs in loss; curves are kept by content."""
     seed_everything(job.seed)
-    whole = job.with_overrides(budget="100%")  # no budget is needed to look
+    whole = job.model_copy(update={"budget": BudgetSection(latency="100%")})  # only to look
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         identity = identity_of(whole, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
@@ -217,7 +218,7 @@ def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable]:
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
     dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
     table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
-    require_reachable(table, this.job.request.limit(table.dense_cost, this.device.spec.unit))
+    allocating.check_budgets(this, groups, dense, table)
     return groups, dense, table
 
 
@@ -234,12 +235,13 @@ def _weigh(this: stages.Run, groups: GroupList, table: CostTable) -> Sensitivity
 def _allocate(
     this: stages.Run,
     groups: GroupList,
+    dense: ModelProfile,
     table: CostTable,
     curves: Sensitivity,
     tighter: float = 1.0,
 ) -> WidthPlan:
     def work() -> WidthPlan:
-        return stages.allocate(this, groups, table, curves, tighter)
+        return allocating.allocate(this, groups, dense, table, curves, tighter)
 
     return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)
 
@@ -285,7 +287,7 @@ def _make(
     tighter: float = 1.0,
 ) -> _Made:
     """Cut step by step, then export and verify what the last good step made."""
-    outcome, history = _cut_in_steps(this, groups, table, tighter)
+    outcome, history = _cut_in_steps(this, groups, dense, table, tighter)
     run, plan, recovered = outcome.state.run, outcome.state.plan, outcome.state.recovered
     do, skip, own = run.folder.stage, run.console.skipped, run.attempt
     files = run.exported(f"{own}slim.onnx")
@@ -314,7 +316,7 @@ def _make(
 
 
 def _cut_in_steps(
-    this: stages.Run, groups: GroupList, table: CostTable, tighter: float
+    this: stages.Run, groups: GroupList, dense: ModelProfile, table: CostTable, tighter: float
 ) -> tuple[Outcome[_Cut], ScheduleHistory | None]:
     """Weigh, allocate, shrink and recover, in as many steps as the schedule has.
 
@@ -328,10 +330,11 @@ def _cut_in_steps(
         run = replace(this, left=left, training=step.training)
         aim = tighter
         if step is not planned[-1]:
-            run = replace(run, attempt=f"step{step.number}-", step=f"step{step.number}-")
+            own = f"step{step.number}-"
+            run = replace(run, attempt=own, step=own, job=steps.without_other_limits(this.job))
             aim = planned[-1].share / step.share
         curves = _weigh(run, groups, table)
-        plan = _allocate(run, groups, table, curves, aim)
+        plan = _allocate(run, groups, dense, table, curves, aim)
         return _Cut(run, plan, curves, _shrink_and_recover(run, plan))
 
     outcome = carry_out(

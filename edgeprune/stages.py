@@ -11,11 +11,6 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from edgeprune.allocation.candidates import Candidates
-from edgeprune.allocation.closed_loop import close_the_loop
-from edgeprune.allocation.problem import build_problem
-from edgeprune.allocation.reaching import reach
-from edgeprune.allocation.task import Task
 from edgeprune.cost.table import build_table
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
@@ -24,7 +19,6 @@ from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
 from edgeprune.export.segments import read_graph
 from edgeprune.identity import state_digest
-from edgeprune.importance.sensitivity import best_curves
 from edgeprune.importance.shared import Merge, Shared, digest_of
 from edgeprune.job import Job
 from edgeprune.profiler.layers import profile_model
@@ -38,7 +32,6 @@ from edgeprune.records import (
     ModelProfile,
     Recovered,
     ScheduleHistory,
-    Sensitivity,
     Shrunk,
     Verification,
     WidthPlan,
@@ -180,68 +173,6 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
         )
 
 
-def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitivity) -> Task:
-    """Return what allocators work on."""
-    scores: dict[str, dict[str, Tensor]] = {}
-    for key, score in load_file(run.scores).items():
-        criterion, _, group = key.partition("/")
-        scores.setdefault(criterion, {})[group] = score
-    return Task(
-        run.model,
-        run.data,
-        tuple(group for group in groups.groups if group.name in table.widths),
-        table,
-        best_curves(sensitivity.curves),
-        scores,
-        criterion=next(iter(scores)) if len(scores) == 1 else None,
-        round_to=run.job.prune.round_to,
-        kind=run.device.spec.kind,
-        seed=run.job.seed,
-    )
-
-
-def allocate(
-    run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitivity, tighter: float = 1.0
-) -> WidthPlan:
-    """Find the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
-    table, best = run.present.table(table), best_curves(sensitivity.curves)
-    problem = build_problem(table, best)
-    request = run.job.request
-    limit = request.limit(table.dense_cost, run.device.spec.unit) / tighter
-    with run.console.stage("Allocating widths") as stage:
-        candidates = Candidates(
-            run.model,
-            run.data,
-            run.device,
-            run.precision,
-            folder=run.folder.path,
-            table=table,
-            curves=best,
-            scores=load_file(run.scores),
-            opset=run.job.export.opset,
-            seed=run.job.seed,
-            relative=request.share is not None,
-        )
-        if run.job.prune.allocation != "exact":
-            return reach(
-                run.job.prune.allocation,
-                task_of(run, groups, table, sensitivity),
-                limit,
-                measure=candidates.measure,
-                note=stage.note,
-            )
-        return close_the_loop(
-            problem,
-            limit,
-            kept=candidates.planned,
-            measure=candidates.measure,
-            unit=run.device.spec.unit,
-            dense_cost=table.dense_cost,
-            seed=run.job.seed,
-            note=stage.note,
-        )
-
-
 def cut(run: Run, plan: WidthPlan) -> Shrunk:
     """Shrink the model as planned, proved on real inputs; `lottery` then rewinds its weights."""
     present = run.present
@@ -291,7 +222,7 @@ def write(run: Run, plan: WidthPlan) -> Artifact:
         metadata = {
             "job": run.job.name,
             "device": run.device.spec.name,
-            "budget": run.job.request.text,
+            "budget": run.job.budget.asked,
             "plan": plan.digest,
             "seed": str(run.job.seed),
             "version": importlib.metadata.version("edgeprune"),
@@ -340,6 +271,7 @@ def verify(
         measured_by=spec.measured_by,
         note=spec.note,
         schedule=schedule,
+        chip=spec.microcontroller,
     )
     return Verification(verdict=verdict, slim_profile=profiled)
 

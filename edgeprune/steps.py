@@ -50,6 +50,12 @@ def check(job: Job, data: Data) -> None:
         steps_to(job, data, job.request.share)
 
 
+def without_other_limits(job: Job) -> Job:
+    """Return the job with latency alone as its limit: the others count in the last step."""
+    others = dict.fromkeys(("macs", "parameters", "ram_kb", "flash_kb"))
+    return job.model_copy(update={"budget": job.budget.model_copy(update=others)})
+
+
 def least_share(job: Job) -> float | None:
     """Return the share of the first step's metric under which the schedule stops."""
     return job.schedule.least_share if job.schedule.kind == "progressive" else None

@@ -17,6 +17,7 @@ from edgeprune.importance.scores import keep_best
 from edgeprune.profiler.timing import compare
 from edgeprune.pruning.shrink import shrink
 from edgeprune.records import CostTable, PlannedGroup, SensitivityCurve, WidthPlan
+from edgeprune.verify.firmware import footprints
 
 
 @dataclass(frozen=True)
@@ -86,4 +87,9 @@ class Candidates:
             seed=self.seed,
         )
         base = self.table.dense_cost if self.relative else comparison.first_cost
-        return Measured(base / comparison.median, base / comparison.high, base / comparison.low)
+        seen: dict[str, float] = {}
+        if self.device.spec.runtime == "firmware":
+            (memory,) = footprints(self.device, (self.precision.file(candidate),), self.seed)
+            seen = {"ram": memory.ram_bytes, "flash": memory.flash_bytes}
+        low, high = base / comparison.high, base / comparison.low
+        return Measured(base / comparison.median, low, high, seen)
