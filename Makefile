@@ -109,6 +109,10 @@ bench-measure: $(STAMP) ## Check the measuring itself, hours on an idle machine 
 bench-methods: $(STAMP) ## Time, memory and gain of importance criteria and reconstruction, on an idle machine
 	$(BIN)/python benchmarks/methods.py
 
+.PHONY: bench-peers
+bench-peers: $(STAMP) ## Compare allocators at equal cost, hours on an idle machine; writes docs/benchmarks.md [STEPS=]
+	$(BIN)/python benchmarks/peers.py $(if $(STEPS),--steps $(STEPS))
+
 .PHONY: docs
 docs: $(STAMP) ## Write docs/cli.md from the help of the command line
 	$(BIN)/python docs/generate_cli.py

@@ -50,6 +50,23 @@ def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitiv
     )
 
 
+def candidates_of(run: Run, table: CostTable, sensitivity: Sensitivity) -> Candidates:
+    """Return what builds and measures candidate plans."""
+    return Candidates(
+        run.model,
+        run.data,
+        run.device,
+        run.precision,
+        folder=run.folder.path,
+        table=table,
+        curves=best_curves(sensitivity.curves),
+        scores=load_file(run.scores),
+        opset=run.job.export.opset,
+        seed=run.job.seed,
+        relative=run.job.request.share is not None,
+    )
+
+
 def pose(
     run: Run,
     groups: GroupList,
@@ -105,24 +122,11 @@ def allocate(
     tighter: float = 1.0,
 ) -> WidthPlan:
     """Find the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
-    table, best = run.present.table(table), best_curves(sensitivity.curves)
-    problem = pose(run, groups, dense, table, best)
-    request = run.job.request
-    limit = request.limit(table.dense_cost, run.device.spec.unit) / tighter
+    table = run.present.table(table)
+    candidates = candidates_of(run, table, sensitivity)
+    problem = pose(run, groups, dense, table, candidates.curves)
+    limit = run.job.request.limit(table.dense_cost, run.device.spec.unit) / tighter
     with run.console.stage("Allocating widths") as stage:
-        candidates = Candidates(
-            run.model,
-            run.data,
-            run.device,
-            run.precision,
-            folder=run.folder.path,
-            table=table,
-            curves=best,
-            scores=load_file(run.scores),
-            opset=run.job.export.opset,
-            seed=run.job.seed,
-            relative=request.share is not None,
-        )
         if run.job.prune.allocation != "exact":
             return reach(
                 run.job.prune.allocation,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
-from edgeprune.commands import jobs, looks
+from edgeprune.commands import benching, jobs, looks
 from edgeprune.errors import DONE, INTERRUPTED, EdgepruneError, UsageError
 from edgeprune.options import answers
 
@@ -38,7 +38,7 @@ app = App(
 )
 for command in (
     *(looks.devices, looks.doctor, looks.methods, looks.profile, looks.verify),
-    *(jobs.plan, jobs.run, jobs.report, jobs.importance, jobs.sensitivity),
+    *(jobs.plan, jobs.run, benching.bench, jobs.report, jobs.importance, jobs.sensitivity),
 ):
     app.command(command)
 
@@ -74,7 +74,9 @@ def _execute(arguments: list[str], verbose: bool) -> int:
         console.error(error)
         return error.exit_code
     except KeyboardInterrupt:
-        console.error("interrupted; with --resume, profile and run go on from what is finished")
+        console.error(
+            "interrupted; with --resume, profile, run and bench go on from what is finished"
+        )
         return INTERRUPTED
     except OSError as error:
         if verbose:

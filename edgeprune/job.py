@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from edgeprune.budget import BudgetRequest, parse_budget
 from edgeprune.errors import JobError, UsageError
 from edgeprune.sections import (
+    BenchSection,
     BudgetSection,
     DataSection,
     ExportSection,
@@ -42,6 +43,7 @@ class Job(Section):
     recover: RecoverSection = RecoverSection()
     guards: GuardsSection = GuardsSection()
     export: ExportSection = ExportSection()
+    bench: BenchSection = BenchSection()
 
     def with_overrides(self, *, budget: str | None = None, seed: int | None = None) -> Job:
         """Return the job with what the command line says instead.

@@ -143,46 +143,55 @@ def run(
     identity = identity_of(job, model, data, device) | given.identity()
     with RunFolder(out, identity, resume=resume) as folder:
         this = stages.Run(job, model, data, device, folder, console, given=given)
-        groups, dense, table = _prices(this)
-        made = _make(this, groups, dense, table)
-        budget = made.verification.verdict.budget
-        steerable = allocator(job.prune.allocation).steerable
-        if not budget.met and not made.stopped and steerable:
-            tighter = budget.reached / made.plan.corrected
-            console.warning(
-                f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
-                "the device has changed its speed since widths were allocated; trying once more"
-            )
-            again = _make(replace(this, attempt="again-"), groups, dense, table, tighter)
-            made = min(made, again, key=_shortfall)
-        with console.stage("Shipping"):
-            ship(
-                out,
-                verdict=made.verification.verdict,
-                plan=made.plan,
-                table=table,
-                curves=made.curves.curves,
-                history=made.recovered.history,
-                skipped=groups.skipped,
-                dense_profile=dense,
-                slim_profile=made.verification.slim_profile,
-                model=made.file,
-                artifact=made.artifact,
-                versions=versions(),
-                licence=job.model.licence,
-                job_title=job.name,
-                integer_model=made.integer_file,
-                chip=device.spec.microcontroller,
-                views=collect(
-                    model,
-                    made.model,
-                    made.plan,
-                    groups,
-                    load_file(made.scores),
-                ),
-            )
-        shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
-        return Result(made.model, shipped, made.verification.verdict, made.plan, out)
+        prices = prices_of(this)
+        return deliver(this, prices, attempts(this, prices), out)
+
+
+def attempts(this: stages.Run, prices: Prices) -> Made:
+    """Make the slim model; where it misses the budget, once more for a tighter one."""
+    made = make(this, prices)
+    budget = made.verification.verdict.budget
+    if budget.met or made.stopped or not allocator(this.job.prune.allocation).steerable:
+        return made
+    this.console.warning(
+        f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
+        "the device has changed its speed since widths were allocated; trying once more"
+    )
+    tighter = budget.reached / made.plan.corrected
+    again = make(replace(this, attempt=f"{this.attempt}again-"), prices, tighter)
+    return min(made, again, key=_shortfall)
+
+
+def deliver(this: stages.Run, prices: Prices, made: Made, out: Path) -> Result:
+    """Ship what was made into `out`."""
+    with this.console.stage("Shipping"):
+        ship(
+            out,
+            verdict=made.verification.verdict,
+            plan=made.plan,
+            table=prices.table,
+            curves=made.curves.curves,
+            history=made.recovered.history,
+            skipped=prices.groups.skipped,
+            dense_profile=prices.dense,
+            slim_profile=made.verification.slim_profile,
+            model=made.file,
+            artifact=made.artifact,
+            versions=versions(),
+            licence=this.job.model.licence,
+            job_title=this.job.name,
+            integer_model=made.integer_file,
+            chip=this.device.spec.microcontroller,
+            views=collect(
+                this.model,
+                made.model,
+                made.plan,
+                prices.groups,
+                load_file(made.scores),
+            ),
+        )
+    shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
+    return Result(made.model, shipped, made.verification.verdict, made.plan, out)
 
 
 def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: Console) -> Planned:
@@ -192,10 +201,9 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
         identity = identity_of(job, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
             this = stages.Run(job, model, data, device, folder, console)
-            groups, dense, table = _prices(this)
-            curves = _weigh(this, groups, table)
-            plan = _allocate(this, groups, dense, table, curves)
-            return Planned(groups, dense, table, plan)
+            prices = prices_of(this)
+            plan = allocate(this, prices)
+            return Planned(prices.groups, prices.dense, prices.table, plan)
 
 
 def sensitivity_only(
@@ -207,19 +215,27 @@ def sensitivity_only(
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         identity = identity_of(whole, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
-            this = stages.Run(whole, model, data, device, folder, console)
-            groups, _, table = _prices(this)
-            return _weigh(this, groups, table)
+            return prices_of(stages.Run(whole, model, data, device, folder, console)).curves
 
 
-def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable]:
-    """Profile and price: what the device says."""
+@dataclass(frozen=True)
+class Prices:
+    """What the device says of the dense model, and what each width costs and loses."""
+
+    groups: GroupList
+    dense: ModelProfile
+    table: CostTable
+    curves: Sensitivity
+
+
+def prices_of(this: stages.Run) -> Prices:
+    """Profile and price: what the device says, and what each width costs in loss."""
     do, skip, files = this.folder.stage, this.console.skipped, this.exported("dense.onnx")
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
     dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
     table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
     allocating.check_budgets(this, groups, dense, table)
-    return groups, dense, table
+    return Prices(groups, dense, table, _weigh(this, groups, table))
 
 
 def _weigh(this: stages.Run, groups: GroupList, table: CostTable) -> Sensitivity:
@@ -232,16 +248,12 @@ def _weigh(this: stages.Run, groups: GroupList, table: CostTable) -> Sensitivity
     return this.folder.stage(name, Sensitivity, work, (this.scores.name,), skip)
 
 
-def _allocate(
-    this: stages.Run,
-    groups: GroupList,
-    dense: ModelProfile,
-    table: CostTable,
-    curves: Sensitivity,
-    tighter: float = 1.0,
-) -> WidthPlan:
+def allocate(this: stages.Run, prices: Prices, tighter: float = 1.0) -> WidthPlan:
+    """Allocate widths for 1 / `tighter` of the budget."""
+
     def work() -> WidthPlan:
-        return allocating.allocate(this, groups, dense, table, curves, tighter)
+        p = prices
+        return allocating.allocate(this, p.groups, p.dense, p.table, p.curves, tighter)
 
     return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)
 
@@ -257,7 +269,7 @@ class _Cut:
 
 
 @dataclass(frozen=True)
-class _Made:
+class Made:
     """What an attempt made; `stopped` says why the schedule ended early, if it did."""
 
     plan: WidthPlan
@@ -272,22 +284,16 @@ class _Made:
     stopped: str
 
 
-def _shortfall(made: _Made) -> tuple[bool, float]:
+def _shortfall(made: Made) -> tuple[bool, float]:
     """Return what ranks attempts: a missed gate, then how far the budget is overrun."""
     verdict = made.verification.verdict
     over = max(0.0, verdict.budget.reached / verdict.budget.limit - 1)
     return not verdict.passed, over
 
 
-def _make(
-    this: stages.Run,
-    groups: GroupList,
-    dense: ModelProfile,
-    table: CostTable,
-    tighter: float = 1.0,
-) -> _Made:
+def make(this: stages.Run, prices: Prices, tighter: float = 1.0) -> Made:
     """Cut step by step, then export and verify what the last good step made."""
-    outcome, history = _cut_in_steps(this, groups, dense, table, tighter)
+    outcome, history = _cut_in_steps(this, prices, tighter)
     run, plan, recovered = outcome.state.run, outcome.state.plan, outcome.state.recovered
     do, skip, own = run.folder.stage, run.console.skipped, run.attempt
     files = run.exported(f"{own}slim.onnx")
@@ -295,13 +301,13 @@ def _make(
     verification = do(
         f"{own}9-verify",
         Verification,
-        lambda: stages.verify(run, plan, dense, recovered, history),
+        lambda: stages.verify(run, plan, prices.dense, recovered, history),
         files,
         skip,
     )
     path = run.own("slim.onnx")
     integer = run.precision.file(path)
-    return _Made(
+    return Made(
         plan,
         outcome.state.curves,
         stages.slim_model(run, plan),
@@ -316,26 +322,27 @@ def _make(
 
 
 def _cut_in_steps(
-    this: stages.Run, groups: GroupList, dense: ModelProfile, table: CostTable, tighter: float
+    this: stages.Run, prices: Prices, tighter: float
 ) -> tuple[Outcome[_Cut], ScheduleHistory | None]:
     """Weigh, allocate, shrink and recover, in as many steps as the schedule has.
 
     The last step owns the names without a number, and is the one that further attempts repeat.
     """
-    planned = steps.steps_of(this, table)
-    regularised, start = _before_the_first(this, groups)
+    planned = steps.steps_of(this, prices.table)
+    regularised, start = _before_the_first(this, prices.groups)
 
     def advance(before: _Cut | None, step: Step) -> _Cut:
         left = steps.after_step(before.run, before.plan) if before else start
-        run = replace(this, left=left, training=step.training)
-        aim = tighter
+        run, aim, known = replace(this, left=left, training=step.training), tighter, prices
+        own = f"{this.attempt.removesuffix('again-')}step{step.number}-"
         if step is not planned[-1]:
-            own = f"step{step.number}-"
-            run = replace(run, attempt=own, step=own, job=steps.without_other_limits(this.job))
+            run = replace(run, attempt=own, job=steps.without_other_limits(this.job))
             aim = planned[-1].share / step.share
-        curves = _weigh(run, groups, table)
-        plan = _allocate(run, groups, dense, table, curves, aim)
-        return _Cut(run, plan, curves, _shrink_and_recover(run, plan))
+        if left is not None:  # the model is another one: what is known of it is old
+            run = replace(run, step=own)
+            known = replace(prices, curves=_weigh(run, prices.groups, prices.table))
+        plan = allocate(run, known, aim)
+        return _Cut(run, plan, known.curves, _shrink_and_recover(run, plan))
 
     outcome = carry_out(
         planned,

@@ -295,3 +295,15 @@ class ExportSection(Section):
 
     precision: Literal["float32", "int8"] = "float32"
     opset: int = Field(default=20, ge=18, le=23)
+
+
+class BenchSection(Section):
+    """What only `edgeprune bench` needs.
+
+    `narrower` is a factory with a parameter `width`, a factor on all widths of the network, and
+    `dense_steps` the training steps that the dense weights took: baselines that are trained from
+    scratch get as many, beside those of recovery.
+    """
+
+    narrower: Factory | None = None
+    dense_steps: int = Field(default=0, ge=0)

@@ -19,6 +19,8 @@ from edgeprune.pruning.shrink import shrink
 from edgeprune.records import CostTable, PlannedGroup, SensitivityCurve, WidthPlan
 from edgeprune.verify.firmware import footprints
 
+CANDIDATE = "candidate.onnx"
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -74,8 +76,12 @@ class Candidates:
             groups=groups, budget=0.0, unit=self.device.spec.unit, predicted=0.0,
             predicted_error=0.0, corrected=0.0, gap=0.0, loss=0.0,
         )  # fmt: skip
-        candidate, example = self.folder / "candidate.onnx", self.data.example
-        export(shrink(self.model, example, plan), example, candidate, opset=self.opset)
+        return self.measure_model(shrink(self.model, self.data.example, plan))
+
+    def measure_model(self, slim: nn.Module) -> Measured:
+        """Export any other model for the same inputs, and measure it against the dense model."""
+        candidate = self.folder / CANDIDATE
+        export(slim, self.data.example, candidate, opset=self.opset)
         self.precision.write(candidate)
         dense = self.precision.file(self.folder / "dense.onnx")
         comparison, _ = compare(

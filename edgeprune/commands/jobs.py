@@ -28,7 +28,7 @@ def plan(
     from edgeprune.pipeline import plan_only
 
     console = common.console
-    settings, model, data, opened = _prepare(job, device, budget, seed, common)
+    settings, model, data, opened = prepare(job, device, budget, seed, common)
     found = plan_only(settings, model, data, opened, console)
     document = {
         "schema": 1,
@@ -92,7 +92,7 @@ def run(
 
     console = common.console
     here = Path.cwd()  # a factory may go elsewhere
-    settings, model, data, opened = _prepare(job, device, budget, seed, common)
+    settings, model, data, opened = prepare(job, device, budget, seed, common)
     folder = out or Path("deploy", opened.spec.name, settings.name)
     folder = folder if Path.cwd() == here else here / folder
     files = [path if path.is_absolute() else here / path for path in importance or ()]
@@ -122,7 +122,7 @@ def sensitivity(job: Path, *, device: Device, seed: Seed = None, common: Common 
     from edgeprune.importance.sensitivity import best_curves
     from edgeprune.pipeline import sensitivity_only
 
-    settings, model, data, opened = _prepare(job, device, None, seed, common, budget_needed=False)
+    settings, model, data, opened = prepare(job, device, None, seed, common, budget_needed=False)
     found = sensitivity_only(settings, model, data, opened, common.console)
     chosen = best_curves(found.curves)
     common.answer(
@@ -192,7 +192,7 @@ def report(run_dir: Path, *, common: Common = DEFAULT) -> int:
     return DONE
 
 
-def _prepare(
+def prepare(
     job: Path,
     device: str,
     budget: str | None,

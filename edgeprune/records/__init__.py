@@ -8,6 +8,7 @@ of an emulator) and *estimated* (from a formula).
 from __future__ import annotations
 
 from edgeprune.records.base import Kind, Record, Shape, Unit
+from edgeprune.records.bench import BenchDense, BenchResult, BenchRow, Narrow
 from edgeprune.records.device import (
     Bandwidth,
     Comparison,
@@ -77,6 +78,9 @@ __all__ = [
     "Adb",
     "Artifact",
     "Bandwidth",
+    "BenchDense",
+    "BenchResult",
+    "BenchRow",
     "Budget",
     "CSource",
     "ChannelGroup",
@@ -96,6 +100,7 @@ __all__ = [
     "Lifetime",
     "Microcontroller",
     "ModelProfile",
+    "Narrow",
     "Parity",
     "Peaks",
     "PlanSummary",

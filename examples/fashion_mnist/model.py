@@ -88,3 +88,8 @@ def build(**overrides: Any) -> nn.Module:
 def build_small(**overrides: Any) -> nn.Module:
     """Return the network in a microcontroller's size; the job adds `small.safetensors`."""
     return build(**{"widths": (16, 32, 64), "stem_stride": 2, **overrides})
+
+
+def build_narrow(width: float) -> nn.Module:
+    """Return the network with all its widths times `width`: what pruning has to beat."""
+    return build(widths=tuple(max(1, round(width * w)) for w in (32, 64, 128)))
