@@ -109,6 +109,10 @@ bench-measure: $(STAMP) ## Check the measuring itself, hours on an idle machine 
 bench-methods: $(STAMP) ## Time, memory and gain of importance criteria and reconstruction, on an idle machine
 	$(BIN)/python benchmarks/methods.py
 
+.PHONY: bench-microcontroller
+bench-microcontroller: $(MCU) ## Compare generated C with two other generators, emulated; writes docs/benchmarks.md
+	$(BIN)/python benchmarks/microcontroller.py --docs docs/benchmarks.md
+
 .PHONY: bench-peers
 bench-peers: $(STAMP) ## Compare allocators at equal cost, hours on an idle machine; writes docs/benchmarks.md [STEPS=]
 	$(BIN)/python benchmarks/peers.py $(if $(STEPS),--steps $(STEPS))
