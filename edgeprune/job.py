@@ -12,12 +12,16 @@ from pydantic import AfterValidator, Field, ValidationError
 from edgeprune.budget import BudgetRequest, parse_budget
 from edgeprune.errors import JobError, UsageError
 from edgeprune.sections import (
+    BenchSection,
     BudgetSection,
     DataSection,
     ExportSection,
+    GuardsSection,
     ModelSection,
     PruneSection,
     RecoverSection,
+    RegulariseSection,
+    ScheduleSection,
     Section,
     job_name,
 )
@@ -34,8 +38,12 @@ class Job(Section):
     data: DataSection
     budget: BudgetSection = BudgetSection()
     prune: PruneSection = PruneSection()
+    schedule: ScheduleSection = ScheduleSection()
+    regularise: RegulariseSection | None = None
     recover: RecoverSection = RecoverSection()
+    guards: GuardsSection = GuardsSection()
     export: ExportSection = ExportSection()
+    bench: BenchSection = BenchSection()
 
     def with_overrides(self, *, budget: str | None = None, seed: int | None = None) -> Job:
         """Return the job with what the command line says instead.
@@ -56,16 +64,16 @@ class Job(Section):
 
     @property
     def request(self) -> BudgetRequest:
-        """The latency budget.
+        """The latency budget: that of the dense model where only other limits are given.
 
         Raises:
-            UsageError: the job gives none.
+            UsageError: the job gives no limit at all.
         """
-        if self.budget.latency is None:
+        if not self.budget.asked:
             raise UsageError(
                 f"job {self.name!r} has no budget", 'give --budget 50% or [budget] latency = "50%"'
             )
-        return parse_budget(self.budget.latency)
+        return parse_budget(self.budget.latency or "100%")
 
 
 def load_job(path: Path) -> Job:

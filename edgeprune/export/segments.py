@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeprune.errors import UnsupportedModelError
+from edgeprune.export.conversions import is_quantized, without_conversions
 from edgeprune.export.onnx_graph import RECURRENT, fixed_shape, load
 
 HOSTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})  # cheap operators fuse into these
@@ -89,7 +90,11 @@ class Graph:
         return sum(segment.parameters for segment in self.segments)
 
     def peak_activation_bytes(self) -> int:
-        """Return the largest sum of activations alive at one time, fused layers as one step.
+        """Return the largest sum of activations alive at one time, fused layers as one step."""
+        return max(sum(map(self.bytes_of, alive)) for _, alive in self.alive())
+
+    def alive(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Return (layer, tensors alive while it runs) in execution order.
 
         Inputs count while they are still to be read. A fused layer's inner tensors do not exist,
         and a fused Add writes over its addend where that dies there, as onnxruntime does.
@@ -100,34 +105,38 @@ class Graph:
                 last[name] = step
         for name in self.outputs:
             last[name] = len(self.segments)
-        alive = {name: self._bytes(name) for name in self.inputs}
-        peak = sum(alive.values())
+        alive = dict.fromkeys(self.inputs)
+        steps = [("inputs", tuple(alive))]
         for step, segment in enumerate(self.segments):
             for name in segment.addends:
-                if last[name] == step and self._bytes(name) == self._bytes(segment.output):
+                if last[name] == step and self.bytes_of(name) == self.bytes_of(segment.output):
                     alive.pop(name, None)
                     break
-            alive[segment.output] = self._bytes(segment.output)
-            peak = max(peak, sum(alive.values()))
-            alive = {name: size for name, size in alive.items() if last.get(name, -1) > step}
-        return peak
+            alive[segment.output] = None
+            steps.append((segment.name, tuple(alive)))
+            alive = {name: None for name in alive if last.get(name, -1) > step}
+        return steps
 
     def moved_bytes(self, segment: Segment) -> int:
         """Return what a layer has to read and write at least: activations and weights."""
         tensors = {*segment.inputs, *segment.addends, segment.output}
-        return sum(self._bytes(name) for name in tensors) + segment.parameter_bytes
+        return sum(self.bytes_of(name) for name in tensors) + segment.parameter_bytes
 
-    def _bytes(self, name: str) -> int:
+    def bytes_of(self, name: str) -> int:
+        """Return the size of a tensor."""
         return math.prod(self.shapes.get(name, (0,))) * self.element_bytes.get(name, 4)
 
 
 def read_graph(path: Path) -> Graph:
-    """Return the layers of the ONNX file at `path`.
+    """Return the layers of the ONNX file at `path`; of an int8 model, those without conversions.
 
     Raises:
         UnsupportedModelError: not an ONNX model.
     """
     proto = load(path)
+    quantized = is_quantized(proto.graph)
+    if quantized:
+        proto = without_conversions(proto)
     graph = proto.graph
     constants = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     sizes = {tensor.name: _element_bytes(tensor.data_type) for tensor in graph.initializer}
@@ -155,7 +164,9 @@ def read_graph(path: Path) -> Graph:
             n: scalars[n] for node in segment.nodes for n in node.input if n in scalars
         }
         _measure(segment, shapes, sizes, constants, floats)
-    return Graph(tuple(segments), shapes, sizes, inputs, tuple(v.name for v in graph.output))
+    outputs = tuple(value.name for value in graph.output)
+    found = Graph(tuple(segments), shapes, sizes, inputs, outputs)
+    return as_int8(found) if quantized else found
 
 
 def as_int8(graph: Graph) -> Graph:

@@ -8,6 +8,7 @@ of an emulator) and *estimated* (from a formula).
 from __future__ import annotations
 
 from edgeprune.records.base import Kind, Record, Shape, Unit
+from edgeprune.records.bench import BenchDense, BenchResult, BenchRow, Narrow
 from edgeprune.records.device import (
     Bandwidth,
     Comparison,
@@ -36,7 +37,11 @@ from edgeprune.records.plan import (
     Price,
     PricedLayer,
     Recovered,
+    Regularised,
+    ResourceUse,
     Round,
+    ScheduleHistory,
+    ScheduleStep,
     Sensitivity,
     SensitivityCurve,
     Shrunk,
@@ -73,6 +78,9 @@ __all__ = [
     "Adb",
     "Artifact",
     "Bandwidth",
+    "BenchDense",
+    "BenchResult",
+    "BenchRow",
     "Budget",
     "CSource",
     "ChannelGroup",
@@ -92,6 +100,7 @@ __all__ = [
     "Lifetime",
     "Microcontroller",
     "ModelProfile",
+    "Narrow",
     "Parity",
     "Peaks",
     "PlanSummary",
@@ -103,10 +112,14 @@ __all__ = [
     "QuantizedTensor",
     "Record",
     "Recovered",
+    "Regularised",
     "Remote",
+    "ResourceUse",
     "Roofline",
     "Round",
     "Samples",
+    "ScheduleHistory",
+    "ScheduleStep",
     "ScoreSpread",
     "Sensitivity",
     "SensitivityCurve",

@@ -84,13 +84,15 @@ class CostTable(Record):
 class SensitivityCurve(Record):
     """Loss increase over the dense model when only this group is cut to each width.
 
-    `widths` run from narrow to dense; the last is the dense width with increase 0.
+    `widths` run from narrow to dense; the last is the dense width with increase 0. `drops` are
+    those of the metric, where it was taken.
     """
 
     group: str
     criterion: str
     widths: tuple[int, ...]
     increases: tuple[float, ...]
+    drops: tuple[float, ...] = ()
 
 
 class Sensitivity(Record):
@@ -118,13 +120,24 @@ class Round(Record):
     high: float
 
 
+class ResourceUse(Record):
+    """A limit besides the main budget: what the plan uses of it, and what the dense model does."""
+
+    name: str
+    unit: str
+    limit: float
+    used: float
+    dense: float
+
+
 class WidthPlan(Record):
     """How wide each group is to be.
 
     `predicted` is the solver's cost of the first plan and `predicted_error` its relative error
     against the first measurement; `gap` is the solver's proven relative optimality gap, None where
     `allocation` proves none. `loss` is what was minimised: for `exact` the summed losses of the
-    groups, for the others the loss of the whole plan on calibration data before recovery.
+    groups, for the others the loss of the whole plan on calibration data before recovery. `held_by`
+    names what keeps a plan below 97 % of the budget: resources in full use, or the offered widths.
     """
 
     groups: dict[str, PlannedGroup]
@@ -136,6 +149,8 @@ class WidthPlan(Record):
     gap: float | None
     loss: float
     rounds: tuple[Round, ...] = ()
+    resources: tuple[ResourceUse, ...] = ()
+    held_by: tuple[str, ...] = ()
     allocation: str = "exact"
 
     @property
@@ -164,3 +179,44 @@ class Recovered(Record):
     recalibrated: float
     best: float
     history: tuple[tuple[int, float, float], ...]
+
+
+class ScheduleStep(Record):
+    """One step of a schedule: what it was to cost, what its plan cost, the metric it recovered to.
+
+    Costs are in the device's unit; the metrics are on validation data, `recalibrated` before
+    training. `widths` are those of every group.
+    """
+
+    number: int
+    limit: float
+    cost: float
+    recalibrated: float
+    metric: float
+    training_steps: int
+    widths: dict[str, int]
+
+
+class Regularised(Record):
+    """Training before the cut: validation metric before and after.
+
+    `history` holds (step, training loss, share of the channels' sizes that the weaker half holds).
+    """
+
+    kind: str
+    before: float
+    after: float
+    history: tuple[tuple[int, float, float], ...]
+
+
+class ScheduleHistory(Record):
+    """The steps of a schedule that were taken, and why it stopped before the `planned` ones.
+
+    If it `stopped`, the last step listed was not good and the one before it is what ships.
+    """
+
+    kind: str
+    planned: int
+    steps: tuple[ScheduleStep, ...]
+    stopped: str = ""
+    regularised: Regularised | None = None

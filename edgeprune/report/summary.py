@@ -21,6 +21,15 @@ if TYPE_CHECKING:
         WidthPlan,
     )
 
+AT_LEAST = (
+    "schedule",
+    "class_floor",
+    "agreement",
+    "layers_kept",
+)  # gates whose limit is a lower one
+COUNTS = {"schedule": "steps", "layers_kept": "layers"}
+SHARES = ("accuracy", "class_floor", "agreement")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -143,7 +152,7 @@ def _gate_value(gate: Gate, unit: Unit) -> str:
 
 
 def _gate_limit(gate: Gate, unit: Unit) -> str:
-    direction = "above" if is_ratio(gate) else "at most"
+    direction = "above" if is_ratio(gate) else "at least" if gate.name in AT_LEAST else "at most"
     return f"{direction} {_gate_figure(gate, gate.limit, unit)}"
 
 
@@ -154,7 +163,11 @@ def _gate_figure(gate: Gate, value: float, unit: Unit) -> str:
         return figures.cost(value, unit)
     if gate.name in ("ram", "flash"):
         return f"{value:,.1f} KiB"
-    return f"{value:.4f}" if gate.name == "accuracy" else f"{value:.2g}"
+    if gate.name in ("macs", "parameters"):
+        return figures.count(round(value))
+    if gate.name in COUNTS:
+        return f"{value:.0f} {COUNTS[gate.name]}"
+    return f"{value:.4f}" if gate.name in SHARES else f"{value:.2g}"
 
 
 def unmet(verdict: Verdict) -> tuple[str, ...]:
@@ -235,6 +248,40 @@ def _round(index: int, entry: Round, unit: Unit, kind: Kind) -> RoundRow:
         if entry.measured
         else "-",
     )
+
+
+def steps(verdict: Verdict) -> tuple[tuple[str, str, str, str, str], ...]:
+    """Return the steps of the schedule: number, cost, limit, metric recalibrated and recovered."""
+    schedule = verdict.schedule
+    if schedule is None or schedule.planned < 2:
+        return ()
+    return tuple(
+        (
+            f"{step.number} of {schedule.planned}",
+            figures.cost(step.cost, verdict.unit),
+            figures.cost(step.limit, verdict.unit),
+            f"{step.recalibrated:.4f}",
+            f"{step.metric:.4f} after {step.training_steps} steps",
+        )
+        for step in schedule.steps
+    )
+
+
+def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:
+    """Return (limit, what the plan uses of it), and what keeps it from using the budget."""
+    rows = []
+    for use in plan.resources:
+        show = figures.size if use.unit == "bytes" else figures.count
+        rows.append(
+            (
+                use.name,
+                f"{show(round(use.used))} of {show(round(use.limit))}; "
+                f"dense {show(round(use.dense))}",
+            )
+        )
+    if plan.held_by:
+        rows.append(("budget not used in full", f"held by {listed(plan.held_by)}"))
+    return tuple(rows)
 
 
 def profiled_run(profile: ModelProfile) -> float:
