@@ -136,7 +136,12 @@ def _charts(document: ReportData) -> dict[str, str]:
             title="Loss and validation metric over the steps of recovery",
         ),
         **pictures(
-            document.views, plan, document.curves, document.dense_profile, document.slim_profile
+            document.views,
+            plan,
+            document.curves,
+            document.dense_profile,
+            document.slim_profile,
+            verdict.schedule,
         ),
     }
 
