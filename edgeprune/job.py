@@ -7,14 +7,16 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from edgeprune.budget import BudgetRequest, parse_budget
 from edgeprune.errors import JobError, UsageError
 from edgeprune.sections import (
     BudgetSection,
+    CollapseSection,
     DataSection,
     ExportSection,
+    MaskSection,
     ModelSection,
     PruneSection,
     RecoverSection,
@@ -33,9 +35,17 @@ class Job(Section):
     model: ModelSection
     data: DataSection
     budget: BudgetSection = BudgetSection()
+    mask: MaskSection | None = None
+    collapse: CollapseSection = CollapseSection()
     prune: PruneSection = PruneSection()
     recover: RecoverSection = RecoverSection()
     export: ExportSection = ExportSection()
+
+    @model_validator(mode="after")
+    def _zeros_stay(self) -> Job:
+        if self.mask is not None and self.recover.reconstruct:
+            raise ValueError("[recover] reconstruct would fill the weights that [mask] makes zero")
+        return self
 
     def with_overrides(self, *, budget: str | None = None, seed: int | None = None) -> Job:
         """Return the job with what the command line says instead.

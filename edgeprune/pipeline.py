@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from edgeprune import stages
+from edgeprune import preparation, stages
 from edgeprune.allocation.closed_loop import require_reachable
 from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
@@ -22,6 +22,7 @@ from edgeprune.records import (
     CostTable,
     GroupList,
     ModelProfile,
+    Prepared,
     Recovered,
     Sensitivity,
     Shrunk,
@@ -33,6 +34,7 @@ from edgeprune.report.console import Console
 from edgeprune.sections import BudgetSection
 from edgeprune.ship import require_ours, ship
 from edgeprune.store import RunFolder
+from edgeprune.transforms import masks
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,12 @@ def run(
     job.request.limit(1.0, device.spec.unit)  # a budget in another unit is told before any work
     require_ours(out)
     with RunFolder(out, identity_of(job, model, data, device), resume=resume) as folder:
-        this = stages.Run(job, model, data, device, folder, console)
-        groups, dense, table, curves = _prices(this)
+        this = _prepared(stages.Run(job, model, data, device, folder, console))
+        groups, priced, table, curves = _prices(this)
+        dense = this.profiled or priced
         made = _make(this, dense, table, curves)
         budget = made.verification.verdict.budget
-        if not budget.met:
+        if not budget.met and table.widths:
             tighter = budget.reached / made.plan.corrected
             console.warning(
                 f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
@@ -131,18 +134,39 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         identity = identity_of(job, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
-            this = stages.Run(job, model, data, device, folder, console)
+            this = _prepared(stages.Run(job, model, data, device, folder, console))
             groups, dense, table, curves = _prices(this)
             return Planned(groups, dense, table, _allocate(this, table, curves))
 
 
+def _prepared(this: stages.Run) -> stages.Run:
+    """Make masks physical and collapse what is nearly linear, where job or model say so."""
+    if not preparation.is_wanted(this.job, this.model):
+        return this
+    do, skip = this.folder.stage, this.console.skipped
+    given, dense = this.model, masks.permanent(this.model)
+    plain = replace(this, model=dense)
+    files = this.exported("dense.onnx")
+    profiled = do("0-profile", ModelProfile, lambda: stages.profile(plain), files, skip)
+    whole = replace(plain, original=given, profiled=profiled)
+    found = do("0-prepare", Prepared, lambda: stages.prepare(whole), (stages.PREPARED,), skip)
+    if not found.changed:
+        return replace(plain, prepared=found, profiled=profiled)
+    base = preparation.restore(dense, this.data.example, found, this.file(stages.PREPARED))
+    return replace(plain, model=base, original=dense, prepared=found, profiled=profiled)
+
+
 def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensitivity]:
     """Profile and price: what the device says, and what each width costs in loss."""
-    do, skip, files = this.folder.stage, this.console.skipped, this.exported("dense.onnx")
+    do, skip, files = this.folder.stage, this.console.skipped, this.exported(this.start)
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
-    dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
+    dense = this.profiled if this.original is None else None
+    if dense is None:
+        dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
+    if this.prepared and preparation.is_enough(this.prepared, groups, dense, this.limit):
+        return groups, dense, preparation.no_prices(dense), Sensitivity(curves=())
     table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
-    require_reachable(table, this.job.request.limit(table.dense_cost, this.device.spec.unit))
+    require_reachable(table, this.limit(table.dense_cost))
     curves = do(
         "4-weigh",
         Sensitivity,
@@ -157,6 +181,8 @@ def _allocate(
     this: stages.Run, table: CostTable, curves: Sensitivity, tighter: float = 1.0
 ) -> WidthPlan:
     def work() -> WidthPlan:
+        if not table.widths:
+            return preparation.leave_whole(table, this.limit(table.dense_cost))
         return stages.allocate(this, table, curves, tighter)
 
     return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)

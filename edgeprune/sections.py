@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from edgeprune.budget import parse_budget
 from edgeprune.errors import UsageError
@@ -81,6 +81,7 @@ def _known(kind: MethodKind) -> AfterValidator:
     return AfterValidator(check)
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
 Family = Literal["base", "activation", "gradient", "cooperation"]
 
 
@@ -110,6 +111,36 @@ class PruneSection(Section):
     allocation: Literal["exact"] = "exact"
     keep: tuple[str, ...] = ()
     calibration_samples: int = Field(default=512, ge=1)
+
+
+class MaskSection(Section):
+    """Masks of torch.nn.utils.prune; `auto` is what gains on the device.
+
+    `amount` is the share of weights (of channels for `ln_structured`) that become zero; `iterative`
+    takes several, each of what the one before left.
+    """
+
+    kind: Annotated[str, _known("mask")] = "auto"
+    amount: Share | Annotated[tuple[Share, ...], Field(min_length=1)] = 0.5
+
+    @property
+    def amounts(self) -> tuple[float, ...]:
+        """The amounts in order."""
+        return self.amount if isinstance(self.amount, tuple) else (self.amount,)
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> MaskSection:
+        if isinstance(self.amount, tuple) and self.kind != "iterative":
+            raise ValueError(f'kind = "{self.kind}" takes one amount, only "iterative" several')
+        return self
+
+
+class CollapseSection(Section):
+    """Linear collapse: `max_error` is the squared error over the variance of the layers' output."""
+
+    enabled: bool = False
+    max_error: float = Field(default=0.05, gt=0, le=1)
+    ridge: float = Field(default=1e-3, ge=0)
 
 
 class RecoverSection(Section):

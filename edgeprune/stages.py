@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from edgeprune import preparation
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.closed_loop import close_the_loop
 from edgeprune.allocation.problem import build_problem
@@ -20,9 +21,11 @@ from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
 from edgeprune.export.segments import read_graph
+from edgeprune.export.stored import stored_size
 from edgeprune.importance.scores import score_channels
 from edgeprune.importance.sensitivity import best_curves, importance_curves, sensitivity_curves
 from edgeprune.job import Job
+from edgeprune.preparation import Workplace
 from edgeprune.profiler.layers import profile_model
 from edgeprune.pruning.groups import find_groups
 from edgeprune.pruning.shrink import rebuild, shrink
@@ -31,6 +34,7 @@ from edgeprune.records import (
     CostTable,
     GroupList,
     ModelProfile,
+    Prepared,
     Recovered,
     Sensitivity,
     Shrunk,
@@ -40,15 +44,21 @@ from edgeprune.records import (
 from edgeprune.recovery.finetuning import recover
 from edgeprune.report.console import Console
 from edgeprune.store import RunFolder, atomic
+from edgeprune.transforms.masks import hold_zeros, release
 from edgeprune.verify.evidence import Subject, gather
 from edgeprune.verify.gates import judge
 
 PROOF_SAMPLES = 64
+PREPARED = "prepared.safetensors"
 
 
 @dataclass
 class Run:
-    """What all stages share; `attempt` stands before the names of files that an attempt owns."""
+    """What all stages share; `attempt` stands before the names of files that an attempt owns.
+
+    `model` is what is cut. Where it was `prepared` before, `original` is the dense model and
+    `profiled` its profile.
+    """
 
     job: Job
     model: nn.Module
@@ -57,6 +67,24 @@ class Run:
     folder: RunFolder
     console: Console
     attempt: str = ""
+    original: nn.Module | None = None
+    prepared: Prepared | None = None
+    profiled: ModelProfile | None = None
+
+    @property
+    def dense(self) -> nn.Module:
+        """The dense model, which everything is compared with."""
+        return self.model if self.original is None else self.original
+
+    @property
+    def start(self) -> str:
+        """Name of the exported file of the model that is cut."""
+        return "dense.onnx" if self.original is None else "base.onnx"
+
+    def limit(self, cost: float) -> float:
+        """Return what the slim model may cost, from the `cost` of the model that is cut."""
+        gain = self.prepared.gain if self.prepared else None
+        return self.job.request.limit(cost * (gain.median if gain else 1.0), self.device.spec.unit)
 
     def file(self, name: str) -> Path:
         """Return the path of a file in the run folder."""
@@ -81,7 +109,7 @@ def group(run: Run) -> GroupList:
     with run.console.stage("Finding channel groups") as stage:
         found = find_groups(run.model, run.data.example, run.job.prune.keep)
         stage.note(f"{len(found.groups)} groups to cut, {len(found.skipped)} left alone")
-    if not found.groups:
+    if not found.groups and run.original is None:
         reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in found.skipped)
         raise UnsupportedModelError(
             f"the model has no group of channels that can be cut ({reasons})"
@@ -90,10 +118,11 @@ def group(run: Run) -> GroupList:
 
 
 def profile(run: Run) -> ModelProfile:
-    """Export the dense model and profile it."""
-    with run.console.stage(f"Profiling the dense model on {run.device.spec.name}") as stage:
+    """Export the model that is cut and profile it."""
+    which = "dense" if run.original is None else "prepared"
+    with run.console.stage(f"Profiling the {which} model on {run.device.spec.name}") as stage:
         stage.note("exporting")
-        path = run.file("dense.onnx")
+        path = run.file(run.start)
         export(run.model, run.data.example, path, opset=run.job.export.opset)
         run.precision.write(path)
         return profile_model(
@@ -106,12 +135,32 @@ def profile(run: Run) -> ModelProfile:
         )
 
 
+def prepare(run: Run) -> Prepared:
+    """Make masks physical and collapse what is nearly linear."""
+    assert run.original is not None
+    with run.console.stage("Preparing the model") as stage:
+        place = Workplace(
+            run.job,
+            run.data,
+            run.device,
+            run.precision,
+            folder=run.folder.path,
+            dense=run.precision.file(run.file("dense.onnx")),
+            note=stage.note,
+            progress=stage.update,
+            warn=run.console.warning,
+        )
+        base, found = preparation.prepare(place, run.model, run.original)
+        _save_state(base, run.file(PREPARED))
+        return found
+
+
 def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
     """Measure the cost table."""
     with run.console.stage("Pricing layers") as stage:
         return build_table(
             run.device,
-            read_graph(run.file("dense.onnx")),
+            read_graph(run.file(run.start)),
             groups.groups,
             dense,
             seed=run.job.seed,
@@ -163,8 +212,7 @@ def allocate(
     """Solve for the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
     best = best_curves(sensitivity.curves)
     problem = build_problem(table, best)
-    request = run.job.request
-    limit = request.limit(table.dense_cost, run.device.spec.unit) / tighter
+    limit = run.limit(table.dense_cost) / tighter
     with run.console.stage("Allocating widths") as stage:
         candidates = Candidates(
             run.model,
@@ -172,12 +220,13 @@ def allocate(
             run.device,
             run.precision,
             folder=run.folder.path,
+            dense=run.file(run.start),
             table=table,
             curves=best,
             scores=load_file(run.file("scores.safetensors")),
             opset=run.job.export.opset,
             seed=run.job.seed,
-            relative=request.share is not None,
+            relative=run.job.request.share is not None,
         )
         return close_the_loop(
             problem,
@@ -198,7 +247,7 @@ def cut(run: Run, plan: WidthPlan) -> Shrunk:
         samples = [inputs for inputs, _ in taken]
         slim = shrink(run.model, run.data.example, plan, samples)
         _save_state(slim, run.own("shrunk.safetensors"))
-        before, after = (sum(p.numel() for p in m.parameters()) for m in (run.model, slim))
+        before, after = (sum(p.numel() for p in m.parameters()) for m in (run.dense, slim))
         stage.note(f"{before:,} -> {after:,} parameters, equal to the masked model")
     checked = sum(len(inputs[0]) for inputs in samples)
     return Shrunk(parameters=after, dense_parameters=before, checked_samples=checked)
@@ -208,9 +257,12 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
     """Recover accuracy; the best state goes into recovered.safetensors."""
     with run.console.stage("Recovering accuracy") as stage:
         slim = rebuild(run.model, run.data.example, plan, load_file(run.own("shrunk.safetensors")))
+        masks = run.prepared.masks if run.prepared else None
+        hold_zeros(slim, masks.held if masks else ())
+        # Re-fitting needs a teacher of the same layers, distillation the best one there is.
         result = recover(
             slim,
-            run.model,
+            run.model if run.job.recover.reconstruct else run.dense,
             run.data,
             run.job.recover,
             kept={name: group.kept for name, group in plan.groups.items()},
@@ -220,7 +272,7 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
         if result.reconstruction and result.reconstruction.left_alone:
             alone = ", ".join(name for name, _ in result.reconstruction.left_alone)
             stage.note(f"not reconstructed: {alone}")
-        _save_state(result.model, run.own("recovered.safetensors"))
+        _save_state(release(result.model), run.own("recovered.safetensors"))
     return Recovered(recalibrated=result.recalibrated, best=result.best, history=result.history)
 
 
@@ -261,7 +313,7 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
             run.data,
             run.device,
             run.precision,
-            dense=Subject(run.model, run.file("dense.onnx"), dense),
+            dense=Subject(run.dense, run.file("dense.onnx"), dense),
             slim=Subject(slim_model(run, plan), run.own("slim.onnx")),
             recalibrated=recovered.recalibrated,
             note=stage.note,
@@ -279,6 +331,12 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
         measured_by=spec.measured_by,
         note=spec.note,
     )
+    if run.prepared:
+        masked = run.prepared.masks is not None
+        files = (run.precision.file(f) for f in (run.file("dense.onnx"), run.own("slim.onnx")))
+        dense_size, slim_size = map(stored_size, files) if masked else (None, None)
+        stored = (dense_size, slim_size) if dense_size and slim_size else None
+        verdict = verdict.model_copy(update={"prepared": run.prepared, "stored": stored})
     return Verification(verdict=verdict, slim_profile=profiled)
 
 

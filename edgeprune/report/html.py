@@ -19,7 +19,7 @@ from edgeprune.records import (
     Verdict,
     WidthPlan,
 )
-from edgeprune.report import charts, figures, summary
+from edgeprune.report import charts, figures, summary, transforms
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -81,7 +81,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals.update(figures=figures, summary=summary)
+    environment.globals.update(figures=figures, summary=summary, transforms=transforms)
     return environment
 
 
