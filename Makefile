@@ -1,4 +1,4 @@
-# Targets are listed by `make`. Arguments: JOB, BUDGET, RESUME, DEVICE, WHAT, RUN, PYTHON.
+# Targets are listed by `make`. Arguments: JOB, BUDGET, RESUME, DEVICE, WHAT, RUN, PYTHON, KEEP, PARTS.
 # make itself ends with 2 whatever went wrong; edgeprune's own exit codes (docs/cli.md) are seen
 # by calling .venv/bin/edgeprune directly.
 
@@ -102,8 +102,8 @@ check: $(STAMP) ## Lint, formatting, types, import contracts, generated document
 	$(BIN)/python docs/generate_cli.py --check
 
 .PHONY: bench-measure
-bench-measure: $(STAMP) ## Check the measuring itself, hours on an idle machine [COMPARISONS=200] [SECONDS=20]
-	$(BIN)/python benchmarks/measure.py $(if $(COMPARISONS),--comparisons $(COMPARISONS)) $(if $(SECONDS),--seconds $(SECONDS))
+bench-measure: $(STAMP) ## Check the measuring itself, hours on an idle machine [KEEP=folder to go on with] [PARTS=]
+	$(BIN)/python benchmarks/measure.py $(if $(KEEP),--keep "$(KEEP)") $(if $(PARTS),--parts $(PARTS))
 
 .PHONY: docs
 docs: $(STAMP) ## Write docs/cli.md from the help of the command line

@@ -1,27 +1,26 @@
 """The figures that docs/measuring.md gives for the measuring instrument itself.
 
-    make bench-measure                                  all of it: about four hours
-    python benchmarks/measure.py --comparisons 5        a look
-    python benchmarks/measure.py --parts simulated profiles
+    make bench-measure                                  all of it: about two hours
+    make bench-measure KEEP=FOLDER                      the same; later calls go on with it
+    python benchmarks/measure.py --idle 5 --parts idle  a look
+    python benchmarks/measure.py --keep FOLDER --parts padded --for 75     a slice of it
 
-Run it on an idle machine. It prints the conditions and one line for each figure.
+Run it on an idle machine. It prints the conditions and one line for each figure. A comparison
+during which other programs kept a tenth of a processor busy is kept, but does not count.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
 import psutil
+from comparisons import Kept, Run, busy_process, conditions, summarise
 
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
@@ -43,50 +42,60 @@ NOISY = {"noise": 0.03, "regime": 1.6, "regime_runs": 400.0, "macs_per_us": 100_
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--comparisons", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each comparison")
+    parser.add_argument("--idle", type=int, default=200, help="comparisons of a model with itself")
+    parser.add_argument("--busy", type=int, default=200, help="the same beside a busy process")
+    parser.add_argument("--padded", type=int, default=100, help="comparisons of 21 with 20 layers")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each, at most")
     parser.add_argument("--device", default="mobile_cpu")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="go on with what lies there")
+    parser.add_argument("--for", type=float, default=float("inf"), dest="limit", metavar="SECONDS",
+                        help="begin no comparison later than this")  # fmt: skip
     asked = parser.parse_args()
-    conditions(asked.comparisons, asked.seconds)
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
-        folder, device = Path(scratch), open_device(asked.device)
-        plain = write_convolutions(folder / "plain.onnx", LAYERS, channels=32, size=28)
-        padded = write_convolutions(folder / "padded.onnx", LAYERS + 1, channels=32, size=28)
-        count, seconds = asked.comparisons, asked.seconds
+    print(f"conditions: {conditions(asked.device)}, load {psutil.getloadavg()[0]:.2f}", flush=True)
+    with ExitStack() as stack:
+        folder = asked.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        device = open_device(asked.device)
+        plain, padded = (
+            write_convolutions(folder / f"convolutions_{count}.onnx", count, channels=32, size=28)
+            for count in (LAYERS, LAYERS + 1)
+        )
         if "simulated" in asked.parts:
-            simulated(plain, padded, seconds)
+            simulated(plain, padded, asked.seconds)
         if {"profiles", "time", "idle", "busy"} & set(asked.parts):
             networks = exported(folder)
         if "profiles" in asked.parts:
             profiles(device, networks)
         if "time" in asked.parts:
             wall_clock(networks["reference"], asked.device)
-        if "idle" in asked.parts:
-            same(device, networks["reference"], count, seconds, "idle")
-        if "busy" in asked.parts:
-            with busy_process():
-                same(device, networks["reference"], count, seconds, "one busy process")
-        if "padded" in asked.parts:
-            different(device, padded, plain, -(-count // 2), seconds)
+        until = time.monotonic() + asked.limit
+        for part in ("idle", "busy", "padded"):
+            if part not in asked.parts:
+                continue
+            if part == "padded":
+                first, second, truth = padded, plain, (LAYERS + 1) / LAYERS
+                name = f"{LAYERS + 1} against {LAYERS} equal layers"
+            else:
+                first = second = networks["reference"]
+                name, truth = f"A/A, {part}", 1.0
+            kept = Kept(folder, part, asked.seconds, conditions(asked.device, (first, second)))
+            count = getattr(asked, part)
+            with busy_process() if part == "busy" else nullcontext() as besides:
+                kept.fill(count, runner(device, first, second, asked.seconds), until, besides)
+            kept.report(name, count, truth)
 
 
-def conditions(count: int, seconds: float) -> None:
-    processor = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            processor = line.partition(":")[2].strip()
-    print(
-        f"conditions: {processor}, {psutil.cpu_count()} processors, "
-        f"load {psutil.getloadavg()[0]:.2f}, onnxruntime {onnxruntime.__version__}, "
-        f"{platform.system()} {platform.release()}; "
-        f"{count} comparisons of {seconds:g} s",
-        flush=True,
-    )
+def runner(device: Device, first: Path, second: Path, seconds: float) -> Run:
+    """Return the comparison with a seed of its own."""
+    return lambda seed: compare(device, first, second, seconds=seconds, seed=1000 * seed)[0]
 
 
 def exported(folder: Path) -> dict[str, Path]:
-    """Export the reference network, MobileNetV2 and ResNet-18."""
+    """Export the reference network, MobileNetV2 and ResNet-18; what lies there stays."""
+    found = {n: folder / f"{n}.onnx" for n in ("reference", "mobilenet_v2", "resnet18")}
+    if all(path.exists() for path in found.values()):
+        return found
     import torch
 
     from edgeprune.export.onnx_graph import export
@@ -95,11 +104,8 @@ def exported(folder: Path) -> dict[str, Path]:
 
     image = torch.zeros(1, 3, 224, 224)
     shapes = ROOT / "examples" / "shapes"
-    found = {}
     for name in ("mobilenet_v2", "resnet18"):
-        found[name] = folder / f"{name}.onnx"
         export(call_factory(f"model:{name}", shapes, "model"), (image,), found[name], opset=20)
-    found["reference"] = folder / "reference.onnx"
     model = load_model(load_job(JOB), JOB.parent)
     export(model, (torch.zeros(1, 1, 28, 28),), found["reference"], opset=20)
     return found
@@ -133,27 +139,6 @@ def wall_clock(path: Path, device: str) -> None:
         print(f"profile {what.name}: {took:.1f} s, exit code {done.returncode}", flush=True)
 
 
-def same(device: Device, path: Path, count: int, seconds: float, how: str) -> None:
-    """Compare a model with itself."""
-    report(
-        f"A/A, {how}",
-        (lambda seed: compare(device, path, path, seconds=seconds, seed=seed)[0]),
-        count,
-        1.0,
-    )
-
-
-def different(device: Device, more: Path, less: Path, count: int, seconds: float) -> None:
-    """Compare two models whose work differs by 5 %."""
-    truth = (LAYERS + 1) / LAYERS
-    report(
-        f"{LAYERS + 1} against {LAYERS} equal layers",
-        (lambda seed: compare(device, more, less, seconds=seconds, seed=seed)[0]),
-        count,
-        truth,
-    )
-
-
 def simulated(plain: Path, padded: Path, seconds: float) -> None:
     """The same on a simulated device whose noise is known: 500 comparisons, in no time."""
     for spread in (0.005, 0.01, 0.02):
@@ -163,45 +148,18 @@ def simulated(plain: Path, padded: Path, seconds: float) -> None:
             spec = load_spec("simulated").model_copy(update={"simulation": simulation})
             device = SimulatedDevice(spec)
             clock = lambda: device.elapsed  # noqa: E731
-            return compare(device, first, plain, seconds=seconds, seed=seed, clock=clock)[0]
+            try:
+                found = compare(
+                    device, first, plain, seconds=seconds, seed=1000 * seed, clock=clock
+                )[0]
+            except UnstableError:
+                return None
+            return found.median, found.low, found.high
 
         how = f"simulated, processes differ by {100 * spread:g} %"
-        report(f"A/A, {how}", lambda seed: run(seed, plain), 500, 1.0)
-        report(f"5 %, {how}", lambda seed: run(seed, padded), 100, (LAYERS + 1) / LAYERS)
-
-
-def report(name: str, run: Callable[[int], object], count: int, truth: float) -> None:
-    """Print how many of `count` comparisons call a difference, and how sure they are."""
-    called, held, unstable, widths, ratios = 0, 0, 0, [], []
-    for seed in range(count):
-        try:
-            found = run(seed)
-        except UnstableError:
-            unstable += 1
-            continue
-        called += not found.low <= 1.0 <= found.high
-        held += found.low <= truth <= found.high
-        widths.append((found.high - found.low) / 2 / found.median)
-        ratios.append(found.median)
-    if not widths:
-        print(f"{name}: all {count} unstable", flush=True)
-        return
-    print(
-        f"{name}: {called} of {count} call a difference, {held} hold {truth:.4g}, "
-        f"{unstable} unstable; half width median {100 * np.median(widths):.2f} %, "
-        f"largest {100 * max(widths):.2f} %; ratios {min(ratios):.4f} to {max(ratios):.4f}",
-        flush=True,
-    )
-
-
-@contextmanager
-def busy_process() -> Iterator[None]:
-    """Keep one processor busy meanwhile."""
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
-        try:
-            yield
-        finally:
-            process.kill()
+        summarise(f"A/A, {how}", [run(seed, plain) for seed in range(500)], 1.0)
+        truth = (LAYERS + 1) / LAYERS
+        summarise(f"5 %, {how}", [run(seed, padded) for seed in range(100)], truth)
 
 
 if __name__ == "__main__":

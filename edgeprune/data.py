@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import math
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edgeprune.errors import DataError
+from edgeprune.errors import DataError, EdgepruneError, UserFunctionError
 
 Inputs = Tensor | tuple[Tensor, ...]
 Batch = tuple[Inputs, Tensor]
@@ -55,8 +60,16 @@ class Data:
     def metric_name(self) -> str:
         """What reports call the metric."""
         return (
-            "top-1 accuracy" if self.metric is top1 else getattr(self.metric, "__name__", "metric")
+            "top-1 accuracy"
+            if getattr(self.metric, "__wrapped__", self.metric) is top1
+            else getattr(self.metric, "__name__", "metric")
         )
+
+    def guarded(self) -> Data:
+        """Return the same data whose loss and metric name themselves when they fail."""
+        loss = _guard(self.loss, "loss", lambda found: _scalar(found, "loss"))
+        metric = _guard(self.metric, "metric", lambda found: _figure(found, "metric"))
+        return dataclasses.replace(self, loss=loss, metric=metric)
 
     def parts(self) -> dict[str, Iterable[Batch]]:
         """Return what is iterated in the same order every time: not the training data."""
@@ -117,8 +130,9 @@ def batches(
 
     Raises:
         DataError: something else than (inputs, target) came, or a second pass found nothing.
+        UserFunctionError: the iterable itself fails.
     """
-    for index, batch in enumerate(part):
+    for index, batch in enumerate(_told(part, name)):
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise DataError(
                 f"data: batch {index} of {name} is a {type(batch).__name__}, not (inputs, target)"
@@ -158,3 +172,85 @@ def call(model: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
             "wrap it so that it returns one tensor; several outputs are not supported yet",
         )
     return output
+
+
+def _told(part: Iterable[Batch], name: str) -> Iterator[Any]:
+    """Yield what `part` yields; a fault inside it is the user's, and told as such."""
+    try:
+        yield from part
+    except (EdgepruneError, GeneratorExit, MemoryError):
+        raise
+    except Exception as error:
+        raise fault(error, f"data: the loader of {name}", part) from error
+
+
+def _guard(function: Callable[..., Any], role: str, read: Callable[[Any], Any]) -> Any:
+    """Return `function`, whose failure is told as that of the user's `role`."""
+    if getattr(function, "_guards", None) == role:
+        return function
+
+    @functools.wraps(function)
+    def called(output: Tensor, target: Tensor) -> Any:
+        try:
+            found = function(output, target)
+        except (EdgepruneError, MemoryError):
+            raise
+        except Exception as error:
+            what = f"data: {role} {_name(function)}"
+            shapes = f"; its arguments: {_shape(output)} and {_shape(target)}"
+            raise fault(error, what, function, shapes) from error
+        return read(found)
+
+    called._guards = role  # type: ignore[attr-defined]
+    return called
+
+
+def _scalar(found: Any, role: str) -> Tensor:
+    if not isinstance(found, Tensor) or found.numel() != 1:
+        shown = _shape(found) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise UserFunctionError(f"data: {role} returned {shown}", "it must return a scalar tensor")
+    return found.reshape(())
+
+
+def _figure(found: Any, role: str) -> float:
+    try:
+        value = float(found)
+    except (TypeError, ValueError, RuntimeError):
+        raise UserFunctionError(
+            f"data: {role} returned a {type(found).__name__}", "it must return a number"
+        ) from None
+    if not math.isfinite(value):
+        raise UserFunctionError(f"data: {role} returned {value}", "it must return a finite number")
+    return value
+
+
+def fault(error: Exception, what: str, owner: object, more: str = "") -> UserFunctionError:
+    """Return the error that tells a fault in a function of the user: where, and what it said.
+
+    The place is the innermost frame of the fault outside of edgeprune and torch.
+    """
+    ours = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)
+    ]
+    where = (
+        f" in {frames[-1].name} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    )
+    said = str(error).strip().splitlines()
+    told = f"{type(error).__name__}: {said[0] if said else 'no message'}"
+    return UserFunctionError(
+        f"{what} failed{where}: {told}{more}",
+        f"the fault lies in {_name(owner)}, which the data factory gave; -v shows the traceback",
+    )
+
+
+def _name(thing: object) -> str:
+    kind = type(thing)
+    module = getattr(thing, "__module__", kind.__module__)
+    return f"{module}.{getattr(thing, '__qualname__', kind.__qualname__)}"
+
+
+def _shape(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"

@@ -7,6 +7,7 @@
     |  |- FactoryError             model or data factory cannot be imported or called
     |  |- WeightsError             weights missing, unreadable, unfitting or not finite
     |  |- DataError                data loader empty or of the wrong shape
+    |  |- UserFunctionError        loss, metric or loader of the user fails
     |  |- OutputError              output folder cannot be written
     |  `- ResumeError              the run folder belongs to another run, or another run holds it
     |- GateError               1   a budget, parity, accuracy or speed-up gate cannot be met
@@ -81,6 +82,10 @@ class WeightsError(UsageError):
 
 class DataError(UsageError):
     """A data loader is empty or gives something other than (inputs, target)."""
+
+
+class UserFunctionError(UsageError):
+    """A loss, metric or loader that the user gave fails; says where."""
 
 
 class OutputError(UsageError):

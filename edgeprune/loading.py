@@ -72,7 +72,7 @@ def load_data(job: Job, folder: Path) -> Data:
             "not edgeprune.Data"
         )
     data.check()
-    return data
+    return data.guarded()
 
 
 def call_factory(factory: str, folder: Path, key: str, **offered: Any) -> Any:

@@ -296,4 +296,4 @@ def slim(
     data.check()
     check_runs(model.eval(), data)
     folder = Path(out) if out is not None else Path("deploy", opened.spec.name, name)
-    return run(job, model, data, opened, folder, console=Console(quiet=quiet))
+    return run(job, model, data.guarded(), opened, folder, console=Console(quiet=quiet))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.data import Data, as_tuple, batches, call, first_batches, top1
-from edgeprune.errors import DataError
+from edgeprune.errors import DataError, UserFunctionError
 
 BATCH = (torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
 
@@ -138,3 +138,62 @@ def test_call_refuses_several_outputs() -> None:
     with pytest.raises(DataError, match="returns a tuple") as caught:
         call(Two(), (BATCH[0],))
     assert "one tensor" in caught.value.hint
+
+
+def broken(output: Tensor, target: Tensor) -> Tensor:
+    return output @ target  # a matrix with a vector of another size and type
+
+
+class Failing:
+    def __iter__(self) -> Iterator[Any]:
+        yield BATCH
+        raise OSError("the disk is gone")
+
+
+def test_a_fault_in_loss_or_metric_names_function_file_and_line() -> None:
+    line = broken.__code__.co_firstlineno + 1
+    for role in ("loss", "metric"):
+        guarded = data(**{role: broken}).guarded()
+        with pytest.raises(UserFunctionError) as caught:
+            getattr(guarded, role)(*BATCH)
+        assert f"{role} {__name__}.broken failed in broken ({__file__}, line {line})" in str(
+            caught.value
+        )
+        assert "float32 [4, 3] and int64 [4]" in str(caught.value)
+        assert caught.value.exit_code == 2
+        assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_a_fault_in_a_loader_names_the_part_and_the_place() -> None:
+    with pytest.raises(
+        UserFunctionError, match=r"loader of train failed in __iter__ .*disk is gone"
+    ):
+        list(batches(Failing(), "train"))
+
+
+@pytest.mark.parametrize(
+    ("role", "returned", "words"),
+    [
+        ("loss", torch.zeros(4), r"loss returned float32 \[4\]"),
+        ("loss", 0.5, "loss returned a float"),
+        ("metric", "high", "metric returned a str"),
+        ("metric", float("nan"), "metric returned nan"),
+    ],
+)  # fmt: skip
+def test_what_loss_and_metric_return_is_checked(role: str, returned: Any, words: str) -> None:
+    guarded = data(**{role: lambda output, target: returned}).guarded()
+    with pytest.raises(UserFunctionError, match=words):
+        getattr(guarded, role)(*BATCH)
+
+
+def test_guarding_changes_no_result_and_can_be_repeated() -> None:
+    given = data()
+    guarded = given.guarded().guarded()
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    assert torch.equal(guarded.loss(logits, labels), given.loss(logits, labels))
+    assert guarded.metric(logits, labels) == top1(logits, labels)
+    assert guarded.metric_name == "top-1 accuracy"
+    one_element = data(loss=lambda output, target: output[:1, 0]).guarded()
+    assert one_element.loss(logits, labels).shape == ()
+    with pytest.raises(UserFunctionError, match=r"cross_entropy failed.*out of bounds"):
+        guarded.loss(logits, labels + 2)

@@ -76,6 +76,16 @@ def untraceable(job: Path) -> None:
     replaced(job, 'weights = "dense.safetensors"\n', "")
 
 
+def loss_of(job: Path, body: str, role: str = "loss") -> None:
+    data = job.with_name("data.py")
+    replaced(data, "test=batches(256, 4))", f"test=batches(256, 4), {role}=wrong)")
+    data.write_text(data.read_text() + f"\n\ndef wrong(output, target):\n    {body}\n")
+
+
+def metric_of(job: Path, body: str) -> None:
+    loss_of(job, body, "metric")
+
+
 CASES: dict[str, tuple[Callable[[Path], None], int, tuple[str, ...]]] = {
     "job_missing": (lambda job: job.unlink(), 2, ("job.toml", "cannot be read")),
     "job_not_toml": (lambda job: job.write_text("name = \n"), 2, ("not TOML", "line 1")),
@@ -99,6 +109,12 @@ CASES: dict[str, tuple[Callable[[Path], None], int, tuple[str, ...]]] = {
         lambda job: job.with_name("data.py").write_text("def load():\n    return 3\n"),
         2,
         ("returned a int, not edgeprune.Data",),
+    ),
+    "loss_raises": (
+        lambda job: loss_of(job, "return output[0, 99]"), 2, ("data: loss", "failed in wrong", "data.py, line"),
+    ),
+    "metric_raises": (
+        lambda job: metric_of(job, "return 1 / 0"), 2, ("data: metric", "failed in wrong", "ZeroDivisionError"),
     ),
     "empty_loader": (
         lambda job: replaced(job.with_name("data.py"), "batches(192, 2)", "[]"), 2, ("calibration is empty",),
