@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 from torch import nn
 
 from edgeprune import preparation, stages
-from edgeprune.allocation.closed_loop import require_reachable
 from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
@@ -36,6 +36,9 @@ from edgeprune.sections import BudgetSection
 from edgeprune.ship import require_ours, ship
 from edgeprune.store import RunFolder
 from edgeprune.transforms import masks
+from edgeprune.views import collect
+
+PREPARED = "prepared.safetensors"
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,13 @@ def run(
                 job_title=job.name,
                 integer_model=made.integer_file,
                 chip=device.spec.microcontroller,
+                views=collect(
+                    this.model,
+                    made.model,
+                    made.plan,
+                    groups,
+                    load_file(folder.file("scores.safetensors")) if table.widths else {},
+                ),
             )
         shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
         return Result(made.model, shipped, made.verification.verdict, made.plan, out)
@@ -137,7 +147,8 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
         with RunFolder(Path(scratch), identity, resume=False) as folder:
             this = _prepared(stages.Run(job, model, data, device, folder, console))
             groups, dense, table, curves = _prices(this)
-            return Planned(groups, dense, table, _allocate(this, groups, table, curves))
+            plan = _allocate(this, groups, dense, table, curves)
+            return Planned(groups, dense, table, plan)
 
 
 def _prepared(this: stages.Run) -> stages.Run:
@@ -149,12 +160,29 @@ def _prepared(this: stages.Run) -> stages.Run:
     plain = replace(this, model=dense)
     files = this.exported("dense.onnx")
     profiled = do("0-profile", ModelProfile, lambda: stages.profile(plain), files, skip)
-    whole = replace(plain, original=given, profiled=profiled)
-    found = do("0-prepare", Prepared, lambda: stages.prepare(whole), (stages.PREPARED,), skip)
+    found = do("0-prepare", Prepared, lambda: _prepare(plain, given), (PREPARED,), skip)
     if not found.changed:
         return replace(plain, prepared=found, profiled=profiled)
-    base = preparation.restore(dense, this.data.example, found, this.file(stages.PREPARED))
+    base = preparation.restore(dense, this.data.example, found, this.file(PREPARED))
     return replace(plain, model=base, original=dense, prepared=found, profiled=profiled)
+
+
+def _prepare(this: stages.Run, given: nn.Module) -> Prepared:
+    with this.console.stage("Preparing the model") as stage:
+        place = preparation.Workplace(
+            this.job,
+            this.data,
+            this.device,
+            this.precision,
+            folder=this.folder.path,
+            dense=this.precision.file(this.file("dense.onnx")),
+            note=stage.note,
+            progress=stage.update,
+            warn=this.console.warning,
+        )
+        base, found = preparation.prepare(place, this.model, given)
+        stages.save_state(base, this.file(PREPARED))
+        return found
 
 
 def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensitivity]:
@@ -164,10 +192,11 @@ def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensi
     dense = this.profiled if this.original is None else None
     if dense is None:
         dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
-    if this.prepared and preparation.is_enough(this.prepared, groups, dense, this.limit):
+    alone = this.job.budget.asked == this.job.budget.latency or not groups.groups
+    if this.prepared and alone and preparation.is_enough(this.prepared, groups, dense, this.limit):
         return groups, dense, preparation.no_prices(dense), Sensitivity(curves=())
     table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
-    require_reachable(table, this.limit(table.dense_cost))
+    stages.check_budgets(this, groups, dense, table)
     curves = do(
         "4-weigh",
         Sensitivity,
@@ -181,6 +210,7 @@ def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensi
 def _allocate(
     this: stages.Run,
     groups: GroupList,
+    dense: ModelProfile,
     table: CostTable,
     curves: Sensitivity,
     tighter: float = 1.0,
@@ -188,7 +218,7 @@ def _allocate(
     def work() -> WidthPlan:
         if not table.widths:
             return preparation.leave_whole(table, this.limit(table.dense_cost))
-        return stages.allocate(this, groups, table, curves, tighter)
+        return stages.allocate(this, groups, dense, table, curves, tighter)
 
     return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)
 
@@ -223,7 +253,7 @@ def _make(
 ) -> _Made:
     """Allocate, shrink, recover, export and verify."""
     do, skip, own = this.folder.stage, this.console.skipped, this.attempt
-    plan = _allocate(this, groups, table, curves, tighter)
+    plan = _allocate(this, groups, dense, table, curves, tighter)
     shrunk, state, file = (
         own + n for n in ("shrunk.safetensors", "recovered.safetensors", "slim.onnx")
     )

@@ -20,6 +20,7 @@ from edgeprune.devices.protocol import Device
 from edgeprune.errors import BudgetError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
+from edgeprune.export.stored import stored_size
 from edgeprune.job import Job
 from edgeprune.profiler.timing import compare
 from edgeprune.records import (
@@ -31,6 +32,7 @@ from edgeprune.records import (
     Masks,
     ModelProfile,
     Prepared,
+    Verdict,
     WidthPlan,
 )
 from edgeprune.recovery.finetuning import metric_on, recover
@@ -126,6 +128,12 @@ def restore(model: nn.Module, example: Inputs, prepared: Prepared, path: Path) -
             base = linear.collapse(base, tried.chain, layer)
     base.load_state_dict(load_file(path))
     return base.eval()
+
+
+def reported(verdict: Verdict, prepared: Prepared, dense: Path, slim: Path) -> Verdict:
+    """Return the verdict with what was done, and for masked models what both files take stored."""
+    stored = None if prepared.masks is None else (stored_size(dense), stored_size(slim))
+    return verdict.model_copy(update={"prepared": prepared, "stored": stored})
 
 
 def is_enough(

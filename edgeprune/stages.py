@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from edgeprune import preparation
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.closed_loop import close_the_loop
-from edgeprune.allocation.problem import build_problem
+from edgeprune.allocation.problem import Problem, build_problem, flat_curves
+from edgeprune.allocation.reachable import require_reachable
 from edgeprune.allocation.reaching import reach
+from edgeprune.allocation.resources import Model, resource_rows
 from edgeprune.allocation.task import Task
 from edgeprune.cost.table import build_table
 from edgeprune.data import Data, first_batches
@@ -22,12 +25,10 @@ from edgeprune.devices.protocol import Device
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
-from edgeprune.export.segments import read_graph
-from edgeprune.export.stored import stored_size
+from edgeprune.export.segments import as_int8, read_graph
 from edgeprune.importance.scores import score_channels
 from edgeprune.importance.sensitivity import best_curves, importance_curves, sensitivity_curves
 from edgeprune.job import Job
-from edgeprune.preparation import Workplace
 from edgeprune.profiler.layers import profile_model
 from edgeprune.pruning.groups import find_groups
 from edgeprune.pruning.shrink import rebuild, shrink
@@ -39,6 +40,7 @@ from edgeprune.records import (
     Prepared,
     Recovered,
     Sensitivity,
+    SensitivityCurve,
     Shrunk,
     Verification,
     WidthPlan,
@@ -51,7 +53,6 @@ from edgeprune.verify.evidence import Subject, gather
 from edgeprune.verify.gates import judge
 
 PROOF_SAMPLES = 64
-PREPARED = "prepared.safetensors"
 
 
 @dataclass
@@ -137,26 +138,6 @@ def profile(run: Run) -> ModelProfile:
         )
 
 
-def prepare(run: Run) -> Prepared:
-    """Make masks physical and collapse what is nearly linear."""
-    assert run.original is not None
-    with run.console.stage("Preparing the model") as stage:
-        place = Workplace(
-            run.job,
-            run.data,
-            run.device,
-            run.precision,
-            folder=run.folder.path,
-            dense=run.precision.file(run.file("dense.onnx")),
-            note=stage.note,
-            progress=stage.update,
-            warn=run.console.warning,
-        )
-        base, found = preparation.prepare(place, run.model, run.original)
-        _save_state(base, run.file(PREPARED))
-        return found
-
-
 def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
     """Measure the cost table."""
     with run.console.stage("Pricing layers") as stage:
@@ -235,12 +216,44 @@ def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitiv
     )
 
 
+def pose(
+    run: Run,
+    groups: GroupList,
+    dense: ModelProfile,
+    table: CostTable,
+    curves: Mapping[str, SensitivityCurve] | None = None,
+) -> Problem:
+    """Return the allocation problem of the job: losses of `curves` (None: no loss), all limits."""
+    graph = read_graph(run.file(run.start))
+    if run.precision.name == "int8":
+        graph = as_int8(graph)
+    model = Model(run.model, graph, groups.groups, dense.file_bytes)
+    own_memory = run.device.spec.runtime == "firmware"
+    rows = resource_rows(run.job.budget, table, model, memory=not own_memory)
+    return build_problem(table, curves or flat_curves(table), rows)
+
+
+def check_budgets(run: Run, groups: GroupList, dense: ModelProfile, table: CostTable) -> None:
+    """Make sure, before losses are measured, that all limits can be reached.
+
+    Raises:
+        BudgetError: they cannot.
+    """
+    unit = run.device.spec.unit
+    require_reachable(pose(run, groups, dense, table), run.limit(table.dense_cost), unit)
+
+
 def allocate(
-    run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitivity, tighter: float = 1.0
+    run: Run,
+    groups: GroupList,
+    dense: ModelProfile,
+    table: CostTable,
+    sensitivity: Sensitivity,
+    tighter: float = 1.0,
 ) -> WidthPlan:
     """Find the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
     best = best_curves(sensitivity.curves)
-    problem = build_problem(table, best)
+    problem = pose(run, groups, dense, table, best)
     limit = run.limit(table.dense_cost) / tighter
     with run.console.stage("Allocating widths") as stage:
         candidates = Candidates(
@@ -283,7 +296,7 @@ def cut(run: Run, plan: WidthPlan) -> Shrunk:
         taken = first_batches(run.data.calibration, PROOF_SAMPLES, "calibration")
         samples = [inputs for inputs, _ in taken]
         slim = shrink(run.model, run.data.example, plan, samples)
-        _save_state(slim, run.own("shrunk.safetensors"))
+        save_state(slim, run.own("shrunk.safetensors"))
         before, after = (sum(p.numel() for p in m.parameters()) for m in (run.dense, slim))
         stage.note(f"{before:,} -> {after:,} parameters, equal to the masked model")
     checked = sum(len(inputs[0]) for inputs in samples)
@@ -309,7 +322,7 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
         if result.reconstruction and result.reconstruction.left_alone:
             alone = ", ".join(name for name, _ in result.reconstruction.left_alone)
             stage.note(f"not reconstructed: {alone}")
-        _save_state(release(result.model), run.own("recovered.safetensors"))
+        save_state(release(result.model), run.own("recovered.safetensors"))
     return Recovered(recalibrated=result.recalibrated, best=result.best, history=result.history)
 
 
@@ -325,7 +338,7 @@ def write(run: Run, plan: WidthPlan) -> Artifact:
         metadata = {
             "job": run.job.name,
             "device": run.device.spec.name,
-            "budget": run.job.request.text,
+            "budget": run.job.budget.asked,
             "plan": plan.digest,
             "seed": str(run.job.seed),
             "version": importlib.metadata.version("edgeprune"),
@@ -369,15 +382,13 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
         note=spec.note,
     )
     if run.prepared:
-        masked = run.prepared.masks is not None
         files = (run.precision.file(f) for f in (run.file("dense.onnx"), run.own("slim.onnx")))
-        dense_size, slim_size = map(stored_size, files) if masked else (None, None)
-        stored = (dense_size, slim_size) if dense_size and slim_size else None
-        verdict = verdict.model_copy(update={"prepared": run.prepared, "stored": stored})
+        verdict = preparation.reported(verdict, run.prepared, *files)
     return Verification(verdict=verdict, slim_profile=profiled)
 
 
-def _save_state(model: nn.Module, path: Path) -> None:
+def save_state(model: nn.Module, path: Path) -> None:
+    """Write the weights of a model."""
     state = {
         name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()
     }

@@ -36,6 +36,7 @@ from edgeprune.records.plan import (
     Price,
     PricedLayer,
     Recovered,
+    ResourceUse,
     Round,
     Sensitivity,
     SensitivityCurve,
@@ -62,6 +63,7 @@ from edgeprune.records.transforms import (
     StoredSize,
     ZeroChannels,
 )
+from edgeprune.records.trials import Trial, Trials
 from edgeprune.records.verdict import (
     Artifact,
     Budget,
@@ -76,6 +78,7 @@ from edgeprune.records.verdict import (
     Verdict,
     Verification,
 )
+from edgeprune.records.views import ScoreSpread, Views, WeightPattern
 
 __all__ = [
     "Adb",
@@ -118,9 +121,11 @@ __all__ = [
     "Recovered",
     "Remote",
     "RemovedChannels",
+    "ResourceUse",
     "Roofline",
     "Round",
     "Samples",
+    "ScoreSpread",
     "Sensitivity",
     "SensitivityCurve",
     "Shape",
@@ -133,9 +138,13 @@ __all__ = [
     "StoredSize",
     "Target",
     "TensorInfo",
+    "Trial",
+    "Trials",
     "Unit",
     "Verdict",
     "Verification",
+    "Views",
+    "WeightPattern",
     "WidthPlan",
     "ZeroChannels",
 ]
