@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from edgeprune.budget import BudgetRequest, parse_budget
 from edgeprune.errors import JobError, UsageError
 from edgeprune.sections import (
+    BenchSection,
     BudgetSection,
     CollapseSection,
     DataSection,
@@ -40,6 +41,7 @@ class Job(Section):
     prune: PruneSection = PruneSection()
     recover: RecoverSection = RecoverSection()
     export: ExportSection = ExportSection()
+    bench: BenchSection = BenchSection()
 
     @model_validator(mode="after")
     def _zeros_stay(self) -> Job:

@@ -96,47 +96,57 @@ def run(
     job.request.limit(1.0, device.spec.unit)  # a budget in another unit is told before any work
     require_ours(out)
     with RunFolder(out, identity_of(job, model, data, device), resume=resume) as folder:
-        this = _prepared(stages.Run(job, model, data, device, folder, console))
-        groups, priced, table, curves = _prices(this)
-        dense = this.profiled or priced
-        made = _make(this, groups, dense, table, curves)
-        budget = made.verification.verdict.budget
-        if not budget.met and table.widths and allocator(job.prune.allocation).steerable:
-            tighter = budget.reached / made.plan.corrected
-            console.warning(
-                f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
-                "the device has changed its speed since widths were allocated; trying once more"
-            )
-            again = _make(replace(this, attempt="again-"), groups, dense, table, curves, tighter)
-            made = min(made, again, key=_shortfall)
-        with console.stage("Shipping"):
-            ship(
-                out,
-                verdict=made.verification.verdict,
-                plan=made.plan,
-                table=table,
-                curves=curves.curves,
-                history=made.recovered.history,
-                skipped=groups.skipped,
-                dense_profile=dense,
-                slim_profile=made.verification.slim_profile,
-                model=made.file,
-                artifact=made.artifact,
-                versions=versions(),
-                licence=job.model.licence,
-                job_title=job.name,
-                integer_model=made.integer_file,
-                chip=device.spec.microcontroller,
-                views=collect(
-                    this.model,
-                    made.model,
-                    made.plan,
-                    groups,
-                    load_file(folder.file("scores.safetensors")) if table.widths else {},
-                ),
-            )
-        shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
-        return Result(made.model, shipped, made.verification.verdict, made.plan, out)
+        this = prepared(stages.Run(job, model, data, device, folder, console))
+        prices = prices_of(this)
+        return deliver(this, prices, attempts(this, prices), out)
+
+
+def attempts(this: stages.Run, prices: Prices) -> Made:
+    """Make the slim model; where it misses the budget, once more for a tighter one."""
+    made = make(this, prices)
+    budget = made.verification.verdict.budget
+    steerable = allocator(this.job.prune.allocation).steerable and prices.table.widths
+    if budget.met or not steerable:
+        return made
+    this.console.warning(
+        f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
+        "the device has changed its speed since widths were allocated; trying once more"
+    )
+    tighter = budget.reached / made.plan.corrected
+    again = make(replace(this, attempt=f"{this.attempt}again-"), prices, tighter)
+    return min(made, again, key=_shortfall)
+
+
+def deliver(this: stages.Run, prices: Prices, made: Made, out: Path) -> Result:
+    """Ship what was made into `out`."""
+    with this.console.stage("Shipping"):
+        ship(
+            out,
+            verdict=made.verification.verdict,
+            plan=made.plan,
+            table=prices.table,
+            curves=prices.curves.curves,
+            history=made.recovered.history,
+            skipped=prices.groups.skipped,
+            dense_profile=this.profiled or prices.dense,
+            slim_profile=made.verification.slim_profile,
+            model=made.file,
+            artifact=made.artifact,
+            versions=versions(),
+            licence=this.job.model.licence,
+            job_title=this.job.name,
+            integer_model=made.integer_file,
+            chip=this.device.spec.microcontroller,
+            views=collect(
+                this.model,
+                made.model,
+                made.plan,
+                prices.groups,
+                load_file(this.file("scores.safetensors")) if prices.table.widths else {},
+            ),
+        )
+    shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
+    return Result(made.model, shipped, made.verification.verdict, made.plan, out)
 
 
 def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: Console) -> Planned:
@@ -145,13 +155,13 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         identity = identity_of(job, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
-            this = _prepared(stages.Run(job, model, data, device, folder, console))
-            groups, dense, table, curves = _prices(this)
-            plan = _allocate(this, groups, dense, table, curves)
-            return Planned(groups, dense, table, plan)
+            this = prepared(stages.Run(job, model, data, device, folder, console))
+            prices = prices_of(this)
+            plan = allocate(this, prices)
+            return Planned(prices.groups, prices.dense, prices.table, plan)
 
 
-def _prepared(this: stages.Run) -> stages.Run:
+def prepared(this: stages.Run) -> stages.Run:
     """Make masks physical and collapse what is nearly linear, where job or model say so."""
     if not preparation.is_wanted(this.job, this.model):
         return this
@@ -185,7 +195,17 @@ def _prepare(this: stages.Run, given: nn.Module) -> Prepared:
         return found
 
 
-def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensitivity]:
+@dataclass(frozen=True)
+class Prices:
+    """What the device says of the model that is cut, and what each width costs and loses."""
+
+    groups: GroupList
+    dense: ModelProfile
+    table: CostTable
+    curves: Sensitivity
+
+
+def prices_of(this: stages.Run) -> Prices:
     """Profile and price: what the device says, and what each width costs in loss."""
     do, skip, files = this.folder.stage, this.console.skipped, this.exported(this.start)
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
@@ -194,7 +214,7 @@ def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensi
         dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
     alone = this.job.budget.asked == this.job.budget.latency or not groups.groups
     if this.prepared and alone and preparation.is_enough(this.prepared, groups, dense, this.limit):
-        return groups, dense, preparation.no_prices(dense), Sensitivity(curves=())
+        return Prices(groups, dense, preparation.no_prices(dense), Sensitivity(curves=()))
     table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
     stages.check_budgets(this, groups, dense, table)
     curves = do(
@@ -204,27 +224,23 @@ def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensi
         ("scores.safetensors",),
         skip,
     )
-    return groups, dense, table, curves
+    return Prices(groups, dense, table, curves)
 
 
-def _allocate(
-    this: stages.Run,
-    groups: GroupList,
-    dense: ModelProfile,
-    table: CostTable,
-    curves: Sensitivity,
-    tighter: float = 1.0,
-) -> WidthPlan:
+def allocate(this: stages.Run, prices: Prices, tighter: float = 1.0) -> WidthPlan:
+    """Allocate widths for 1 / `tighter` of the budget."""
+
     def work() -> WidthPlan:
-        if not table.widths:
-            return preparation.leave_whole(table, this.limit(table.dense_cost))
-        return stages.allocate(this, groups, dense, table, curves, tighter)
+        p = prices
+        if not p.table.widths:
+            return preparation.leave_whole(p.table, this.limit(p.table.dense_cost))
+        return stages.allocate(this, p.groups, p.dense, p.table, p.curves, tighter)
 
     return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)
 
 
 @dataclass(frozen=True)
-class _Made:
+class Made:
     """What an attempt made."""
 
     plan: WidthPlan
@@ -236,24 +252,17 @@ class _Made:
     verification: Verification
 
 
-def _shortfall(made: _Made) -> tuple[bool, float]:
+def _shortfall(made: Made) -> tuple[bool, float]:
     """Return what ranks attempts: a missed gate, then how far the budget is overrun."""
     verdict = made.verification.verdict
     over = max(0.0, verdict.budget.reached / verdict.budget.limit - 1)
     return not verdict.passed, over
 
 
-def _make(
-    this: stages.Run,
-    groups: GroupList,
-    dense: ModelProfile,
-    table: CostTable,
-    curves: Sensitivity,
-    tighter: float = 1.0,
-) -> _Made:
+def make(this: stages.Run, prices: Prices, tighter: float = 1.0) -> Made:
     """Allocate, shrink, recover, export and verify."""
     do, skip, own = this.folder.stage, this.console.skipped, this.attempt
-    plan = _allocate(this, groups, dense, table, curves, tighter)
+    plan = allocate(this, prices, tighter)
     shrunk, state, file = (
         own + n for n in ("shrunk.safetensors", "recovered.safetensors", "slim.onnx")
     )
@@ -266,14 +275,14 @@ def _make(
     verification = do(
         f"{own}9-verify",
         Verification,
-        lambda: stages.verify(this, plan, dense, recovered),
+        lambda: stages.verify(this, plan, this.profiled or prices.dense, recovered),
         files,
         skip,
     )
     model = stages.slim_model(this, plan)
     path = this.own("slim.onnx")
     integer = this.precision.file(path)
-    return _Made(
+    return Made(
         plan,
         model,
         recovered,

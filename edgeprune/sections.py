@@ -19,6 +19,7 @@ from pydantic import (
 from edgeprune.budget import parse_amount, parse_budget
 from edgeprune.errors import UsageError
 from edgeprune.methods import MethodKind, names, unknown
+from edgeprune.records import Microcontroller
 
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -97,6 +98,19 @@ class BudgetSection(Section):
     ram_kb: float | None = Field(default=None, gt=0)
     flash_kb: float | None = Field(default=None, gt=0)
     max_accuracy_drop: float = Field(default=0.01, ge=0, le=1)
+
+    def memory(self, chip: Microcontroller | None) -> dict[Literal["ram", "flash"], float]:
+        """Return the limits of RAM and flash in KiB: the job's and the board's, the smaller one."""
+        found: dict[Literal["ram", "flash"], float] = {}
+        limits: tuple[tuple[Literal["ram", "flash"], float | None, int | None], ...] = (
+            ("ram", self.ram_kb, chip.ram_kb if chip else None),
+            ("flash", self.flash_kb, chip.flash_kb if chip else None),
+        )
+        for name, own, board in limits:
+            given = [limit for limit in (own, board) if limit is not None]
+            if given:
+                found[name] = min(given)
+        return found
 
     @property
     def asked(self) -> str:
@@ -221,3 +235,15 @@ class ExportSection(Section):
 
     precision: Literal["float32", "int8"] = "float32"
     opset: int = Field(default=20, ge=18, le=23)
+
+
+class BenchSection(Section):
+    """What only `edgeprune bench` needs.
+
+    `narrower` is a factory with a parameter `width`, a factor on all widths of the network, and
+    `dense_steps` the training steps that the dense weights took: baselines that are trained from
+    scratch get as many, beside those of recovery.
+    """
+
+    narrower: Factory | None = None
+    dense_steps: int = Field(default=0, ge=0)

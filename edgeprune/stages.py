@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -14,17 +12,17 @@ from torch import Tensor, nn
 from edgeprune import preparation
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.closed_loop import close_the_loop
-from edgeprune.allocation.problem import Problem, build_problem, flat_curves
+from edgeprune.allocation.firmware_rows import FirmwareMemory
+from edgeprune.allocation.problem import Problem, Resource, build_problem, flat_curves
 from edgeprune.allocation.reachable import require_reachable
 from edgeprune.allocation.reaching import reach
 from edgeprune.allocation.resources import Model, resource_rows
 from edgeprune.allocation.task import Task
 from edgeprune.cost.table import build_table
-from edgeprune.data import Data, first_batches
-from edgeprune.devices.protocol import Device
+from edgeprune.data import first_batches
 from edgeprune.errors import UnsupportedModelError
+from edgeprune.export.integer_graph import read_integer_graph
 from edgeprune.export.onnx_graph import export
-from edgeprune.export.precision import Precision
 from edgeprune.export.segments import as_int8, read_graph
 from edgeprune.importance.scores import score_channels
 from edgeprune.importance.sensitivity import best_curves, importance_curves, sensitivity_curves
@@ -37,7 +35,6 @@ from edgeprune.records import (
     CostTable,
     GroupList,
     ModelProfile,
-    Prepared,
     Recovered,
     Sensitivity,
     SensitivityCurve,
@@ -46,65 +43,14 @@ from edgeprune.records import (
     WidthPlan,
 )
 from edgeprune.recovery.finetuning import recover
-from edgeprune.report.console import Console
-from edgeprune.store import RunFolder, atomic
+from edgeprune.running import Run as Run
+from edgeprune.store import atomic
 from edgeprune.transforms.masks import hold_zeros, release
 from edgeprune.verify.evidence import Subject, gather
+from edgeprune.verify.firmware import footprints
 from edgeprune.verify.gates import judge
 
 PROOF_SAMPLES = 64
-
-
-@dataclass
-class Run:
-    """What all stages share; `attempt` stands before the names of files that an attempt owns.
-
-    `model` is what is cut. Where it was `prepared` before, `original` is the dense model and
-    `profiled` its profile.
-    """
-
-    job: Job
-    model: nn.Module
-    data: Data
-    device: Device
-    folder: RunFolder
-    console: Console
-    attempt: str = ""
-    original: nn.Module | None = None
-    prepared: Prepared | None = None
-    profiled: ModelProfile | None = None
-
-    @property
-    def dense(self) -> nn.Module:
-        """The dense model, which everything is compared with."""
-        return self.model if self.original is None else self.original
-
-    @property
-    def start(self) -> str:
-        """Name of the exported file of the model that is cut."""
-        return "dense.onnx" if self.original is None else "base.onnx"
-
-    def limit(self, cost: float) -> float:
-        """Return what the slim model may cost, from the `cost` of the model that is cut."""
-        gain = self.prepared.gain if self.prepared else None
-        return self.job.request.limit(cost * (gain.median if gain else 1.0), self.device.spec.unit)
-
-    def file(self, name: str) -> Path:
-        """Return the path of a file in the run folder."""
-        return self.folder.file(name)
-
-    def own(self, name: str) -> Path:
-        """Return the path of a file of this attempt."""
-        return self.folder.file(self.attempt + name)
-
-    @cached_property
-    def precision(self) -> Precision:
-        """In which form exported models go to the device."""
-        return Precision.of(self.job, self.data)
-
-    def exported(self, name: str) -> tuple[str, ...]:
-        """Return the names of the exported file `name` and of its form for the device."""
-        return tuple(dict.fromkeys((name, self.precision.file(Path(name)).name)))
 
 
 def group(run: Run) -> GroupList:
@@ -153,16 +99,16 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
         )
 
 
-def criteria_of(run: Run) -> tuple[str, ...]:
+def criteria_of(job: Job) -> tuple[str, ...]:
     """Return the importance criteria that the job's setting stands for."""
-    name = run.job.prune.importance
+    name = job.prune.importance
     return ("taylor", "l2") if name == "auto" else (name,)
 
 
 def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
     """Score channels and measure what each width costs in loss."""
     settings = run.job.prune
-    criteria = criteria_of(run)
+    criteria = criteria_of(run.job)
     with run.console.stage("Measuring sensitivity") as stage:
         scores = {
             name: score_channels(
@@ -201,7 +147,7 @@ def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitiv
     for key, score in load_file(run.file("scores.safetensors")).items():
         criterion, _, group = key.partition("/")
         scores.setdefault(criterion, {})[group] = score
-    names = criteria_of(run)
+    names = criteria_of(run.job)
     return Task(
         run.model,
         run.data,
@@ -213,6 +159,24 @@ def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitiv
         round_to=run.job.prune.round_to,
         kind=run.device.spec.kind,
         seed=run.job.seed,
+    )
+
+
+def candidates_of(run: Run, table: CostTable, sensitivity: Sensitivity) -> Candidates:
+    """Return what builds and measures candidate plans."""
+    return Candidates(
+        run.model,
+        run.data,
+        run.device,
+        run.precision,
+        folder=run.folder.path,
+        dense=run.file(run.start),
+        table=table,
+        curves=best_curves(sensitivity.curves),
+        scores=load_file(run.file("scores.safetensors")),
+        opset=run.job.export.opset,
+        seed=run.job.seed,
+        relative=run.job.request.share is not None,
     )
 
 
@@ -230,7 +194,25 @@ def pose(
     model = Model(run.model, graph, groups.groups, dense.file_bytes)
     own_memory = run.device.spec.runtime == "firmware"
     rows = resource_rows(run.job.budget, table, model, memory=not own_memory)
+    if own_memory:
+        rows += _firmware_rows(run, table)
     return build_problem(table, curves or flat_curves(table), rows)
+
+
+def _firmware_rows(run: Run, table: CostTable) -> tuple[Resource, ...]:
+    """Return the rows of RAM and flash of int8 firmware, within the limits of job and board."""
+    chip, file = run.device.spec.microcontroller, run.precision.file(run.file(run.start))
+    limits = run.job.budget.memory(chip)
+    if chip is None or run.precision.name != "int8" or not limits:
+        return ()  # float32 code keeps its tensors on the stack: only the gates know its memory
+    (dense,) = footprints(run.device, (file,), run.job.seed)
+    memory = FirmwareMemory(read_integer_graph(file), table, chip.target, dense)
+    rows: tuple[Resource, ...] = ()
+    if "ram" in limits:
+        rows += memory.ram(1024 * limits["ram"])
+    if "flash" in limits:
+        rows += memory.flash(1024 * limits["flash"])
+    return rows
 
 
 def check_budgets(run: Run, groups: GroupList, dense: ModelProfile, table: CostTable) -> None:
@@ -240,7 +222,8 @@ def check_budgets(run: Run, groups: GroupList, dense: ModelProfile, table: CostT
         BudgetError: they cannot.
     """
     unit = run.device.spec.unit
-    require_reachable(pose(run, groups, dense, table), run.limit(table.dense_cost), unit)
+    limit = run.limit(table.dense_cost)
+    require_reachable(pose(run, groups, dense, table), limit, unit)
 
 
 def allocate(
@@ -252,24 +235,10 @@ def allocate(
     tighter: float = 1.0,
 ) -> WidthPlan:
     """Find the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
-    best = best_curves(sensitivity.curves)
-    problem = pose(run, groups, dense, table, best)
+    candidates = candidates_of(run, table, sensitivity)
+    problem = pose(run, groups, dense, table, candidates.curves)
     limit = run.limit(table.dense_cost) / tighter
     with run.console.stage("Allocating widths") as stage:
-        candidates = Candidates(
-            run.model,
-            run.data,
-            run.device,
-            run.precision,
-            folder=run.folder.path,
-            dense=run.file(run.start),
-            table=table,
-            curves=best,
-            scores=load_file(run.file("scores.safetensors")),
-            opset=run.job.export.opset,
-            seed=run.job.seed,
-            relative=run.job.request.share is not None,
-        )
         if run.job.prune.allocation != "exact":
             return reach(
                 run.job.prune.allocation,
@@ -380,6 +349,7 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
         functional_only=spec.functional_only,
         measured_by=spec.measured_by,
         note=spec.note,
+        chip=spec.microcontroller,
     )
     if run.prepared:
         files = (run.precision.file(f) for f in (run.file("dense.onnx"), run.own("slim.onnx")))

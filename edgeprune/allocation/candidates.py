@@ -17,6 +17,9 @@ from edgeprune.importance.scores import keep_best
 from edgeprune.profiler.timing import compare
 from edgeprune.pruning.shrink import shrink
 from edgeprune.records import CostTable, PlannedGroup, SensitivityCurve, WidthPlan
+from edgeprune.verify.firmware import footprints
+
+CANDIDATE = "candidate.onnx"
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,12 @@ class Candidates:
             groups=groups, budget=0.0, unit=self.device.spec.unit, predicted=0.0,
             predicted_error=0.0, corrected=0.0, gap=0.0, loss=0.0,
         )  # fmt: skip
-        candidate, example = self.folder / "candidate.onnx", self.data.example
-        export(shrink(self.model, example, plan), example, candidate, opset=self.opset)
+        return self.measure_model(shrink(self.model, self.data.example, plan))
+
+    def measure_model(self, slim: nn.Module) -> Measured:
+        """Export any other model for the same inputs, and measure it against the dense model."""
+        candidate = self.folder / CANDIDATE
+        export(slim, self.data.example, candidate, opset=self.opset)
         self.precision.write(candidate)
         dense = self.precision.file(self.dense)
         comparison, _ = compare(
@@ -86,4 +93,9 @@ class Candidates:
             seed=self.seed,
         )
         base = self.table.dense_cost if self.relative else comparison.first_cost
-        return Measured(base / comparison.median, base / comparison.high, base / comparison.low)
+        seen: dict[str, float] = {}
+        if self.device.spec.runtime == "firmware":
+            (memory,) = footprints(self.device, (self.precision.file(candidate),), self.seed)
+            seen = {"ram": memory.ram_bytes, "flash": memory.flash_bytes}
+        low, high = base / comparison.high, base / comparison.low
+        return Measured(base / comparison.median, low, high, seen)

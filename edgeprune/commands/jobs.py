@@ -28,7 +28,7 @@ def plan(
     from edgeprune.pipeline import plan_only
 
     console = common.console
-    settings, model, data, opened = _prepare(job, device, budget, seed, common)
+    settings, model, data, opened = prepare(job, device, budget, seed, common)
     found = plan_only(settings, model, data, opened, console)
     document = {
         "schema": 1,
@@ -44,6 +44,8 @@ def plan(
         "predicted": {"cost": found.plan.predicted, "error": found.plan.predicted_error},
         "measured": found.plan.corrected,
         "gap": found.plan.gap,
+        "resources": [r.model_dump(mode="json") for r in found.plan.resources],
+        "held_by": found.plan.held_by,
         "digest": found.plan.digest,
         "rounds": [r.model_dump(mode="json") for r in found.plan.rounds],
         "skipped": [s.model_dump(mode="json") for s in found.groups.skipped],
@@ -84,7 +86,7 @@ def run(
 
     console = common.console
     here = Path.cwd()  # a factory may go elsewhere
-    settings, model, data, opened = _prepare(job, device, budget, seed, common)
+    settings, model, data, opened = prepare(job, device, budget, seed, common)
     folder = out or Path("deploy", opened.spec.name, settings.name)
     folder = folder if Path.cwd() == here else here / folder
     result = pipeline.run(settings, model, data, opened, folder, resume=resume, console=console)
@@ -115,7 +117,7 @@ def report(run_dir: Path, *, common: Common = DEFAULT) -> int:
     return DONE
 
 
-def _prepare(
+def prepare(
     job: Path, device: str, budget: str | None, seed: int | None, common: Common
 ) -> tuple[Any, Any, Any, Any]:
     """Load everything a job names; cheap faults are told before torch is imported."""

@@ -62,9 +62,25 @@ def generate(
         DeviceError: no CMSIS-NN is to be found.
         OutputError: the folder cannot be written.
     """
+    graph = read_integer_graph(model)
+    return generate_graph(
+        graph, folder, name=name, target=target, cmsis=cmsis, kernels=kernels, title=model.name
+    )
+
+
+def generate_graph(
+    graph: IntegerGraph,
+    folder: Path,
+    *,
+    name: str,
+    target: Target,
+    title: str,
+    cmsis: Path | None = None,
+    kernels: Kernels = "edgeprune",
+) -> CSource:
+    """Write the C code of `graph`, as `generate` does; `title` says in it what it comes from."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UsageError(f"{name!r} cannot name C code", "use lower-case letters, digits and _")
-    graph = read_integer_graph(model)
     memory = plan_memory(graph)
     steps = [operator for operator in graph.operators if not isinstance(operator, Alias)]
     calls = [lower(operator, graph, target, kernels) for operator in steps]
@@ -76,7 +92,7 @@ def generate(
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as parent:
             partial = Path(parent) / folder.name
             partial.mkdir()
-            _write(partial, source, graph, memory, steps, calls, library, model.name)
+            _write(partial, source, graph, memory, steps, calls, library, title)
             if folder.exists():
                 folder.rename(Path(parent) / "previous")
             partial.rename(folder)

@@ -8,6 +8,7 @@ of an emulator) and *estimated* (from a formula).
 from __future__ import annotations
 
 from edgeprune.records.base import Kind, Record, Shape, Unit
+from edgeprune.records.bench import BenchDense, BenchResult, BenchRow, Narrow
 from edgeprune.records.device import (
     Bandwidth,
     Comparison,
@@ -84,6 +85,9 @@ __all__ = [
     "Adb",
     "Artifact",
     "Bandwidth",
+    "BenchDense",
+    "BenchResult",
+    "BenchRow",
     "Budget",
     "CSource",
     "Chain",
@@ -107,6 +111,7 @@ __all__ = [
     "Masks",
     "Microcontroller",
     "ModelProfile",
+    "Narrow",
     "Parity",
     "Peaks",
     "PlanSummary",

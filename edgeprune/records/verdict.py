@@ -67,7 +67,8 @@ class Parity(Record):
 class FirmwareParity(Record):
     """Largest difference between firmware and runtime over real inputs, in units of int8.
 
-    `top1_agreement` is the share of samples whose largest output is the same.
+    `top1_agreement` is the share of samples whose largest output is the same; `repeats` tells that
+    the firmware, run again, gave the same bytes.
     """
 
     max_units: float
@@ -75,6 +76,7 @@ class FirmwareParity(Record):
     top1_agreement: float
     samples: int
     passed: bool
+    repeats: bool = True
 
 
 class Budget(Record):

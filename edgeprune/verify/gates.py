@@ -13,6 +13,7 @@ from edgeprune.records import (
     FirmwareParity,
     Gate,
     Kind,
+    Microcontroller,
     Parity,
     PlanSummary,
     Prediction,
@@ -54,10 +55,12 @@ def judge(
     functional_only: bool = False,
     measured_by: str | None = None,
     note: str = "",
+    chip: Microcontroller | None = None,
 ) -> Verdict:
     """Return the verdict: every gate met, or not, or (met None) not measurable on this device.
 
-    `functional_only`, `measured_by` and `note` are those of the device's profile.
+    `functional_only`, `measured_by`, `note` and `chip` are those of the device's profile; the
+    memory of a board is a limit like those of the job.
     """
     limit = job.request.limit(evidence.dense.cost, unit)
     budget = Budget(
@@ -68,7 +71,7 @@ def judge(
     )
     command = f"edgeprune verify {DENSE} model.onnx --device {measured_by}" if measured_by else ""
     speed = speed_gate(evidence.comparison, kind, functional_only=functional_only, command=command)
-    gates = _gates(job, evidence, budget, speed)
+    gates = _gates(job, evidence, budget, speed, chip)
     low, high = drop_interval(evidence.dense_accuracy, evidence.slim_accuracy, seed=job.seed)
     return Verdict(
         job=job.name,
@@ -133,7 +136,9 @@ def speed_gate(
     )
 
 
-def _gates(job: Job, evidence: Evidence, budget: Budget, speed: Gate) -> tuple[Gate, ...]:
+def _gates(
+    job: Job, evidence: Evidence, budget: Budget, speed: Gate, chip: Microcontroller | None
+) -> tuple[Gate, ...]:
     drop = evidence.dense.accuracy - evidence.slim.accuracy
     gates = [
         Gate(
@@ -159,20 +164,13 @@ def _gates(job: Job, evidence: Evidence, budget: Budget, speed: Gate) -> tuple[G
             value = getattr(evidence.slim, name)
             gates.append(Gate(name=name, met=value <= limit, limit=limit, value=value))
     footprint = evidence.slim.footprint
-    if job.budget.ram_kb is not None:
-        ram = footprint.ram_bytes if footprint else evidence.slim.peak_activation_bytes
-        used = ram / 1024
-        gates.append(
-            Gate(name="ram", met=used <= job.budget.ram_kb, limit=job.budget.ram_kb, value=used)
-        )
-    if job.budget.flash_kb is not None:
-        flash = footprint.flash_bytes if footprint else evidence.slim.file_bytes
-        size = flash / 1024
-        gates.append(
-            Gate(
-                name="flash", met=size <= job.budget.flash_kb, limit=job.budget.flash_kb, value=size
-            )
-        )
+    taken = {
+        "ram": footprint.ram_bytes if footprint else evidence.slim.peak_activation_bytes,
+        "flash": footprint.flash_bytes if footprint else evidence.slim.file_bytes,
+    }
+    for part, kilobytes in job.budget.memory(chip).items():
+        used = taken[part] / 1024
+        gates.append(Gate(name=part, met=used <= kilobytes, limit=kilobytes, value=used))
     return tuple(gates)
 
 
@@ -183,5 +181,6 @@ def _firmware(found: FirmwareParity) -> Gate:
         limit=found.limit,
         value=found.max_units,
         note=f"units of int8; the same top-1 in {100 * found.top1_agreement:.1f} % "
-        f"of {found.samples} inputs",
+        f"of {found.samples} inputs; "
+        f"{'run twice, the same bytes' if found.repeats else 'RUN TWICE, OTHER BYTES'}",
     )
