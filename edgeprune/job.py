@@ -17,10 +17,13 @@ from edgeprune.sections import (
     CollapseSection,
     DataSection,
     ExportSection,
+    GuardsSection,
     MaskSection,
     ModelSection,
     PruneSection,
     RecoverSection,
+    RegulariseSection,
+    ScheduleSection,
     Section,
     job_name,
 )
@@ -39,7 +42,10 @@ class Job(Section):
     mask: MaskSection | None = None
     collapse: CollapseSection = CollapseSection()
     prune: PruneSection = PruneSection()
+    schedule: ScheduleSection = ScheduleSection()
+    regularise: RegulariseSection | None = None
     recover: RecoverSection = RecoverSection()
+    guards: GuardsSection = GuardsSection()
     export: ExportSection = ExportSection()
     bench: BenchSection = BenchSection()
 
@@ -47,6 +53,8 @@ class Job(Section):
     def _zeros_stay(self) -> Job:
         if self.mask is not None and self.recover.reconstruct:
             raise ValueError("[recover] reconstruct would fill the weights that [mask] makes zero")
+        if self.schedule.kind == "lottery" and (self.mask is not None or self.collapse.enabled):
+            raise ValueError("schedule lottery rewinds the weights that [mask] and [collapse] make")
         return self
 
     def with_overrides(self, *, budget: str | None = None, seed: int | None = None) -> Job:

@@ -44,6 +44,23 @@ def load_model(job: Job, folder: Path) -> nn.Module:
         FactoryError: the factory cannot be imported or does not return a module.
         WeightsError: the weights are unreadable, do not fit or are not finite.
     """
+    model = _fresh_model(job, folder)
+    if job.model.weights is not None:
+        load_weights(model, folder / job.model.weights)
+    check_finite(model)
+    return model.eval()
+
+
+def initial_state(job: Job, folder: Path) -> dict[str, Tensor]:
+    """Return the state of the job's model before its weights are loaded.
+
+    Raises:
+        FactoryError: the factory cannot be imported or does not return a module.
+    """
+    return _fresh_model(job, folder).state_dict()
+
+
+def _fresh_model(job: Job, folder: Path) -> nn.Module:
     seed_everything(job.seed)
     model = call_factory(job.model.factory, folder, "model.factory")
     if not isinstance(model, nn.Module):
@@ -51,10 +68,7 @@ def load_model(job: Job, folder: Path) -> nn.Module:
             f"model.factory {job.model.factory!r} returned a {type(model).__name__}, "
             "not a torch.nn.Module"
         )
-    if job.model.weights is not None:
-        load_weights(model, folder / job.model.weights)
-    check_finite(model)
-    return model.eval()
+    return model
 
 
 def load_data(job: Job, folder: Path) -> Data:

@@ -67,12 +67,12 @@ METHODS: tuple[Method, ...] = (
     Method("allocation", "evolutionary", "NSGA-II over widths"),
     Method("allocation", "annealing", "simulated annealing over widths"),
     Method("schedule", "one_shot", "cut once, then recover"),
-    Method("schedule", "iterative", "a list of (epoch, amount)", _PLANNED),
-    Method("schedule", "progressive", "stages until the metric falls", _PLANNED),
-    Method("schedule", "lottery", "train, cut, rewind, train again", _PLANNED),
-    Method("regularisation", "group_norm", "group norms, weighted against the weakest", _PLANNED),
-    Method("regularisation", "bn_scale", "L1 on BatchNorm scales (network slimming)", _PLANNED),
-    Method("regularisation", "growing", "a penalty that grows (GReg)", _PLANNED),
+    Method("schedule", "iterative", "a list of (epoch, amount)"),
+    Method("schedule", "progressive", "stages until the metric falls"),
+    Method("schedule", "lottery", "train, cut, rewind, train again"),
+    Method("regularisation", "group_norm", "group norms, weighted against the weakest"),
+    Method("regularisation", "bn_scale", "L1 on BatchNorm scales (network slimming)"),
+    Method("regularisation", "growing", "a penalty that grows (GReg)"),
     Method("recovery", "batchnorm", "recalibrated BatchNorm statistics"),
     Method("recovery", "reconstruction", "consumer layers re-fitted by least squares"),
     Method("recovery", "finetuning", "SGD on training data"),
@@ -85,7 +85,7 @@ METHODS: tuple[Method, ...] = (
     Method("mask", "iterative", "l1 in several rounds, with recovery between them"),
     Method("transform", "linear_collapse", "Linear - activation - Linear into one Linear"),
     Method("transform", "input_adaptive", "two slim models behind one gate", _PLANNED),
-    Method("transform", "data_holders", "scores of several data holders, merged", _PLANNED),
+    Method("transform", "data_holders", "scores of several data holders, merged"),
 )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ from edgeprune.records import (
 )
 from edgeprune.recovery.finetuning import metric_on, recover
 from edgeprune.report import figures
+from edgeprune.sections import ScheduleSection
 from edgeprune.transforms import collapse as linear
 from edgeprune.transforms import masks, zeros
 
@@ -130,6 +131,16 @@ def restore(model: nn.Module, example: Inputs, prepared: Prepared, path: Path) -
     return base.eval()
 
 
+def kept_of(job: Job) -> tuple[str, ...]:
+    """Return the layers that must stay as they are."""
+    return (*job.prune.keep, *job.guards.layers)
+
+
+def without_steps(job: Job) -> Job:
+    """Return the job of a model that is not cut: recovered once, with no schedule."""
+    return job.model_copy(update={"schedule": ScheduleSection(), "regularise": None})
+
+
 def reported(verdict: Verdict, prepared: Prepared, dense: Path, slim: Path) -> Verdict:
     """Return the verdict with what was done, and for masked models what both files take stored."""
     stored = None if prepared.masks is None else (stored_size(dense), stored_size(slim))
@@ -217,7 +228,7 @@ def _masked(place: Workplace, model: nn.Module, given: nn.Module) -> tuple[nn.Mo
     counted = masks.counts(base, names)
     place.note("removing zero channels")
     taken = first_batches(place.data.calibration, PROOF_SAMPLES, "calibration")
-    smaller = zeros.remove_zero_channels(base, example, [x for x, _ in taken], job.prune.keep)
+    smaller = zeros.remove_zero_channels(base, example, [x for x, _ in taken], kept_of(job))
     held = tuple(one.name for one in masks.counts(smaller.model, names) if one.zeros)
     return smaller.model, Masks(
         kind=kind,
@@ -236,7 +247,7 @@ def _put_on(
     """Return a copy of `model` with masks made permanent, and the names of what was masked."""
     job = place.job
     if kind == "ln_structured":
-        return masks.mask_channels(model, place.data.example, amounts[0], keep=job.prune.keep)
+        return masks.mask_channels(model, place.data.example, amounts[0], keep=kept_of(job))
     names: tuple[str, ...] = ()
     dense = model
     steps = job.recover.steps // len(amounts)
@@ -252,7 +263,7 @@ def _put_on(
             "l1" if kind == "iterative" else kind,
             amount,
             seed=job.seed,
-            keep=job.prune.keep,
+            keep=kept_of(job),
         )
         model = masks.permanent(base)
         if index < len(amounts) - 1 and steps:
@@ -324,10 +335,10 @@ def _collapsed(
 
 def _refusal(job: Job, chain: Chain, error: float, drop: float) -> str:
     """Return why a chain must not be collapsed whatever it saves, or ""."""
-    kept = [k for k in job.prune.keep for name in (chain.first, chain.last)
+    kept = [k for k in kept_of(job) for name in (chain.first, chain.last)
             if name == k or name.startswith(f"{k}.")]  # fmt: skip
     if kept:
-        return f"prune.keep names {kept[0]}"
+        return f"[prune] keep or [guards] layers names {kept[0]}"
     if error > job.collapse.max_error:
         return f"a linear map misses {100 * error:.1f} % of its output's variance"
     if drop > job.budget.max_accuracy_drop:

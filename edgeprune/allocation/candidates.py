@@ -56,15 +56,17 @@ class Candidates:
 
     def planned(self, widths: Mapping[str, int]) -> dict[str, PlannedGroup]:
         """Return what each group keeps at these `widths`."""
-        return {
-            name: PlannedGroup(
-                before=self.table.widths[name][-1],
+        found: dict[str, PlannedGroup] = {}
+        for name, width in widths.items():
+            criterion = self.curves[name].criterion
+            scores = self.scores[f"{criterion}/{name}"]
+            found[name] = PlannedGroup(
+                before=len(scores),
                 after=width,
-                kept=keep_best(self.scores[f"{self.curves[name].criterion}/{name}"], width),
-                criterion=self.curves[name].criterion,
+                kept=keep_best(scores, width),
+                criterion=criterion,
             )
-            for name, width in widths.items()
-        }
+        return found
 
     def measure(self, groups: dict[str, PlannedGroup]) -> Measured:
         """Cut, export and measure a plan against the dense model.
