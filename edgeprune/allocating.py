@@ -58,6 +58,7 @@ def candidates_of(run: Run, table: CostTable, sensitivity: Sensitivity) -> Candi
         run.device,
         run.precision,
         folder=run.folder.path,
+        dense=run.file(run.start),
         table=table,
         curves=best_curves(sensitivity.curves),
         scores=load_file(run.scores),
@@ -75,7 +76,7 @@ def pose(
     curves: Mapping[str, SensitivityCurve] | None = None,
 ) -> Problem:
     """Return the allocation problem of the job: losses of `curves` (None: no loss), all limits."""
-    graph = read_graph(run.file("dense.onnx"))
+    graph = read_graph(run.file(run.start))
     if run.precision.name == "int8":
         graph = as_int8(graph)
     model = Model(run.model, graph, groups.groups, dense.file_bytes)
@@ -88,7 +89,7 @@ def pose(
 
 def _firmware_rows(run: Run, table: CostTable) -> tuple[Resource, ...]:
     """Return the rows of RAM and flash of int8 firmware, within the limits of job and board."""
-    chip, file = run.device.spec.microcontroller, run.precision.file(run.file("dense.onnx"))
+    chip, file = run.device.spec.microcontroller, run.precision.file(run.file(run.start))
     limits = run.job.budget.memory(chip)
     if chip is None or run.precision.name != "int8" or not limits:
         return ()  # float32 code keeps its tensors on the stack: only the gates know its memory
@@ -109,7 +110,7 @@ def check_budgets(run: Run, groups: GroupList, dense: ModelProfile, table: CostT
         BudgetError: they cannot.
     """
     unit = run.device.spec.unit
-    limit = run.job.request.limit(table.dense_cost, unit)
+    limit = run.limit(table.dense_cost)
     require_reachable(pose(run, groups, dense, table), limit, unit)
 
 
@@ -125,7 +126,7 @@ def allocate(
     table = run.present.table(table)
     candidates = candidates_of(run, table, sensitivity)
     problem = pose(run, groups, dense, table, candidates.curves)
-    limit = run.job.request.limit(table.dense_cost, run.device.spec.unit) / tighter
+    limit = run.limit(table.dense_cost) / tighter
     with run.console.stage("Allocating widths") as stage:
         if run.job.prune.allocation != "exact":
             return reach(

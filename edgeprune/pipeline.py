@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import nn
 
-from edgeprune import allocating, stages, steps, weighing
+from edgeprune import allocating, preparation, stages, steps, weighing
 from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data, batches
 from edgeprune.devices.protocol import Device
@@ -25,6 +25,7 @@ from edgeprune.loading import (
     load_model,
     seed_everything,
 )
+from edgeprune.preparing import prepared
 from edgeprune.pruning.remainder import Remainder
 from edgeprune.records import (
     Artifact,
@@ -142,7 +143,7 @@ def run(
     given = given or stages.Given()
     identity = identity_of(job, model, data, device) | given.identity()
     with RunFolder(out, identity, resume=resume) as folder:
-        this = stages.Run(job, model, data, device, folder, console, given=given)
+        this = prepared(stages.Run(job, model, data, device, folder, console, given=given))
         prices = prices_of(this)
         return deliver(this, prices, attempts(this, prices), out)
 
@@ -151,7 +152,8 @@ def attempts(this: stages.Run, prices: Prices) -> Made:
     """Make the slim model; where it misses the budget, once more for a tighter one."""
     made = make(this, prices)
     budget = made.verification.verdict.budget
-    if budget.met or made.stopped or not allocator(this.job.prune.allocation).steerable:
+    steerable = allocator(this.job.prune.allocation).steerable and prices.table.widths
+    if budget.met or made.stopped or not steerable:
         return made
     this.console.warning(
         f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
@@ -173,7 +175,7 @@ def deliver(this: stages.Run, prices: Prices, made: Made, out: Path) -> Result:
             curves=made.curves.curves,
             history=made.recovered.history,
             skipped=prices.groups.skipped,
-            dense_profile=prices.dense,
+            dense_profile=this.profiled or prices.dense,
             slim_profile=made.verification.slim_profile,
             model=made.file,
             artifact=made.artifact,
@@ -187,7 +189,7 @@ def deliver(this: stages.Run, prices: Prices, made: Made, out: Path) -> Result:
                 made.model,
                 made.plan,
                 prices.groups,
-                load_file(made.scores),
+                load_file(made.scores) if prices.table.widths else {},
             ),
         )
     shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
@@ -200,7 +202,7 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         identity = identity_of(job, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
-            this = stages.Run(job, model, data, device, folder, console)
+            this = prepared(stages.Run(job, model, data, device, folder, console))
             prices = prices_of(this)
             plan = allocate(this, prices)
             return Planned(prices.groups, prices.dense, prices.table, plan)
@@ -215,12 +217,13 @@ def sensitivity_only(
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         identity = identity_of(whole, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
-            return prices_of(stages.Run(whole, model, data, device, folder, console)).curves
+            this = prepared(stages.Run(whole, model, data, device, folder, console))
+            return prices_of(this).curves
 
 
 @dataclass(frozen=True)
 class Prices:
-    """What the device says of the dense model, and what each width costs and loses."""
+    """What the device says of the model that is cut, and what each width costs and loses."""
 
     groups: GroupList
     dense: ModelProfile
@@ -230,9 +233,14 @@ class Prices:
 
 def prices_of(this: stages.Run) -> Prices:
     """Profile and price: what the device says, and what each width costs in loss."""
-    do, skip, files = this.folder.stage, this.console.skipped, this.exported("dense.onnx")
+    do, skip, files = this.folder.stage, this.console.skipped, this.exported(this.start)
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
-    dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
+    dense = this.profiled if this.original is None else None
+    if dense is None:
+        dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
+    alone = this.job.budget.asked == this.job.budget.latency or not groups.groups
+    if this.prepared and alone and preparation.is_enough(this.prepared, groups, dense, this.limit):
+        return Prices(groups, dense, preparation.no_prices(dense), Sensitivity(curves=()))
     table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
     allocating.check_budgets(this, groups, dense, table)
     return Prices(groups, dense, table, _weigh(this, groups, table))
@@ -253,6 +261,8 @@ def allocate(this: stages.Run, prices: Prices, tighter: float = 1.0) -> WidthPla
 
     def work() -> WidthPlan:
         p = prices
+        if not p.table.widths:
+            return preparation.leave_whole(p.table, this.limit(p.table.dense_cost))
         return allocating.allocate(this, p.groups, p.dense, p.table, p.curves, tighter)
 
     return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)
@@ -293,6 +303,8 @@ def _shortfall(made: Made) -> tuple[bool, float]:
 
 def make(this: stages.Run, prices: Prices, tighter: float = 1.0) -> Made:
     """Cut step by step, then export and verify what the last good step made."""
+    if not prices.table.widths:  # nothing is cut, in no steps
+        this = replace(this, job=preparation.without_steps(this.job))
     outcome, history = _cut_in_steps(this, prices, tighter)
     run, plan, recovered = outcome.state.run, outcome.state.plan, outcome.state.recovered
     do, skip, own = run.folder.stage, run.console.skipped, run.attempt
@@ -301,7 +313,7 @@ def make(this: stages.Run, prices: Prices, tighter: float = 1.0) -> Made:
     verification = do(
         f"{own}9-verify",
         Verification,
-        lambda: stages.verify(run, plan, prices.dense, recovered, history),
+        lambda: stages.verify(run, plan, this.profiled or prices.dense, recovered, history),
         files,
         skip,
     )

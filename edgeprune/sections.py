@@ -136,6 +136,7 @@ def _known(kind: MethodKind) -> AfterValidator:
     return AfterValidator(check)
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
 Family = Literal["base", "activation", "gradient", "cooperation"]
 
 
@@ -199,6 +200,36 @@ class PruneSection(Section):
                 f"only allocation {', '.join(ROUNDING)} rounds; the others know the device's stairs"
             )
         return value
+
+
+class MaskSection(Section):
+    """Masks of torch.nn.utils.prune; `auto` is what gains on the device.
+
+    `amount` is the share of weights (of channels for `ln_structured`) that become zero; `iterative`
+    takes several, each of what the one before left.
+    """
+
+    kind: Annotated[str, _known("mask")] = "auto"
+    amount: Share | Annotated[tuple[Share, ...], Field(min_length=1)] = 0.5
+
+    @property
+    def amounts(self) -> tuple[float, ...]:
+        """The amounts in order."""
+        return self.amount if isinstance(self.amount, tuple) else (self.amount,)
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> MaskSection:
+        if isinstance(self.amount, tuple) and self.kind != "iterative":
+            raise ValueError(f'kind = "{self.kind}" takes one amount, only "iterative" several')
+        return self
+
+
+class CollapseSection(Section):
+    """Linear collapse: `max_error` is the squared error over the variance of the layers' output."""
+
+    enabled: bool = False
+    max_error: float = Field(default=0.05, gt=0, le=1)
+    ridge: float = Field(default=1e-3, ge=0)
 
 
 def _amounts(value: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from edgeprune import preparation
 from edgeprune.cost.table import build_table
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
@@ -30,6 +31,7 @@ from edgeprune.records import (
     CostTable,
     GroupList,
     ModelProfile,
+    Prepared,
     Recovered,
     ScheduleHistory,
     Shrunk,
@@ -41,6 +43,7 @@ from edgeprune.recovery.schedules import rewind
 from edgeprune.report.console import Console
 from edgeprune.sections import RecoverSection
 from edgeprune.store import RunFolder, atomic
+from edgeprune.transforms.masks import hold_zeros, release
 from edgeprune.verify.evidence import Subject, gather
 from edgeprune.verify.gates import judge
 
@@ -76,6 +79,8 @@ class Run:
 
     `attempt` stands before the names of files that an attempt, or a step of the schedule, owns.
     `left` is what earlier steps left of the model, and `training` how long this one recovers.
+    `model` is what is cut; where it was `prepared` before, `original` is the dense model, and
+    `profiled` its profile.
     """
 
     job: Job
@@ -89,6 +94,24 @@ class Run:
     step: str = ""
     left: Remainder | None = None
     training: int | None = None
+    original: nn.Module | None = None
+    prepared: Prepared | None = None
+    profiled: ModelProfile | None = None
+
+    @property
+    def dense(self) -> nn.Module:
+        """The dense model, which everything is compared with."""
+        return self.model if self.original is None else self.original
+
+    @property
+    def start(self) -> str:
+        """Name of the exported file of the model that is cut."""
+        return "dense.onnx" if self.original is None else "base.onnx"
+
+    def limit(self, cost: float) -> float:
+        """Return what the slim model may cost, from the `cost` of the model that is cut."""
+        gain = self.prepared.gain if self.prepared else None
+        return self.job.request.limit(cost * (gain.median if gain else 1.0), self.device.spec.unit)
 
     @property
     def present(self) -> Remainder:
@@ -121,19 +144,19 @@ class Run:
 def group(run: Run) -> GroupList:
     """Find and prove the channel groups."""
     with run.console.stage("Finding channel groups") as stage:
-        found = find(run.job, run.model, run.data)
+        found = find(run.job, run.model, run.data, none=run.original is not None)
         stage.note(f"{len(found.groups)} groups to cut, {len(found.skipped)} left alone")
     return found
 
 
-def find(job: Job, model: nn.Module, data: Data) -> GroupList:
-    """Return the channel groups of `model` that may be cut.
+def find(job: Job, model: nn.Module, data: Data, *, none: bool = False) -> GroupList:
+    """Return the channel groups of `model` that may be cut; there may be `none`.
 
     Raises:
         UnsupportedModelError: there are none.
     """
     found = find_groups(model, data.example, (*job.prune.keep, *job.guards.layers))
-    if not found.groups:
+    if not found.groups and not none:
         reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in found.skipped)
         raise UnsupportedModelError(
             f"the model has no group of channels that can be cut ({reasons})"
@@ -142,10 +165,11 @@ def find(job: Job, model: nn.Module, data: Data) -> GroupList:
 
 
 def profile(run: Run) -> ModelProfile:
-    """Export the dense model and profile it."""
-    with run.console.stage(f"Profiling the dense model on {run.device.spec.name}") as stage:
+    """Export the model that is cut and profile it."""
+    which = "dense" if run.original is None else "prepared"
+    with run.console.stage(f"Profiling the {which} model on {run.device.spec.name}") as stage:
         stage.note("exporting")
-        path = run.file("dense.onnx")
+        path = run.file(run.start)
         export(run.model, run.data.example, path, opset=run.job.export.opset)
         run.precision.write(path)
         return profile_model(
@@ -163,7 +187,7 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
     with run.console.stage("Pricing layers") as stage:
         return build_table(
             run.device,
-            read_graph(run.file("dense.onnx")),
+            read_graph(run.file(run.start)),
             groups.groups,
             dense,
             seed=run.job.seed,
@@ -184,7 +208,7 @@ def cut(run: Run, plan: WidthPlan) -> Shrunk:
             kept = {name: group.kept for name, group in plan.groups.items()}
             slim = rewind(run.model, run.data.example, kept, load_file(run.file(EARLY)))
         save_state(slim, run.own("shrunk.safetensors"))
-        before, after = (sum(p.numel() for p in m.parameters()) for m in (run.model, slim))
+        before, after = (sum(p.numel() for p in m.parameters()) for m in (run.dense, slim))
         stage.note(f"{before:,} -> {after:,} parameters, equal to the masked model")
     checked = sum(len(inputs[0]) for inputs in samples)
     return Shrunk(parameters=after, dense_parameters=before, checked_samples=checked)
@@ -194,9 +218,12 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
     """Recover accuracy; the best state goes into recovered.safetensors."""
     with run.console.stage("Recovering accuracy") as stage:
         slim = rebuild(run.model, run.data.example, plan, load_file(run.own("shrunk.safetensors")))
+        masks = run.prepared.masks if run.prepared else None
+        hold_zeros(slim, masks.held if masks else ())
+        # Re-fitting needs a teacher of the same layers, distillation the best one there is.
         result = recover(
             slim,
-            run.model,
+            run.model if run.job.recover.reconstruct else run.dense,
             run.data,
             _recovery(run),
             kept={name: group.kept for name, group in plan.groups.items()},
@@ -206,7 +233,7 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
         if result.reconstruction and result.reconstruction.left_alone:
             alone = ", ".join(name for name, _ in result.reconstruction.left_alone)
             stage.note(f"not reconstructed: {alone}")
-        save_state(result.model, run.own("recovered.safetensors"))
+        save_state(release(result.model), run.own("recovered.safetensors"))
     return Recovered(recalibrated=result.recalibrated, best=result.best, history=result.history)
 
 
@@ -253,7 +280,7 @@ def verify(
             run.data,
             run.device,
             run.precision,
-            dense=Subject(run.model, run.file("dense.onnx"), dense),
+            dense=Subject(run.dense, run.file("dense.onnx"), dense),
             slim=Subject(slim_model(run, plan), run.own("slim.onnx")),
             recalibrated=recovered.recalibrated,
             note=stage.note,
@@ -273,6 +300,9 @@ def verify(
         schedule=schedule,
         chip=spec.microcontroller,
     )
+    if run.prepared:
+        files = (run.precision.file(f) for f in (run.file("dense.onnx"), run.own("slim.onnx")))
+        verdict = preparation.reported(verdict, run.prepared, *files)
     return Verification(verdict=verdict, slim_profile=profiled)
 
 

@@ -23,7 +23,7 @@ def steps_of(run: stages.Run, table: CostTable) -> tuple[Step, ...]:
     Raises:
         BudgetError: they never reach the budget.
     """
-    limit = run.job.request.limit(table.dense_cost, run.device.spec.unit)
+    limit = run.limit(table.dense_cost)
     return steps_to(run.job, run.data, limit / table.dense_cost)
 
 

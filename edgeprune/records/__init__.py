@@ -57,6 +57,16 @@ from edgeprune.records.spec import (
     Simulation,
     Ssh,
 )
+from edgeprune.records.transforms import (
+    Chain,
+    Collapse,
+    MaskedLayer,
+    Masks,
+    Prepared,
+    RemovedChannels,
+    StoredSize,
+    ZeroChannels,
+)
 from edgeprune.records.trials import Trial, Trials
 from edgeprune.records.verdict import (
     Artifact,
@@ -83,7 +93,9 @@ __all__ = [
     "BenchRow",
     "Budget",
     "CSource",
+    "Chain",
     "ChannelGroup",
+    "Collapse",
     "Comparison",
     "CostTable",
     "DeviceSpec",
@@ -98,6 +110,8 @@ __all__ = [
     "LayerFunction",
     "LayerProfile",
     "Lifetime",
+    "MaskedLayer",
+    "Masks",
     "Microcontroller",
     "ModelProfile",
     "Narrow",
@@ -106,6 +120,7 @@ __all__ = [
     "PlanSummary",
     "PlannedGroup",
     "Prediction",
+    "Prepared",
     "Price",
     "PricedLayer",
     "ProfileDifference",
@@ -114,6 +129,7 @@ __all__ = [
     "Recovered",
     "Regularised",
     "Remote",
+    "RemovedChannels",
     "ResourceUse",
     "Roofline",
     "Round",
@@ -130,6 +146,7 @@ __all__ = [
     "Slice",
     "Speedup",
     "Ssh",
+    "StoredSize",
     "Target",
     "TensorInfo",
     "Trial",
@@ -140,4 +157,5 @@ __all__ = [
     "Views",
     "WeightPattern",
     "WidthPlan",
+    "ZeroChannels",
 ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from edgeprune.errors import EdgepruneError
-from edgeprune.report import figures, summary
+from edgeprune.report import figures, summary, transforms
 from edgeprune.report.progress import Stage
 
 if TYPE_CHECKING:
@@ -206,6 +206,8 @@ class Console:
                 _add(history, *step)
             self.rich.print(history)
         self.rich.print(gates)
+        for text in transforms.sentences(verdict):
+            self.line(text)
         self.line(summary.outcome(verdict), "bold green" if verdict.passed else "bold red")
         if verdict.note:
             self.line(verdict.note[:1].upper() + verdict.note[1:] + ".")

@@ -89,6 +89,22 @@ def test_page_draws_groups_scores_and_weights_where_they_are_known():
     assert "Importance of the channels" in page.text
 
 
+def test_page_draws_the_steps_of_a_schedule():
+    steps = tuple(
+        ScheduleStep(
+            number=i, limit=1000.0 / i, cost=990.0 / i, recalibrated=0.7, metric=0.93 - 0.01 * i,
+            training_steps=10, widths={},
+        )
+        for i in (1, 2, 3)
+    )  # fmt: skip
+    history = ScheduleHistory(kind="progressive", planned=3, steps=steps)
+    verdict = factories.a_verdict(schedule=history)
+    source = render(factories.a_document(verdict=verdict))
+    assert Page(source).tags.count("svg") == 8
+    assert "step 3, recovered: 0.9" in source
+    assert "step 1, before training: 0.7" in source
+
+
 def test_page_is_light_dark_and_printable():
     source = render(factories.a_document())
     assert "prefers-color-scheme: dark" in source
