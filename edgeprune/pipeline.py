@@ -12,11 +12,11 @@ from torch import nn
 
 from edgeprune import allocating, preparation, stages, steps, weighing
 from edgeprune.allocation.registry import allocator
-from edgeprune.data import Data, batches
+from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UsageError
-from edgeprune.identity import identity_of, origin_of, versions
-from edgeprune.importance.shared import Merge, Origin, read_scores, write_scores
+from edgeprune.identity import identity_of, versions
+from edgeprune.importance.shared import Merge, read_scores
 from edgeprune.job import Job
 from edgeprune.loading import (
     check_runs,
@@ -43,7 +43,6 @@ from edgeprune.records import (
 )
 from edgeprune.recovery.schedules import Outcome, Step, carry_out
 from edgeprune.report.console import Console
-from edgeprune.sections import BudgetSection
 from edgeprune.ship import require_ours, ship
 from edgeprune.store import RunFolder
 from edgeprune.verify import guards
@@ -103,20 +102,6 @@ def load_given(
         )
     initial = initial_state(job, folder) if kind == "lottery" else None
     return stages.Given(initial, tuple(map(read_scores, scores)), merge)
-
-
-def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -> Origin:
-    """Score the channels on the job's own data and write the scores to `out`, to be shared."""
-    seed_everything(job.seed)
-    with console.stage("Finding channel groups"):
-        groups = stages.find(job, model, data)
-    with console.stage(f"Scoring channels by {', '.join(job.prune.importance)}"):
-        scores = weighing.score(job, model, data, groups)
-    available = sum(len(target) for _, target in batches(data.calibration, "calibration"))
-    samples = min(job.prune.calibration_samples, available)
-    origin = origin_of(job, model, groups, samples)
-    write_scores(out, scores, origin)
-    return origin
 
 
 def run(
@@ -206,19 +191,6 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
             prices = prices_of(this)
             plan = allocate(this, prices)
             return Planned(prices.groups, prices.dense, prices.table, plan)
-
-
-def sensitivity_only(
-    job: Job, model: nn.Module, data: Data, device: Device, console: Console
-) -> Sensitivity:
-    """Profile, price and measure what each width costs in loss; curves are kept by content."""
-    seed_everything(job.seed)
-    whole = job.model_copy(update={"budget": BudgetSection(latency="100%")})  # only to look
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
-        identity = identity_of(whole, model, data, device)
-        with RunFolder(Path(scratch), identity, resume=False) as folder:
-            this = prepared(stages.Run(whole, model, data, device, folder, console))
-            return prices_of(this).curves
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def sensitivity(job: Path, *, device: Device, seed: Seed = None, common: Common 
         Instead of the job's.
     """
     from edgeprune.importance.sensitivity import best_curves
-    from edgeprune.pipeline import sensitivity_only
+    from edgeprune.previews import sensitivity_only
 
     settings, model, data, opened = prepare(job, device, None, seed, common, budget_needed=False)
     found = sensitivity_only(settings, model, data, opened, common.console)
@@ -155,7 +155,8 @@ def importance(job: Path, *, out: Path, seed: Seed = None, common: Common = DEFA
         Instead of the job's.
     """
     from edgeprune.job import load_job
-    from edgeprune.pipeline import load, score
+    from edgeprune.pipeline import load
+    from edgeprune.previews import score
 
     here = Path.cwd()
     settings = load_job(job).with_overrides(seed=seed)
