@@ -131,8 +131,7 @@ def _describe(name: str, target: Target, folder: Path, program: Program) -> CSou
         arena_bytes=memory.arena_bytes,
         liveness_bytes=memory.liveness_bytes,
         scratch_bytes=program.scratch_bytes,
-        state_bytes=CANARY_BYTES * (2 if program.scratch_bytes else 1)
-        + (STATUS_BYTES if library else 0),
+        state_bytes=canaries * CANARY_BYTES + (STATUS_BYTES if library else 0),
         weight_bytes=sum(function.weight_bytes for function in functions),
         lifetimes=memory.lifetimes,
     )

@@ -21,7 +21,7 @@ from edgeprune.records import (
     Views,
     WidthPlan,
 )
-from edgeprune.report import arena, charts, figures, summary
+from edgeprune.report import arena, charts, figures, summary, transforms
 from edgeprune.report.pictures import pictures
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals.update(figures=figures, summary=summary)
+    environment.globals.update(figures=figures, summary=summary, transforms=transforms)
     return environment
 
 
@@ -136,7 +136,12 @@ def _charts(document: ReportData) -> dict[str, str]:
             title="Loss and validation metric over the steps of recovery",
         ),
         **pictures(
-            document.views, plan, document.curves, document.dense_profile, document.slim_profile
+            document.views,
+            plan,
+            document.curves,
+            document.dense_profile,
+            document.slim_profile,
+            verdict.schedule,
         ),
     }
 
