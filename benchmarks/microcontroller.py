@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--devices", nargs="+", default=[device for device, _ in COLUMNS])
     parser.add_argument("--compilers", nargs="+", default=["zig", "gcc"], choices=["zig", "gcc"])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--samples", type=int, default=20, help="inputs compared for each")
+    parser.add_argument("--samples", type=int, default=10, help="inputs compared for each")
     parser.add_argument(
         "--keep", type=Path, help="folder of figures, taken again for equal firmware"
     )
