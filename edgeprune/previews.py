@@ -14,7 +14,8 @@ from edgeprune.identity import identity_of, origin_of
 from edgeprune.importance.shared import Origin, write_scores
 from edgeprune.job import Job
 from edgeprune.loading import seed_everything
-from edgeprune.pipeline import prepared, prices_of
+from edgeprune.pipeline import prices_of
+from edgeprune.preparing import prepared
 from edgeprune.records import Sensitivity
 from edgeprune.report.console import Console
 from edgeprune.sections import BudgetSection
