@@ -28,7 +28,8 @@ import onnxruntime
 import torch
 from generators import GENERATORS, NotPossibleError
 from networks import NETWORKS, Network, network
-from section import Conditions, Row, section, write_section
+from page import write_section
+from section import Conditions, Row, section
 
 from edgeprune.devices.microcontroller import emulate as unicorn
 from edgeprune.devices.microcontroller import qemu
@@ -99,7 +100,7 @@ def main() -> None:
     text = section(rows, conditions(columns, asked.samples))
     print("\n" + text)
     if asked.docs:
-        write_section(asked.docs, text)
+        write_section(asked.docs, "microcontroller", text)
     lost = [row for row in rows if row.generator == "edgeprune" and beaten(row, rows)]
     for row in lost:
         print(f"beaten on {row.network}, {row.column}", file=sys.stderr)
