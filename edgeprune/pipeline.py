@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
-from edgeprune import stages
+from edgeprune import stages, widths
 from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
@@ -172,7 +172,7 @@ def prices_of(this: stages.Run) -> Prices:
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
     dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
     table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
-    stages.check_budgets(this, groups, dense, table)
+    widths.check_budgets(this, groups, dense, table)
     curves = do(
         "4-weigh",
         Sensitivity,
@@ -188,7 +188,7 @@ def allocate(this: stages.Run, prices: Prices, tighter: float = 1.0) -> WidthPla
 
     def work() -> WidthPlan:
         p = prices
-        return stages.allocate(this, p.groups, p.dense, p.table, p.curves, tighter)
+        return widths.allocate(this, p.groups, p.dense, p.table, p.curves, tighter)
 
     return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)
 

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from edgeprune.allocation.candidates import Candidates
-from edgeprune.allocation.closed_loop import close_the_loop
-from edgeprune.allocation.firmware_rows import FirmwareMemory
-from edgeprune.allocation.problem import Problem, Resource, build_problem, flat_curves
-from edgeprune.allocation.reachable import require_reachable
-from edgeprune.allocation.reaching import reach
-from edgeprune.allocation.resources import Model, resource_rows
-from edgeprune.allocation.task import Task
 from edgeprune.cost.table import build_table
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UnsupportedModelError
-from edgeprune.export.integer_graph import read_integer_graph
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
-from edgeprune.export.segments import as_int8, read_graph
+from edgeprune.export.segments import read_graph
 from edgeprune.importance.scores import score_channels
-from edgeprune.importance.sensitivity import best_curves, importance_curves, sensitivity_curves
+from edgeprune.importance.sensitivity import importance_curves, sensitivity_curves
 from edgeprune.job import Job
 from edgeprune.profiler.layers import profile_model
 from edgeprune.pruning.groups import find_groups
@@ -40,7 +30,6 @@ from edgeprune.records import (
     ModelProfile,
     Recovered,
     Sensitivity,
-    SensitivityCurve,
     Shrunk,
     Verification,
     WidthPlan,
@@ -49,15 +38,26 @@ from edgeprune.recovery.finetuning import recover
 from edgeprune.report.console import Console
 from edgeprune.store import RunFolder, atomic
 from edgeprune.verify.evidence import Subject, gather
-from edgeprune.verify.firmware import footprints
-from edgeprune.verify.gates import judge
+from edgeprune.verify.gates import DENSE, NESTED_DENSE, judge
 
 PROOF_SAMPLES = 64
 
 
+@dataclass(frozen=True)
+class Parent:
+    """The plan and the recovered model of a larger member of a family."""
+
+    plan: WidthPlan
+    model: nn.Module
+
+
 @dataclass
 class Run:
-    """What all stages share; `attempt` stands before the names of files that an attempt owns."""
+    """What all stages share.
+
+    `attempt` stands before the names of files that an attempt owns. `nested` says that what is made
+    ships into a folder inside that of the run; its model is cut from `parent` where one is given.
+    """
 
     job: Job
     model: nn.Module
@@ -66,6 +66,8 @@ class Run:
     folder: RunFolder
     console: Console
     attempt: str = ""
+    nested: bool = False
+    parent: Parent | None = None
 
     def file(self, name: str) -> Path:
         """Return the path of a file in the run folder."""
@@ -172,121 +174,22 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
         return Sensitivity(curves=curves)
 
 
-def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitivity) -> Task:
-    """Return what allocators work on."""
-    scores: dict[str, dict[str, Tensor]] = {}
-    for key, score in load_file(run.file("scores.safetensors")).items():
-        criterion, _, group = key.partition("/")
-        scores.setdefault(criterion, {})[group] = score
-    names = criteria_of(run.job)
-    return Task(
-        run.model,
-        run.data,
-        tuple(group for group in groups.groups if group.name in table.widths),
-        table,
-        best_curves(sensitivity.curves),
-        {name: scores[name] for name in names},
-        criterion=names[0] if len(names) == 1 else None,
-        round_to=run.job.prune.round_to,
-        kind=run.device.spec.kind,
-        seed=run.job.seed,
-    )
+def starting_point(run: Run, plan: WidthPlan) -> tuple[nn.Module, WidthPlan]:
+    """Return the model to cut and the plan in its numbering: the parent's, else the dense one.
 
-
-def candidates_of(run: Run, table: CostTable, sensitivity: Sensitivity) -> Candidates:
-    """Return what builds and measures candidate plans."""
-    return Candidates(
-        run.model,
-        run.data,
-        run.device,
-        run.precision,
-        folder=run.folder.path,
-        table=table,
-        curves=best_curves(sensitivity.curves),
-        scores=load_file(run.file("scores.safetensors")),
-        opset=run.job.export.opset,
-        seed=run.job.seed,
-        relative=run.job.request.share is not None,
-    )
-
-
-def pose(
-    run: Run,
-    groups: GroupList,
-    dense: ModelProfile,
-    table: CostTable,
-    curves: Mapping[str, SensitivityCurve] | None = None,
-) -> Problem:
-    """Return the allocation problem of the job: losses of `curves` (None: no loss), all limits."""
-    graph = read_graph(run.file("dense.onnx"))
-    if run.precision.name == "int8":
-        graph = as_int8(graph)
-    model = Model(run.model, graph, groups.groups, dense.file_bytes)
-    own_memory = run.device.spec.runtime == "firmware"
-    rows = resource_rows(run.job.budget, table, model, memory=not own_memory)
-    if own_memory:
-        rows += _firmware_rows(run, table)
-    return build_problem(table, curves or flat_curves(table), rows)
-
-
-def _firmware_rows(run: Run, table: CostTable) -> tuple[Resource, ...]:
-    """Return the rows of RAM and flash of int8 firmware, within the limits of job and board."""
-    chip, file = run.device.spec.microcontroller, run.precision.file(run.file("dense.onnx"))
-    limits = run.job.budget.memory(chip)
-    if chip is None or run.precision.name != "int8" or not limits:
-        return ()  # float32 code keeps its tensors on the stack: only the gates know its memory
-    (dense,) = footprints(run.device, (file,), run.job.seed)
-    memory = FirmwareMemory(read_integer_graph(file), table, chip.target, dense)
-    rows: tuple[Resource, ...] = ()
-    if "ram" in limits:
-        rows += memory.ram(1024 * limits["ram"])
-    if "flash" in limits:
-        rows += memory.flash(1024 * limits["flash"])
-    return rows
-
-
-def check_budgets(run: Run, groups: GroupList, dense: ModelProfile, table: CostTable) -> None:
-    """Make sure, before losses are measured, that all limits can be reached.
-
-    Raises:
-        BudgetError: they cannot.
+    A plan that keeps a channel which the parent has lost starts from the dense model.
     """
-    unit = run.device.spec.unit
-    limit = run.job.request.limit(table.dense_cost, unit)
-    require_reachable(pose(run, groups, dense, table), limit, unit)
-
-
-def allocate(
-    run: Run,
-    groups: GroupList,
-    dense: ModelProfile,
-    table: CostTable,
-    sensitivity: Sensitivity,
-    tighter: float = 1.0,
-) -> WidthPlan:
-    """Find the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
-    candidates = candidates_of(run, table, sensitivity)
-    problem = pose(run, groups, dense, table, candidates.curves)
-    limit = run.job.request.limit(table.dense_cost, run.device.spec.unit) / tighter
-    with run.console.stage("Allocating widths") as stage:
-        if run.job.prune.allocation != "exact":
-            return reach(
-                run.job.prune.allocation,
-                task_of(run, groups, table, sensitivity),
-                limit,
-                measure=candidates.measure,
-                note=stage.note,
-            )
-        return close_the_loop(
-            problem,
-            limit,
-            kept=candidates.planned,
-            measure=candidates.measure,
-            unit=run.device.spec.unit,
-            dense_cost=table.dense_cost,
-            seed=run.job.seed,
-            note=stage.note,
-        )
+    if run.parent is None:
+        return run.model, plan
+    groups = {}
+    for name, group in plan.groups.items():
+        left = {channel: k for k, channel in enumerate(run.parent.plan.groups[name].kept)}
+        if not left.keys() >= set(group.kept):
+            run.console.warning(f"{name} keeps channels that the model before it lacks: from dense")
+            return run.model, plan
+        kept = tuple(sorted(left[channel] for channel in group.kept))
+        groups[name] = group.model_copy(update={"before": len(left), "kept": kept})
+    return run.parent.model, plan.model_copy(update={"groups": groups})
 
 
 def cut(run: Run, plan: WidthPlan) -> Shrunk:
@@ -294,7 +197,10 @@ def cut(run: Run, plan: WidthPlan) -> Shrunk:
     with run.console.stage("Shrinking") as stage:
         taken = first_batches(run.data.calibration, PROOF_SAMPLES, "calibration")
         samples = [inputs for inputs, _ in taken]
-        slim = shrink(run.model, run.data.example, plan, samples)
+        base, cuts = starting_point(run, plan)
+        slim = shrink(base, run.data.example, cuts, samples)
+        if base is not run.model:
+            stage.note("from the model for the budget before")
         _save_state(slim, run.own("shrunk.safetensors"))
         before, after = (sum(p.numel() for p in m.parameters()) for m in (run.model, slim))
         stage.note(f"{before:,} -> {after:,} parameters, equal to the masked model")
@@ -375,6 +281,7 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
         on_test=run.data.test is not None,
         functional_only=spec.functional_only,
         measured_by=spec.measured_by,
+        dense=NESTED_DENSE if run.nested else DENSE,
         note=spec.note,
         chip=spec.microcontroller,
     )
