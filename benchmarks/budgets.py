@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from edgeprune import stages
+from edgeprune import allocating, stages, weighing
 from edgeprune.allocation.exact import solve
 from edgeprune.devices.opening import open_device
 from edgeprune.identity import identity_of
@@ -43,7 +43,7 @@ def budgets(
     while True:
         budget = BudgetSection(macs=f"{100 * share:.0f}%")
         run = replace(this, job=this.job.model_copy(update={"budget": budget}))
-        problem = stages.pose(run, groups, dense, table, best)
+        problem = allocating.pose(run, groups, dense, table, best)
         found = solve(problem, table.dense_cost, seed=this.job.seed)
         if found is not None and found.cost <= SHARE * table.dense_cost:
             break
@@ -90,14 +90,14 @@ def main() -> None:
         groups = stages.group(this)
         dense = stages.profile(this)
         table = stages.price(this, groups, dense)
-        curves = stages.weigh(this, groups, table)
+        curves = weighing.weigh(this, groups, table)
         heads = ("budget", "instructions", "of dense", "MACs", "RAM", "flash")
         print(f"| {' | '.join((*heads, 'recalibrated', 'int8', 'widths'))} |")
         print("|---|---|---|---|---|---|---|---|---|")
         for number, (name, budget) in enumerate(budgets(this, groups, dense, table, curves)):
             asked = job.model_copy(update={"budget": budget})
             run = replace(this, job=asked, attempt=f"{number}-")
-            plan = stages.allocate(run, groups, dense, table, curves)
+            plan = allocating.allocate(run, groups, dense, table, curves)
             stages.cut(run, plan)
             recovered = stages.win_back(run, plan)
             stages.write(run, plan)

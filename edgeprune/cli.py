@@ -38,7 +38,7 @@ app = App(
 )
 for command in (
     *(looks.devices, looks.doctor, looks.methods, looks.profile, looks.verify),
-    *(jobs.plan, jobs.run, benching.bench, jobs.report),
+    *(jobs.plan, jobs.run, benching.bench, jobs.report, jobs.importance, jobs.sensitivity),
 ):
     app.command(command)
 

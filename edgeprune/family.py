@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from edgeprune import stages, widths
+from edgeprune import allocating, stages, steps
 from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UsageError
@@ -22,11 +22,14 @@ from edgeprune.identity import identity_of
 from edgeprune.job import Job
 from edgeprune.loading import seed_everything
 from edgeprune.pipeline import Prices, Result, allocate, attempts, deliver, prices_of
-from edgeprune.records import Verdict, WidthPlan
+from edgeprune.preparing import prepared
+from edgeprune.pruning.remainder import Remainder
+from edgeprune.records import Sensitivity, Verdict, WidthPlan
 from edgeprune.report import figures
 from edgeprune.report.console import Console
 from edgeprune.ship import require_ours
 from edgeprune.store import RunFolder, write_text
+from edgeprune.verify import guards
 
 INDEX, PAGE = "index.json", "README.md"
 
@@ -71,6 +74,7 @@ def run(
     *,
     resume: bool = False,
     console: Console,
+    given: stages.Given | None = None,
 ) -> Family:
     """Make a model for each budget and ship each into `out`/<budget>, with an index in `out`.
 
@@ -79,22 +83,25 @@ def run(
         EdgepruneError: any of its kinds; finished stages stay in `out`/.run.
     """
     seed_everything(job.seed)
+    guards.check(job.guards, model, data)
     for budget in budgets:
-        job.with_overrides(budget=budget).request.limit(1.0, device.spec.unit)
+        _check(job.with_overrides(budget=budget), data, device)
         require_ours(out / budget)
     if (out / PAGE).exists() and not (out / INDEX).exists():
         require_ours(out)
-    with RunFolder(out, _identity(job, budgets, model, data, device), resume=resume) as folder:
+    given = given or stages.Given()
+    identity = _identity(job, budgets, model, data, device) | given.identity()
+    with RunFolder(out, identity, resume=resume) as folder:
         first = job.with_overrides(budget=budgets[0])
-        this = stages.Run(first, model, data, device, folder, console)
+        this = prepared(stages.Run(first, model, data, device, folder, console, given=given))
         prices = prices_of(this)
-        parent: stages.Parent | None = None
+        left: Remainder | None = None
         members: list[Result] = []
         for member in _members(this, budgets, prices):
             console.info(f"budget {member.job.budget.asked}")
-            made = attempts(replace(member, parent=parent), prices)
+            made = attempts(replace(member, left=left), _left_of(prices, left))
             members.append(deliver(member, prices, made, out / member.job.budget.asked))
-            parent = stages.Parent(made.plan, made.model)
+            left = Remainder.of(made.model, made.plan)
         family = Family(tuple(members))
         with console.stage("Writing the index"):
             write_text(out / PAGE, page(family))
@@ -113,18 +120,52 @@ def plan_only(
 ) -> tuple[Prices, list[tuple[Job, WidthPlan]]]:
     """Profile, price and allocate for each budget; only `scratch` is written to."""
     seed_everything(job.seed)
+    for budget in budgets:
+        _check(job.with_overrides(budget=budget), data, device)
     found: list[tuple[Job, WidthPlan]] = []
-    with RunFolder(scratch, _identity(job, budgets, model, data, device), resume=False) as folder:
-        this = stages.Run(
-            job.with_overrides(budget=budgets[0]), model, data, device, folder, console
-        )
+    identity = _identity(job, budgets, model, data, device)
+    with RunFolder(scratch, identity, resume=False) as folder:
+        first = job.with_overrides(budget=budgets[0])
+        this = prepared(stages.Run(first, model, data, device, folder, console))
         prices = prices_of(this)
-        parent: stages.Parent | None = None
+        left: Remainder | None = None
         for member in _members(this, budgets, prices):
-            plan = allocate(replace(member, parent=parent), prices)
+            plan = allocate(replace(member, left=left), _left_of(prices, left))
             found.append((member.job, plan))
-            parent = stages.Parent(plan, model)
+            left = Remainder.of(this.model, plan)
     return prices, found
+
+
+def _check(job: Job, data: Data, device: Device) -> None:
+    """Make sure, before any work, that a budget fits the device and the schedule reaches it.
+
+    Raises:
+        UsageError: it does not, or the allocation cannot go on from another model.
+    """
+    job.request.limit(1.0, device.spec.unit)
+    steps.check(job, data)
+    if job.prune.allocation != "exact":
+        raise UsageError(
+            f"several budgets: allocation {job.prune.allocation} decides on the dense model, and "
+            "cannot go on from the model for the budget before",
+            'take allocation "exact", or one budget a run',
+        )
+
+
+def _left_of(prices: Prices, left: Remainder | None) -> Prices:
+    """Return `prices` with the losses of the widths that are left, against those now held."""
+    if left is None:
+        return prices
+    offered = left.table(prices.table).widths
+    curves = []
+    for curve in prices.curves.curves:
+        losses = dict(zip(curve.widths, curve.increases, strict=True))
+        kept = [width for width in curve.widths if width <= offered[curve.group][-1]]
+        if kept and kept[-1] == offered[curve.group][-1]:
+            increases = tuple(losses[width] - losses[kept[-1]] for width in kept)
+            update = {"widths": tuple(kept), "increases": increases}
+            curves.append(curve.model_copy(update=update))
+    return replace(prices, curves=Sensitivity(curves=tuple(curves)))
 
 
 def _members(this: stages.Run, budgets: Sequence[str], prices: Prices) -> list[stages.Run]:
@@ -140,7 +181,7 @@ def _members(this: stages.Run, budgets: Sequence[str], prices: Prices) -> list[s
         for budget in budgets
     ]
     for run in runs:
-        widths.check_budgets(run, prices.groups, prices.dense, prices.table)
+        allocating.check_budgets(run, prices.groups, prices.dense, prices.table)
     limits = [run.job.request.limit(dense, unit) for run in runs]
     if len({round(limit, 9) for limit in limits}) < len(limits):
         raise UsageError(f"budgets {', '.join(budgets)}: two of them are the same")

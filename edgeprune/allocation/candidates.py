@@ -31,7 +31,8 @@ class Candidates:
         data: gives the example inputs.
         device: where to measure.
         precision: the form in which models go to the device.
-        folder: holds dense.onnx in that form, and receives candidate.onnx.
+        folder: receives candidate.onnx.
+        dense: the exported model; its form for the device lies beside it.
         table: widths and dense cost.
         curves: group -> its best curve, whose criterion ranks the channels.
         scores: "criterion/group" -> score of each channel [width].
@@ -45,6 +46,7 @@ class Candidates:
     device: Device
     precision: Precision
     folder: Path
+    dense: Path
     table: CostTable
     curves: Mapping[str, SensitivityCurve]
     scores: Mapping[str, Tensor]
@@ -54,15 +56,17 @@ class Candidates:
 
     def planned(self, widths: Mapping[str, int]) -> dict[str, PlannedGroup]:
         """Return what each group keeps at these `widths`."""
-        return {
-            name: PlannedGroup(
-                before=self.table.widths[name][-1],
+        found: dict[str, PlannedGroup] = {}
+        for name, width in widths.items():
+            criterion = self.curves[name].criterion
+            scores = self.scores[f"{criterion}/{name}"]
+            found[name] = PlannedGroup(
+                before=len(scores),
                 after=width,
-                kept=keep_best(self.scores[f"{self.curves[name].criterion}/{name}"], width),
-                criterion=self.curves[name].criterion,
+                kept=keep_best(scores, width),
+                criterion=criterion,
             )
-            for name, width in widths.items()
-        }
+        return found
 
     def measure(self, groups: dict[str, PlannedGroup]) -> Measured:
         """Cut, export and measure a plan against the dense model.
@@ -81,7 +85,7 @@ class Candidates:
         candidate = self.folder / CANDIDATE
         export(slim, self.data.example, candidate, opset=self.opset)
         self.precision.write(candidate)
-        dense = self.precision.file(self.folder / "dense.onnx")
+        dense = self.precision.file(self.dense)
         comparison, _ = compare(
             self.device,
             dense,

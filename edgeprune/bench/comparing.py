@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from edgeprune import stages, widths
+from edgeprune import allocating, stages
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.reaching import reach
 from edgeprune.allocation.task import Task
@@ -93,7 +93,7 @@ class Comparison:
             }
             for budget in self.budgets:
                 asked = replace(this, job=first.with_overrides(budget=budget))
-                widths.check_budgets(asked, prices.groups, prices.dense, prices.table)
+                allocating.check_budgets(asked, prices.groups, prices.dense, prices.table)
             dense = folder.stage("dense-accuracy", BenchDense, self._dense)
             rows, skipped = Rows(folder.file("rows.jsonl")), self._impossible()
             work = _Work(self, this, prices, targets, rows)
@@ -169,12 +169,12 @@ class _Work:
 
     @cached_property
     def candidates(self) -> Candidates:
-        return widths.candidates_of(self.this, self.prices.table, self.prices.curves)
+        return allocating.candidates_of(self.this, self.prices.table, self.prices.curves)
 
     @cached_property
     def task(self) -> Task:
         prices = self.prices
-        task = widths.task_of(self.this, prices.groups, prices.table, prices.curves)
+        task = allocating.task_of(self.this, prices.groups, prices.table, prices.curves)
         return replace(task, measured=Losses(self.this.file("losses.jsonl")))
 
     def plan(self, variants: Sequence[Variant]) -> None:
@@ -200,7 +200,7 @@ class _Work:
                 prune = job.prune.model_copy(update={"allocation": OURS, "round_to": None})
                 run = replace(self.this, job=job.model_copy(update={"prune": prune}))
                 p = self.prices
-                return widths.allocate(run, p.groups, p.dense, p.table, p.curves)
+                return allocating.allocate(run, p.groups, p.dense, p.table, p.curves)
             task = replace(
                 self.task,
                 criterion=variant.criterion or self.task.criterion,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgeprune.errors import DONE, GateError
-from edgeprune.options import DEFAULT, Budget, Common, Device, Flag, Seed
+from edgeprune.options import DEFAULT, Budget, Common, Device, Files, Flag, Seed
 
 if TYPE_CHECKING:
     from edgeprune.devices.protocol import Device as Opened
@@ -67,6 +67,8 @@ def run(
     device: Device,
     budget: Budget = None,
     out: Path | None = None,
+    importance: Files = None,
+    merge: Literal["mean", "rank"] = "mean",
     resume: Flag = False,
     seed: Seed = None,
     common: Common = DEFAULT,
@@ -84,6 +86,10 @@ def run(
         family: each model starts from the one before and ships into a folder of its own.
     out:
         The folder that receives the files, instead of deploy/<device>/<job>.
+    importance:
+        Files of scores of data holders (edgeprune importance), instead of scores from own data.
+    merge:
+        How several of them are merged: mean, weighted by samples, or rank.
     resume:
         Go on where an earlier run of the same job stopped.
     seed:
@@ -97,20 +103,98 @@ def run(
     settings, model, data, opened = prepare(job, device, budgets[0], seed, common)
     folder = out or Path("deploy", opened.spec.name, settings.name)
     folder = folder if Path.cwd() == here else here / folder
+    files = [path if path.is_absolute() else here / path for path in importance or ()]
+    given = pipeline.load_given(settings, job.resolve().parent, files, merge)
     if several := [text for text in budgets if text and len(budgets) > 1]:
         from edgeprune import family
 
         made = family.run(
-            settings, several, model, data, opened, folder, resume=resume, console=console
+            settings,
+            several,
+            model,
+            data,
+            opened,
+            folder,
+            resume=resume,
+            console=console,
+            given=given,
         )
         common.answer(made.document())
         for member in made.members:
             console.verdict(member.verdict, out=member.folder)
         return DONE if made.passed else GateError.exit_code
-    result = pipeline.run(settings, model, data, opened, folder, resume=resume, console=console)
+    result = pipeline.run(
+        settings, model, data, opened, folder, resume=resume, console=console, given=given
+    )
     common.answer(result.verdict.model_dump(mode="json", by_alias=True))
     console.verdict(result.verdict, out=folder)
     return DONE if result.verdict.passed else GateError.exit_code
+
+
+def sensitivity(job: Path, *, device: Device, seed: Seed = None, common: Common = DEFAULT) -> int:
+    """Show what cutting each group alone to each of its widths costs in loss and metric.
+
+    Finished groups are kept by content: an interrupted measurement goes on, a repeated one is read.
+
+    Parameters
+    ----------
+    job:
+        The job file (job.toml).
+    device:
+        Name of a device profile, or the path of one: its staircase says which widths are worth it.
+    seed:
+        Instead of the job's.
+    """
+    from edgeprune.importance.sensitivity import best_curves
+    from edgeprune.previews import sensitivity_only
+
+    settings, model, data, opened = prepare(job, device, None, seed, common, budget_needed=False)
+    found = sensitivity_only(settings, model, data, opened, common.console)
+    chosen = best_curves(found.curves)
+    common.answer(
+        {
+            "schema": 1,
+            "job": settings.name,
+            "device": opened.spec.name,
+            "metric": data.metric_name,
+            "samples": settings.prune.calibration_samples,
+            "chosen": {name: curve.criterion for name, curve in chosen.items()},
+            "curves": [curve.model_dump(mode="json") for curve in found.curves],
+        }
+    )
+    common.console.sensitivity(found.curves, chosen, data.metric_name)
+    return DONE
+
+
+def importance(job: Path, *, out: Path, seed: Seed = None, common: Common = DEFAULT) -> int:
+    """Score channels on the job's own data, for a run elsewhere that merges such scores.
+
+    The file holds the scores and what they are of; no data leaves the machine.
+
+    Parameters
+    ----------
+    job:
+        The job file (job.toml).
+    out:
+        The file that receives the scores (.safetensors).
+    seed:
+        Instead of the job's.
+    """
+    from edgeprune.job import load_job
+    from edgeprune.pipeline import load
+    from edgeprune.previews import score
+
+    here = Path.cwd()
+    settings = load_job(job).with_overrides(seed=seed)
+    model, data = load(settings, job.resolve().parent)
+    path = out if out.is_absolute() else here / out
+    origin = score(settings, model, data, path, common.console)
+    common.answer({"schema": 1, "scores": str(out), **origin.model_dump(mode="json")})
+    groups = f"{len(origin.groups)} groups, {sum(origin.groups.values())} channels"
+    common.console.info(
+        f"wrote {out}: {', '.join(origin.criteria)} of {groups}, from {origin.samples} samples"
+    )
+    return DONE
 
 
 def report(run_dir: Path, *, common: Common = DEFAULT) -> int:
@@ -179,14 +263,21 @@ def budgets_of(text: str | None) -> tuple[str | None, ...]:
 
 
 def prepare(
-    job: Path, device: str, budget: str | None, seed: int | None, common: Common
+    job: Path,
+    device: str,
+    budget: str | None,
+    seed: int | None,
+    common: Common,
+    *,
+    budget_needed: bool = True,
 ) -> tuple[Any, Any, Any, Any]:
     """Load everything a job names; cheap faults are told before torch is imported."""
     from edgeprune.devices.spec import load_spec
     from edgeprune.job import load_job
 
     settings = load_job(job).with_overrides(budget=budget, seed=seed)
-    _ = settings.request
+    if budget_needed:
+        _ = settings.request
     load_spec(device)
     from edgeprune.devices.opening import open_device
     from edgeprune.pipeline import load

@@ -27,12 +27,33 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "c_templates"
+FREESTANDING = Path(__file__).parent / "freestanding"  # headers for compilers without a C library
 KERNELS = "edgeprune_kernels.h"
+FREESTANDING_HEADERS = ("math.h", "string.h")
 CANARY_BYTES = 16
+STATUS_BYTES = 4  # what the kernels of CMSIS-NN returned
 PROCESSORS = {
     "scalar": "processors without DSP extension (Cortex-M0, M3) and hosts",
     "dsp": "processors with DSP extension (Cortex-M4, M7, M33)",
     "mve": "processors with MVE (Cortex-M55, M85)",
+}
+# What the README compiles for: a core, and how gcc and zig are called for it.
+EXAMPLES = {
+    "scalar": {
+        "core": "a Cortex-M3",
+        "gcc": "-mcpu=cortex-m3 -mthumb",
+        "zig": "-target thumb-freestanding-eabi -mcpu=cortex_m3",
+    },
+    "dsp": {
+        "core": "a Cortex-M4 with FPU",
+        "gcc": "-mcpu=cortex-m4 -mthumb -mfpu=fpv4-sp-d16 -mfloat-abi=hard",
+        "zig": "-target thumb-freestanding-eabihf -mcpu=cortex_m4+vfp4d16sp",
+    },
+    "mve": {
+        "core": "a Cortex-M55",
+        "gcc": "-mcpu=cortex-m55 -mthumb -mfloat-abi=hard",
+        "zig": "-target thumb-freestanding-eabihf -mcpu=cortex_m55+fp_armv8d16+mve_fp",
+    },
 }
 WIDTH = 100  # columns of the tables of constants
 
@@ -142,17 +163,18 @@ def _describe(
             f"{name}_weights.h",
             *(file for file in own if file.endswith(".h")),
             *(path for _, path in copied.headers),
+            *(f"{FREESTANDING.name}/{name}" for name in FREESTANDING_HEADERS if library),
         ),
         include_dirs=(".", *copied.include_dirs),
         defines=("CMSIS_NN_USE_SINGLE_ROUNDING",) if library else (),
         documents=("README.md", *(path for _, path in copied.licences)),
         functions=functions,
-        input=_border(graph.tensors[graph.input]),
-        output=_border(graph.tensors[graph.output]),
+        input=border(graph.tensors[graph.input]),
+        output=border(graph.tensors[graph.output]),
         arena_bytes=memory.arena_bytes,
         liveness_bytes=memory.liveness_bytes,
         scratch_bytes=scratch,
-        state_bytes=CANARY_BYTES * (2 if scratch else 1),
+        state_bytes=CANARY_BYTES * (2 if scratch else 1) + (STATUS_BYTES if library else 0),
         weight_bytes=sum(function.weight_bytes for function in functions),
         lifetimes=memory.lifetimes,
     )
@@ -171,6 +193,8 @@ def _write(
     for file, path in (*library.sources, *library.headers, *library.licences) if library else ():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, folder / path)
+    if library:
+        shutil.copytree(FREESTANDING, folder / FREESTANDING.name)
     for own in (KERNELS, *dsp_kernels.SOURCES):
         if own in (*source.sources, *source.headers):
             shutil.copyfile(TEMPLATES / own, folder / own)
@@ -194,6 +218,8 @@ def _write(
         **source.model_dump(exclude={"input", "output", "functions", "lifetimes"}),
         "model": model,
         "target_text": PROCESSORS[source.target],
+        "example": EXAMPLES[source.target],
+        "arguments": _arguments(source),
         "cmsis": "4.0" if library else "",
         "dsp": _uses_dsp(kernels),
         "pointers": max((kernel.pointers for kernel in kernels), default=0),
@@ -214,6 +240,14 @@ def _write(
         macros = environment.get_template("layers.c.j2").module
         text = environment.get_template(template).render(context, kernels=macros)
         (folder / path).write_text(text, encoding="utf-8")
+
+
+def _arguments(source: CSource) -> str:
+    """Return what a compiler is told besides its target, as the README shows it."""
+    defines = [f"-D{define}" for define in source.defines]
+    includes = [f"-I{folder}" for folder in source.include_dirs]
+    output = f"-r -nostdlib -o {source.name}.o"
+    return " ".join(["-std=c11 -O3", *defines, *includes, output, *source.sources])
 
 
 def _layer(
@@ -267,7 +301,8 @@ def _array(name: str, index: int, role: str) -> str:
     return f"{name}_{index:03d}_{role}"
 
 
-def _border(tensor: Tensor) -> QuantizedTensor:
+def border(tensor: Tensor) -> QuantizedTensor:
+    """Return an input or output of a network as the C code holds it."""
     rank = len(tensor.shape)
     permutation = (0, *range(2, rank), 1) if rank > 2 else tuple(range(rank))
     return QuantizedTensor(

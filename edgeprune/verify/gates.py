@@ -17,6 +17,7 @@ from edgeprune.records import (
     Parity,
     PlanSummary,
     Prediction,
+    ScheduleHistory,
     Speedup,
     Unit,
     Verdict,
@@ -41,6 +42,7 @@ class Evidence:
     recalibrated_accuracy: float
     environment: Environment
     firmware: FirmwareParity | None = None
+    guards: tuple[Gate, ...] = ()
 
 
 def judge(
@@ -58,11 +60,13 @@ def judge(
     dense: str = DENSE,
     note: str = "",
     chip: Microcontroller | None = None,
+    schedule: ScheduleHistory | None = None,
 ) -> Verdict:
     """Return the verdict: every gate met, or not, or (met None) not measurable on this device.
 
     `functional_only`, `measured_by`, `note` and `chip` are those of the device's profile; the
-    memory of a board is a limit like those of the job.
+    memory of a board is a limit like those of the job. `schedule` is the history of the steps,
+    where there were several.
     """
     limit = job.request.limit(evidence.dense.cost, unit)
     budget = Budget(
@@ -74,6 +78,8 @@ def judge(
     command = f"edgeprune verify {dense} model.onnx --device {measured_by}" if measured_by else ""
     speed = speed_gate(evidence.comparison, kind, functional_only=functional_only, command=command)
     gates = _gates(job, evidence, budget, speed, chip)
+    if schedule is not None and schedule.planned > 1:
+        gates = (*gates, _schedule(schedule))
     low, high = drop_interval(evidence.dense_accuracy, evidence.slim_accuracy, seed=job.seed)
     return Verdict(
         job=job.name,
@@ -109,6 +115,7 @@ def judge(
         seed=job.seed,
         environment=evidence.environment,
         note=note,
+        schedule=schedule,
     )
 
 
@@ -160,6 +167,7 @@ def _gates(
     ]
     if evidence.firmware is not None:
         gates.append(_firmware(evidence.firmware))
+    gates += evidence.guards
     for name in ("macs", "parameters"):
         if getattr(job.budget, name) is not None:
             limit = job.budget.limit_of(name, getattr(evidence.dense, name))
@@ -174,6 +182,17 @@ def _gates(
         used = taken[part] / 1024
         gates.append(Gate(name=part, met=used <= kilobytes, limit=kilobytes, value=used))
     return tuple(gates)
+
+
+def _schedule(found: ScheduleHistory) -> Gate:
+    good = len(found.steps) - bool(found.stopped)
+    return Gate(
+        name="schedule",
+        met=not found.stopped,
+        limit=found.planned,
+        value=good,
+        note=f"never reached the budget: {found.stopped}" if found.stopped else "",
+    )
 
 
 def _firmware(found: FirmwareParity) -> Gate:

@@ -49,6 +49,11 @@ def test_an_int8_job_ships_firmware_that_meets_its_budget(job, edgeprune, tmp_pa
     assert code | {"model.onnx", "model.int8.onnx"} <= listed
     assert {"c/quadrants.c", "c/quadrants.h", "c/README.md"} <= code
     subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=out, capture_output=True, check=True)
+    report = (out / "report.html").read_text()
+    section = report[report.index('<section id="memory">') :]
+    footprint = verdict["slim"]["footprint"]
+    for part in ("arena", "scratch", "stack"):
+        assert f'>{part}</th><td class="n">{footprint[f"{part}_bytes"]:,}</td>' in section
     for name in code:
         assert str(tmp_path).encode() not in (out / name).read_bytes(), name
 

@@ -1,4 +1,4 @@
-"""The stage that allocates widths: the problem that a job poses, and who solves it."""
+"""From prices and losses to widths: the problem that a job poses, and its solution."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.closed_loop import close_the_loop
 from edgeprune.allocation.firmware_rows import FirmwareMemory
-from edgeprune.allocation.narrowed import narrowed
 from edgeprune.allocation.problem import Problem, Resource, build_problem, flat_curves
 from edgeprune.allocation.reachable import require_reachable
 from edgeprune.allocation.reaching import reach
@@ -27,25 +26,24 @@ from edgeprune.records import (
     SensitivityCurve,
     WidthPlan,
 )
-from edgeprune.stages import Run, criteria_of
+from edgeprune.stages import Run
 from edgeprune.verify.firmware import footprints
 
 
 def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitivity) -> Task:
     """Return what allocators work on."""
     scores: dict[str, dict[str, Tensor]] = {}
-    for key, score in load_file(run.file("scores.safetensors")).items():
+    for key, score in load_file(run.scores).items():
         criterion, _, group = key.partition("/")
         scores.setdefault(criterion, {})[group] = score
-    names = criteria_of(run.job)
     return Task(
         run.model,
         run.data,
         tuple(group for group in groups.groups if group.name in table.widths),
         table,
         best_curves(sensitivity.curves),
-        {name: scores[name] for name in names},
-        criterion=names[0] if len(names) == 1 else None,
+        scores,
+        criterion=next(iter(scores)) if len(scores) == 1 else None,
         round_to=run.job.prune.round_to,
         kind=run.device.spec.kind,
         seed=run.job.seed,
@@ -60,9 +58,10 @@ def candidates_of(run: Run, table: CostTable, sensitivity: Sensitivity) -> Candi
         run.device,
         run.precision,
         folder=run.folder.path,
+        dense=run.file(run.start),
         table=table,
         curves=best_curves(sensitivity.curves),
-        scores=load_file(run.file("scores.safetensors")),
+        scores=load_file(run.scores),
         opset=run.job.export.opset,
         seed=run.job.seed,
         relative=run.job.request.share is not None,
@@ -77,7 +76,7 @@ def pose(
     curves: Mapping[str, SensitivityCurve] | None = None,
 ) -> Problem:
     """Return the allocation problem of the job: losses of `curves` (None: no loss), all limits."""
-    graph = read_graph(run.file("dense.onnx"))
+    graph = read_graph(run.file(run.start))
     if run.precision.name == "int8":
         graph = as_int8(graph)
     model = Model(run.model, graph, groups.groups, dense.file_bytes)
@@ -90,7 +89,7 @@ def pose(
 
 def _firmware_rows(run: Run, table: CostTable) -> tuple[Resource, ...]:
     """Return the rows of RAM and flash of int8 firmware, within the limits of job and board."""
-    chip, file = run.device.spec.microcontroller, run.precision.file(run.file("dense.onnx"))
+    chip, file = run.device.spec.microcontroller, run.precision.file(run.file(run.start))
     limits = run.job.budget.memory(chip)
     if chip is None or run.precision.name != "int8" or not limits:
         return ()  # float32 code keeps its tensors on the stack: only the gates know its memory
@@ -111,7 +110,7 @@ def check_budgets(run: Run, groups: GroupList, dense: ModelProfile, table: CostT
         BudgetError: they cannot.
     """
     unit = run.device.spec.unit
-    limit = run.job.request.limit(table.dense_cost, unit)
+    limit = run.limit(table.dense_cost)
     require_reachable(pose(run, groups, dense, table), limit, unit)
 
 
@@ -124,9 +123,10 @@ def allocate(
     tighter: float = 1.0,
 ) -> WidthPlan:
     """Find the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
+    table = run.present.table(table)
     candidates = candidates_of(run, table, sensitivity)
     problem = pose(run, groups, dense, table, candidates.curves)
-    limit = run.job.request.limit(table.dense_cost, run.device.spec.unit) / tighter
+    limit = run.limit(table.dense_cost) / tighter
     with run.console.stage("Allocating widths") as stage:
         if run.job.prune.allocation != "exact":
             return reach(
@@ -136,9 +136,6 @@ def allocate(
                 measure=candidates.measure,
                 note=stage.note,
             )
-        if run.parent is not None:
-            most = {name: group.after for name, group in run.parent.plan.groups.items()}
-            problem = narrowed(problem, most)
         return close_the_loop(
             problem,
             limit,
