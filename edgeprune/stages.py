@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
+from edgeprune import preparation
 from edgeprune.cost.table import build_table
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
@@ -17,42 +19,71 @@ from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
 from edgeprune.export.segments import read_graph
-from edgeprune.importance.scores import score_channels
-from edgeprune.importance.sensitivity import (
-    block_losses,
-    importance_curves,
-    sensitivity_curves,
-)
+from edgeprune.identity import state_digest
+from edgeprune.importance.shared import Merge, Shared, digest_of
 from edgeprune.job import Job
 from edgeprune.profiler.layers import profile_model
 from edgeprune.pruning.blocks import find_blocks
 from edgeprune.pruning.floors import group_floors
 from edgeprune.pruning.groups import find_groups
+from edgeprune.pruning.remainder import Remainder
 from edgeprune.pruning.shrink import rebuild, shrink
 from edgeprune.records import (
     Artifact,
-    BlockLoss,
     CostTable,
     GroupList,
     ModelProfile,
+    Prepared,
     Recovered,
-    Sensitivity,
+    ScheduleHistory,
     Shrunk,
     Verification,
     WidthPlan,
 )
 from edgeprune.recovery.finetuning import recover
+from edgeprune.recovery.schedules import rewind
 from edgeprune.report.console import Console
+from edgeprune.sections import RecoverSection
 from edgeprune.store import RunFolder, atomic
+from edgeprune.transforms.masks import hold_zeros, release
 from edgeprune.verify.evidence import Subject, gather
-from edgeprune.verify.gates import judge
+from edgeprune.verify.gates import DENSE, NESTED_DENSE, judge
 
 PROOF_SAMPLES = 64
+EARLY = "early.safetensors"  # to which schedule lottery rewinds
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a run may be given besides its job.
+
+    Args:
+        initial: state of the model before it was trained, for schedule `lottery`.
+        shared: scores of data holders, which stand in for those of the job's own data.
+        merge: how they are merged.
+    """
+
+    initial: Mapping[str, Tensor] | None = None
+    shared: tuple[Shared, ...] = ()
+    merge: Merge = "mean"
+
+    def identity(self) -> dict[str, str]:
+        """Return what of it the results of a run depend on, as name -> text."""
+        found = {"initial weights": state_digest(self.initial)} if self.initial else {}
+        if self.shared:
+            found["shared scores"] = f"{self.merge} of {digest_of(self.shared)}"
+        return found
 
 
 @dataclass
 class Run:
-    """What all stages share; `attempt` stands before the names of files that an attempt owns."""
+    """What all stages share.
+
+    `attempt` stands before the names of files that an attempt, or a step of the schedule, owns.
+    `left` is what earlier steps left of the model, and `training` how long this one recovers.
+    `model` is what is cut; where it was `prepared` before, `original` is the dense model, and
+    `profiled` its profile. `nested`: what is made ships into a folder inside that of the run.
+    """
 
     job: Job
     model: nn.Module
@@ -61,6 +92,39 @@ class Run:
     folder: RunFolder
     console: Console
     attempt: str = ""
+    given: Given = field(default_factory=Given)
+    step: str = ""
+    left: Remainder | None = None
+    training: int | None = None
+    original: nn.Module | None = None
+    prepared: Prepared | None = None
+    profiled: ModelProfile | None = None
+    nested: bool = False
+
+    @property
+    def dense(self) -> nn.Module:
+        """The dense model, which everything is compared with."""
+        return self.model if self.original is None else self.original
+
+    @property
+    def start(self) -> str:
+        """Name of the exported file of the model that is cut."""
+        return "dense.onnx" if self.original is None else "base.onnx"
+
+    def limit(self, cost: float) -> float:
+        """Return what the slim model may cost, from the `cost` of the model that is cut."""
+        gain = self.prepared.gain if self.prepared else None
+        return self.job.request.limit(cost * (gain.median if gain else 1.0), self.device.spec.unit)
+
+    @property
+    def present(self) -> Remainder:
+        """The model as this step finds it."""
+        return self.left or Remainder(self.model)
+
+    @property
+    def scores(self) -> Path:
+        """Where the scores of this step are kept; further attempts share them."""
+        return self.folder.file(f"{self.step}scores.safetensors")
 
     def file(self, name: str) -> Path:
         """Return the path of a file in the run folder."""
@@ -84,9 +148,13 @@ def group(run: Run) -> GroupList:
     """Find and prove the channel groups."""
     with run.console.stage("Finding channel groups") as stage:
         settings = run.job.prune
-        found = find_groups(run.model, run.data.example, settings.keep)
-        if settings.blocks and settings.allocation == "exact":
-            stay = (*settings.keep, *settings.floors)
+        found = find(run.job, run.model, run.data, none=run.original is not None)
+        if (
+            settings.blocks
+            and settings.allocation == "exact"
+            and run.job.schedule.kind == "one_shot"
+        ):
+            stay = (*settings.keep, *run.job.guards.layers, *settings.floors)
             blocks = find_blocks(run.model, run.data.example, found.groups, stay)
             found = found.model_copy(update={"blocks": blocks})
         group_floors(settings.floors, found)  # faults are told before anything is measured
@@ -94,7 +162,17 @@ def group(run: Run) -> GroupList:
             f"{len(found.groups)} groups to cut, {len(found.skipped)} left alone, "
             f"{len(found.blocks)} branches that can go"
         )
-    if not found.groups:
+    return found
+
+
+def find(job: Job, model: nn.Module, data: Data, *, none: bool = False) -> GroupList:
+    """Return the channel groups of `model` that may be cut; there may be `none`.
+
+    Raises:
+        UnsupportedModelError: there are none.
+    """
+    found = find_groups(model, data.example, (*job.prune.keep, *job.guards.layers))
+    if not found.groups and not none:
         reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in found.skipped)
         raise UnsupportedModelError(
             f"the model has no group of channels that can be cut ({reasons})"
@@ -103,10 +181,11 @@ def group(run: Run) -> GroupList:
 
 
 def profile(run: Run) -> ModelProfile:
-    """Export the dense model and profile it."""
-    with run.console.stage(f"Profiling the dense model on {run.device.spec.name}") as stage:
+    """Export the model that is cut and profile it."""
+    which = "dense" if run.original is None else "prepared"
+    with run.console.stage(f"Profiling the {which} model on {run.device.spec.name}") as stage:
         stage.note("exporting")
-        path = run.file("dense.onnx")
+        path = run.file(run.start)
         export(run.model, run.data.example, path, opset=run.job.export.opset)
         run.precision.write(path)
         return profile_model(
@@ -124,7 +203,7 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
     with run.console.stage("Pricing layers") as stage:
         return build_table(
             run.device,
-            read_graph(run.file("dense.onnx")),
+            read_graph(run.file(run.start)),
             groups.groups,
             dense,
             seed=run.job.seed,
@@ -135,65 +214,18 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
         )
 
 
-def criteria_of(run: Run) -> tuple[str, ...]:
-    """Return the importance criteria that the job's setting stands for."""
-    name = run.job.prune.importance
-    return ("taylor", "l2") if name == "auto" else (name,)
-
-
-def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
-    """Score channels and measure what each width costs in loss."""
-    settings = run.job.prune
-    criteria = criteria_of(run)
-    with run.console.stage("Measuring sensitivity") as stage:
-        scores = {
-            name: score_channels(
-                run.model,
-                run.data,
-                groups.groups,
-                name,
-                samples=settings.calibration_samples,
-                seed=run.job.seed,
-                fused=settings.fused,
-            )
-            for name in criteria
-        }
-        with atomic(run.file("scores.safetensors")) as partial:
-            save_file(
-                {f"{c}/{g}": s.contiguous() for c, by in scores.items() for g, s in by.items()},
-                partial,
-            )
-        if settings.loss == "importance":
-            first = criteria[0]
-            sums = {name: float(score.sum()) for name, score in scores[first].items()}
-            return Sensitivity(
-                curves=importance_curves(table.widths, scores[first], first),
-                blocks=tuple(
-                    BlockLoss(last=block.last, increase=sum(sums[g] for g in block.groups))
-                    for block in groups.blocks
-                ),
-            )
-        curves = sensitivity_curves(
-            run.model,
-            run.data,
-            table.widths,
-            scores,
-            samples=settings.calibration_samples,
-            progress=stage.update,
-        )
-        samples = settings.calibration_samples
-        blocks = block_losses(run.model, run.data, groups.blocks, samples=samples)
-        return Sensitivity(curves=curves, blocks=blocks)
-
-
 def cut(run: Run, plan: WidthPlan) -> Shrunk:
-    """Shrink the dense model as planned, proved on real inputs."""
+    """Shrink the model as planned, proved on real inputs; `lottery` then rewinds its weights."""
+    present = run.present
     with run.console.stage("Shrinking") as stage:
         taken = first_batches(run.data.calibration, PROOF_SAMPLES, "calibration")
         samples = [inputs for inputs, _ in taken]
-        slim = shrink(run.model, run.data.example, plan, samples)
-        _save_state(slim, run.own("shrunk.safetensors"))
-        before, after = (sum(p.numel() for p in m.parameters()) for m in (run.model, slim))
+        slim = shrink(present.model, run.data.example, present.relative(plan), samples)
+        if run.job.schedule.kind == "lottery":
+            kept = {name: group.kept for name, group in plan.groups.items()}
+            slim = rewind(run.model, run.data.example, kept, load_file(run.file(EARLY)))
+        save_state(slim, run.own("shrunk.safetensors"))
+        before, after = (sum(p.numel() for p in m.parameters()) for m in (run.dense, slim))
         stage.note(f"{before:,} -> {after:,} parameters, equal to the masked model")
     checked = sum(len(inputs[0]) for inputs in samples)
     return Shrunk(parameters=after, dense_parameters=before, checked_samples=checked)
@@ -203,11 +235,14 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
     """Recover accuracy; the best state goes into recovered.safetensors."""
     with run.console.stage("Recovering accuracy") as stage:
         slim = rebuild(run.model, run.data.example, plan, load_file(run.own("shrunk.safetensors")))
+        masks = run.prepared.masks if run.prepared else None
+        hold_zeros(slim, masks.held if masks else ())
+        # Re-fitting needs a teacher of the same layers, distillation the best one there is.
         result = recover(
             slim,
-            run.model,
+            run.model if run.job.recover.reconstruct else run.dense,
             run.data,
-            run.job.recover,
+            _recovery(run),
             kept={name: group.kept for name, group in plan.groups.items() if group.after},
             seed=run.job.seed,
             progress=stage.update,
@@ -215,7 +250,7 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
         if result.reconstruction and result.reconstruction.left_alone:
             alone = ", ".join(name for name, _ in result.reconstruction.left_alone)
             stage.note(f"not reconstructed: {alone}")
-        _save_state(result.model, run.own("recovered.safetensors"))
+        save_state(release(result.model), run.own("recovered.safetensors"))
     return Recovered(recalibrated=result.recalibrated, best=result.best, history=result.history)
 
 
@@ -247,7 +282,13 @@ def write(run: Run, plan: WidthPlan) -> Artifact:
         return artifact
 
 
-def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered) -> Verification:
+def verify(
+    run: Run,
+    plan: WidthPlan,
+    dense: ModelProfile,
+    recovered: Recovered,
+    schedule: ScheduleHistory | None = None,
+) -> Verification:
     """Take all the evidence about the exported model and judge it."""
     spec = run.device.spec
     with run.console.stage("Verifying") as stage:
@@ -256,7 +297,7 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
             run.data,
             run.device,
             run.precision,
-            dense=Subject(run.model, run.file("dense.onnx"), dense),
+            dense=Subject(run.dense, run.file("dense.onnx"), dense),
             slim=Subject(slim_model(run, plan), run.own("slim.onnx")),
             recalibrated=recovered.recalibrated,
             note=stage.note,
@@ -272,12 +313,25 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
         on_test=run.data.test is not None,
         functional_only=spec.functional_only,
         measured_by=spec.measured_by,
+        dense=NESTED_DENSE if run.nested else DENSE,
         note=spec.note,
+        schedule=schedule,
+        chip=spec.microcontroller,
     )
+    if run.prepared:
+        files = (run.precision.file(f) for f in (run.file("dense.onnx"), run.own("slim.onnx")))
+        verdict = preparation.reported(verdict, run.prepared, *files)
     return Verification(verdict=verdict, slim_profile=profiled)
 
 
-def _save_state(model: nn.Module, path: Path) -> None:
+def _recovery(run: Run) -> RecoverSection:
+    if run.training is None:
+        return run.job.recover
+    return run.job.recover.model_copy(update={"steps": run.training})
+
+
+def save_state(model: nn.Module, path: Path) -> None:
+    """Write the state of `model` to `path`."""
     state = {
         name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()
     }

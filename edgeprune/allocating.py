@@ -1,42 +1,70 @@
-"""The stage that allocates: the job's limits and prices become a problem, its answer a plan."""
+"""From prices and losses to widths: the problem that a job poses, and its solution."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from safetensors.torch import load_file
 from torch import Tensor
 
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.closed_loop import close_the_loop
-from edgeprune.allocation.problem import Problem, build_problem, flat_curves
+from edgeprune.allocation.firmware_rows import FirmwareMemory
+from edgeprune.allocation.problem import Problem, Resource, build_problem, flat_curves
 from edgeprune.allocation.reachable import require_reachable
 from edgeprune.allocation.reaching import reach
 from edgeprune.allocation.removal import with_removals
 from edgeprune.allocation.resources import Model, resource_rows
 from edgeprune.allocation.task import Task
+from edgeprune.export.integer_graph import read_integer_graph
 from edgeprune.export.segments import as_int8, read_graph
 from edgeprune.importance.sensitivity import LossMeter, best_curves
-from edgeprune.records import CostTable, GroupList, ModelProfile, Sensitivity, WidthPlan
-from edgeprune.stages import Run, criteria_of
+from edgeprune.records import (
+    CostTable,
+    GroupList,
+    ModelProfile,
+    Sensitivity,
+    WidthPlan,
+)
+from edgeprune.stages import Run
+from edgeprune.verify.firmware import footprints
 
 
 def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitivity) -> Task:
     """Return what allocators work on."""
     scores: dict[str, dict[str, Tensor]] = {}
-    for key, score in load_file(run.file("scores.safetensors")).items():
+    for key, score in load_file(run.scores).items():
         criterion, _, group = key.partition("/")
         scores.setdefault(criterion, {})[group] = score
-    names = criteria_of(run)
     return Task(
         run.model,
         run.data,
         tuple(group for group in groups.groups if group.name in table.widths),
         table,
         best_curves(sensitivity.curves),
-        {name: scores[name] for name in names},
-        criterion=names[0] if len(names) == 1 else None,
+        scores,
+        criterion=next(iter(scores)) if len(scores) == 1 else None,
         round_to=run.job.prune.round_to,
         kind=run.device.spec.kind,
         seed=run.job.seed,
+    )
+
+
+def candidates_of(run: Run, table: CostTable, sensitivity: Sensitivity) -> Candidates:
+    """Return what builds and measures candidate plans."""
+    return Candidates(
+        run.model,
+        run.data,
+        run.device,
+        run.precision,
+        folder=run.folder.path,
+        dense=run.file(run.start),
+        table=table,
+        curves=best_curves(sensitivity.curves),
+        scores=load_file(run.scores),
+        opset=run.job.export.opset,
+        seed=run.job.seed,
+        relative=run.job.request.share is not None,
     )
 
 
@@ -48,18 +76,36 @@ def pose(
     sensitivity: Sensitivity | None = None,
 ) -> Problem:
     """Return the allocation problem of the job with all limits; None measures no loss."""
-    graph = read_graph(run.file("dense.onnx"))
+    graph = read_graph(run.file(run.start))
     if run.precision.name == "int8":
         graph = as_int8(graph)
     model = Model(run.model, graph, groups.groups, dense.file_bytes)
     own_memory = run.device.spec.runtime == "firmware"
     rows = resource_rows(run.job.budget, table, model, memory=not own_memory)
+    if own_memory:
+        rows += _firmware_rows(run, table)
     if sensitivity is None:
         free = dict.fromkeys((block.last for block in groups.blocks), 0.0)
         return with_removals(build_problem(table, flat_curves(table), rows), groups.blocks, free)
     problem = build_problem(table, best_curves(sensitivity.curves), rows)
     losses = {loss.last: loss.increase for loss in sensitivity.blocks}
     return with_removals(problem, groups.blocks, losses)
+
+
+def _firmware_rows(run: Run, table: CostTable) -> tuple[Resource, ...]:
+    """Return the rows of RAM and flash of int8 firmware, within the limits of job and board."""
+    chip, file = run.device.spec.microcontroller, run.precision.file(run.file(run.start))
+    limits = run.job.budget.memory(chip)
+    if chip is None or run.precision.name != "int8" or not limits:
+        return ()  # float32 code keeps its tensors on the stack: only the gates know its memory
+    (dense,) = footprints(run.device, (file,), run.job.seed)
+    memory = FirmwareMemory(read_integer_graph(file), table, chip.target, dense)
+    rows: tuple[Resource, ...] = ()
+    if "ram" in limits:
+        rows += memory.ram(1024 * limits["ram"])
+    if "flash" in limits:
+        rows += memory.flash(1024 * limits["flash"])
+    return rows
 
 
 def check_budgets(run: Run, groups: GroupList, dense: ModelProfile, table: CostTable) -> None:
@@ -69,7 +115,7 @@ def check_budgets(run: Run, groups: GroupList, dense: ModelProfile, table: CostT
         BudgetError: they cannot.
     """
     unit = run.device.spec.unit
-    limit = run.job.request.limit(table.dense_cost, unit)
+    limit = run.limit(table.dense_cost)
     require_reachable(pose(run, groups, dense, table), limit, unit)
 
 
@@ -82,25 +128,12 @@ def allocate(
     tighter: float = 1.0,
 ) -> WidthPlan:
     """Find the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
-    best = best_curves(sensitivity.curves)
+    table = run.present.table(table)
+    candidates = candidates_of(run, table, sensitivity)
+    candidates = replace(candidates, blocks=groups.blocks)
     problem = pose(run, groups, dense, table, sensitivity)
-    request = run.job.request
-    limit = request.limit(table.dense_cost, run.device.spec.unit) / tighter
+    limit = run.limit(table.dense_cost) / tighter
     with run.console.stage("Allocating widths") as stage:
-        candidates = Candidates(
-            run.model,
-            run.data,
-            run.device,
-            run.precision,
-            folder=run.folder.path,
-            table=table,
-            curves=best,
-            scores=load_file(run.file("scores.safetensors")),
-            opset=run.job.export.opset,
-            seed=run.job.seed,
-            relative=request.share is not None,
-            blocks=groups.blocks,
-        )
         if run.job.prune.allocation != "exact":
             return reach(
                 run.job.prune.allocation,
@@ -119,6 +152,8 @@ def allocate(
             seed=run.job.seed,
             note=stage.note,
         )
+        if run.job.prune.loss != "sensitivity" or run.present.kept:
+            return plan  # the sum is no loss of the dense model's
         meter = LossMeter(run.model, run.data, run.job.prune.calibration_samples)
         kept = {name: group.kept for name, group in plan.groups.items()}
         whole = meter.increase(kept, plan.removed)
