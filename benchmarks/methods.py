@@ -225,9 +225,8 @@ def reconstruction(budget: str, device: str) -> None:
     recalibrate(found.model, inputs)
     both = metric_on(found.model, data, test)
     widths = ", ".join(f"{n} {g.before}->{g.after}" for n, g in plan.groups.items())
-    print(
-        f"\nexact allocation at {budget} on {device}: {plan.corrected / plan.budget:.3f} of the budget"
-    )
+    used = plan.corrected / plan.budget
+    print(f"\nexact allocation at {budget} on {device}: {used:.3f} of the budget")
     print(f"{widths}\ndense {dense:.4f}; {sum(len(y) for _, y in test)} test images")
     print(f"as cut {as_cut:.4f}; recalibrated {recalibrated:.4f}")
     print(f"reconstructed {rebuilt:.4f}, and then recalibrated {both:.4f}, in {seconds:.1f} s")
