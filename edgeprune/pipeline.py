@@ -316,13 +316,15 @@ def _cut_in_steps(
     regularised, start = _before_the_first(this, prices.groups)
 
     def advance(before: _Cut | None, step: Step) -> _Cut:
-        left = steps.after_step(before.run, before.plan) if before else start
+        left = steps.after_step(before.run, before.plan) if before else start or this.left
         run, aim, known = replace(this, left=left, training=step.training), tighter, prices
         own = f"{this.attempt.removesuffix('again-')}step{step.number}-"
         if step is not planned[-1]:
             run = replace(run, attempt=own, job=steps.without_other_limits(this.job))
             aim = planned[-1].share / step.share
-        if left is not None:  # the model is another one: what is known of it is old
+        if (
+            left is not None and left is not this.left
+        ):  # the model is another one: what is known of it is old
             run = replace(run, step=own)
             known = replace(prices, curves=_weigh(run, prices.groups, prices.table))
         plan = allocate(run, known, aim)
