@@ -239,8 +239,7 @@ def _round(index: int, entry: Round, unit: Unit, kind: Kind) -> RoundRow:
 
 def profiled_run(profile: ModelProfile) -> float:
     """Return the cost of the profiled run, of which the layers' costs and `layout` are parts."""
-    layers = sum(layer.cost for layer in profile.layers)
-    return layers / profile.coverage if profile.coverage and layers else profile.total
+    return max(profile.total, sum(layer.cost for layer in profile.layers) + profile.layout)
 
 
 def listed(names: tuple[str, ...]) -> str:
