@@ -11,6 +11,7 @@ from torch import nn
 
 from edgeprune import stages
 from edgeprune.allocation.closed_loop import require_reachable
+from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
@@ -92,15 +93,15 @@ def run(
     with RunFolder(out, identity_of(job, model, data, device), resume=resume) as folder:
         this = stages.Run(job, model, data, device, folder, console)
         groups, dense, table, curves = _prices(this)
-        made = _make(this, dense, table, curves)
+        made = _make(this, groups, dense, table, curves)
         budget = made.verification.verdict.budget
-        if not budget.met:
+        if not budget.met and allocator(job.prune.allocation).steerable:
             tighter = budget.reached / made.plan.corrected
             console.warning(
                 f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
                 "the device has changed its speed since widths were allocated; trying once more"
             )
-            again = _make(replace(this, attempt="again-"), dense, table, curves, tighter)
+            again = _make(replace(this, attempt="again-"), groups, dense, table, curves, tighter)
             made = min(made, again, key=_shortfall)
         with console.stage("Shipping"):
             ship(
@@ -133,7 +134,7 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
         with RunFolder(Path(scratch), identity, resume=False) as folder:
             this = stages.Run(job, model, data, device, folder, console)
             groups, dense, table, curves = _prices(this)
-            return Planned(groups, dense, table, _allocate(this, table, curves))
+            return Planned(groups, dense, table, _allocate(this, groups, table, curves))
 
 
 def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensitivity]:
@@ -154,10 +155,14 @@ def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensi
 
 
 def _allocate(
-    this: stages.Run, table: CostTable, curves: Sensitivity, tighter: float = 1.0
+    this: stages.Run,
+    groups: GroupList,
+    table: CostTable,
+    curves: Sensitivity,
+    tighter: float = 1.0,
 ) -> WidthPlan:
     def work() -> WidthPlan:
-        return stages.allocate(this, table, curves, tighter)
+        return stages.allocate(this, groups, table, curves, tighter)
 
     return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)
 
@@ -184,6 +189,7 @@ def _shortfall(made: _Made) -> tuple[bool, float]:
 
 def _make(
     this: stages.Run,
+    groups: GroupList,
     dense: ModelProfile,
     table: CostTable,
     curves: Sensitivity,
@@ -191,7 +197,7 @@ def _make(
 ) -> _Made:
     """Allocate, shrink, recover, export and verify."""
     do, skip, own = this.folder.stage, this.console.skipped, this.attempt
-    plan = _allocate(this, table, curves, tighter)
+    plan = _allocate(this, groups, table, curves, tighter)
     shrunk, state, file = (
         own + n for n in ("shrunk.safetensors", "recovered.safetensors", "slim.onnx")
     )

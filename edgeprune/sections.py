@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from edgeprune.budget import parse_budget
 from edgeprune.errors import UsageError
@@ -101,15 +101,31 @@ class FusedSection(Section):
     removals: int = Field(default=6, ge=1)
 
 
+ROUNDING = ("uniform", "global", "isomorphic")  # allocations that know `round_to`
+
+
 class PruneSection(Section):
-    """How to choose what goes; `auto` tries Taylor and L2 and keeps the better one per group."""
+    """How to choose what goes; `auto` tries Taylor and L2 and keeps the better one per group.
+
+    `round_to` rounds widths down to its multiples, for the allocations of torch-pruning.
+    """
 
     importance: Annotated[str, _known("importance")] = "auto"
     fused: FusedSection = FusedSection()
     loss: Literal["sensitivity", "importance"] = "sensitivity"
-    allocation: Literal["exact"] = "exact"
+    allocation: Annotated[str, _known("allocation")] = "exact"
+    round_to: int | None = Field(default=None, ge=1)
     keep: tuple[str, ...] = ()
     calibration_samples: int = Field(default=512, ge=1)
+
+    @field_validator("round_to")
+    @classmethod
+    def _rounds(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("allocation") not in (None, *ROUNDING):
+            raise ValueError(
+                f"only allocation {', '.join(ROUNDING)} rounds; the others know the device's stairs"
+            )
+        return value
 
 
 class RecoverSection(Section):

@@ -8,11 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.closed_loop import close_the_loop
 from edgeprune.allocation.problem import build_problem
+from edgeprune.allocation.reaching import reach
+from edgeprune.allocation.task import Task
 from edgeprune.cost.table import build_table
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
@@ -121,10 +123,16 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
         )
 
 
+def criteria_of(run: Run) -> tuple[str, ...]:
+    """Return the importance criteria that the job's setting stands for."""
+    name = run.job.prune.importance
+    return ("taylor", "l2") if name == "auto" else (name,)
+
+
 def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
     """Score channels and measure what each width costs in loss."""
     settings = run.job.prune
-    criteria = ("taylor", "l2") if settings.importance == "auto" else (settings.importance,)
+    criteria = criteria_of(run)
     with run.console.stage("Measuring sensitivity") as stage:
         scores = {
             name: score_channels(
@@ -157,10 +165,31 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
         return Sensitivity(curves=curves)
 
 
+def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitivity) -> Task:
+    """Return what allocators work on."""
+    scores: dict[str, dict[str, Tensor]] = {}
+    for key, score in load_file(run.file("scores.safetensors")).items():
+        criterion, _, group = key.partition("/")
+        scores.setdefault(criterion, {})[group] = score
+    names = criteria_of(run)
+    return Task(
+        run.model,
+        run.data,
+        tuple(group for group in groups.groups if group.name in table.widths),
+        table,
+        best_curves(sensitivity.curves),
+        {name: scores[name] for name in names},
+        criterion=names[0] if len(names) == 1 else None,
+        round_to=run.job.prune.round_to,
+        kind=run.device.spec.kind,
+        seed=run.job.seed,
+    )
+
+
 def allocate(
-    run: Run, table: CostTable, sensitivity: Sensitivity, tighter: float = 1.0
+    run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitivity, tighter: float = 1.0
 ) -> WidthPlan:
-    """Solve for the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
+    """Find the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
     best = best_curves(sensitivity.curves)
     problem = build_problem(table, best)
     request = run.job.request
@@ -179,6 +208,14 @@ def allocate(
             seed=run.job.seed,
             relative=request.share is not None,
         )
+        if run.job.prune.allocation != "exact":
+            return reach(
+                run.job.prune.allocation,
+                task_of(run, groups, table, sensitivity),
+                limit,
+                measure=candidates.measure,
+                note=stage.note,
+            )
         return close_the_loop(
             problem,
             limit,

@@ -11,7 +11,7 @@ from edgeprune.methods import METHODS, listing, names, unknown
 NAMED = {
     "importance": "random l1 l2 variance bn_scale lamp fpgm activation apoz gradient taylor fisher snip grasp synflow hessian fused",
     "fusion": "simple adaptive learned",
-    "allocation": "uniform global layer_adaptive retention adaptive_alpha hardware_penalty netadapt halp exact evolutionary annealing",
+    "allocation": "uniform global isomorphic layer_adaptive retention adaptive_alpha hardware_penalty netadapt halp exact evolutionary annealing",
     "schedule": "one_shot iterative progressive lottery",
     "regularisation": "group_norm bn_scale growing",
     "recovery": "batchnorm reconstruction finetuning distillation",
@@ -33,14 +33,16 @@ def test_every_method_is_listed_with_kind_and_status() -> None:
 
 def test_every_available_criterion_has_a_row_in_the_documentation() -> None:
     text = Path(__file__).parents[1].joinpath("docs", "methods.md").read_text(encoding="utf-8")
-    for name in (*names("importance"), *names("fusion")):
+    for name in (*names("importance"), *names("fusion"), *names("allocation")):
         assert f"| `{name}` |" in text, name
 
 
 def test_unknown_names() -> None:
     assert unknown("fusion", "best") == "no fusion 'best' (known: simple, adaptive, learned)"
     assert "did you mean 'hessian'?" in unknown("importance", "hesian")
-    assert "is planned, not available yet" in unknown("allocation", "halp")
+    for method in METHODS:
+        if not method.available:
+            assert "is planned, not available yet" in unknown(method.kind, method.name)
 
 
 def test_the_table_does_not_load_torch() -> None:

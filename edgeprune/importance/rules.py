@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from edgeprune.errors import UsageError
-from edgeprune.importance.normalisation import globally
 
 RETAINED = ((2.5, 0.70), (1.5, 0.80), (0.0, 0.95))  # cv above which this share is kept
 CLAMP = (0.1, 0.8)  # least and largest share that the layer-adaptive rule takes from a group
@@ -20,16 +19,6 @@ def variation(scores: Tensor) -> float:
     """Return the coefficient of variation of scores [width], std / mean; 0 where the mean is 0."""
     mean = float(scores.double().mean())
     return float(scores.double().std(correction=0)) / mean if mean > 0 else 0.0
-
-
-def uniform(widths: Mapping[str, int], share: float) -> dict[str, int]:
-    """Return widths from which every group loses the same `share`; one channel always stays."""
-    return {name: _left(width, share) for name, width in widths.items()}
-
-
-def one_ranking(scores: Mapping[str, Tensor], share: float, how: str = "mean") -> dict[str, int]:
-    """Return the widths that one ranking of all channels leaves (allocation `global`)."""
-    return {name: len(kept) for name, kept in globally(scores, share, how).items()}
 
 
 def retention(scores: Mapping[str, Tensor]) -> dict[str, int]:

@@ -6,7 +6,7 @@ A group is the set of layers that must lose channel k together (DepGraph, arXiv 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -218,7 +218,38 @@ def regulariser(
             return torch.full_like(found, torch.nan)  # none is weaker: torch-pruning skips these
         return found
 
-    mode, traced = model.training, members(model, inputs)
+    mode = model.training
+    if kind == "growing":
+        found = pruner(
+            model, inputs, groups, tp.pruner.GrowingRegPruner, importance,
+            reg=strength, delta_reg=strength,
+        )  # fmt: skip
+    else:
+        made = {"group_norm": tp.pruner.GroupNormPruner, "bn_scale": tp.pruner.BNScalePruner}
+        found = pruner(model, inputs, groups, made[kind], importance, reg=strength)
+    model.train(mode)
+    return found
+
+
+def pruner(
+    model: nn.Module,
+    inputs: Inputs,
+    groups: Sequence[str],
+    make: Callable[..., Any] = tp.pruner.BasePruner,
+    importance: Callable[[Any], Tensor | None] | None = None,
+    **settings: Any,
+) -> Any:
+    """Return a pruner of torch-pruning for `groups` of `model`; the other groups are left alone.
+
+    Args:
+        model: it is put into eval mode.
+        inputs: example inputs.
+        groups: names of the groups that may be cut.
+        make: the pruner's class.
+        importance: a group of torch-pruning -> score of each channel [width].
+        settings: further arguments of the class.
+    """
+    traced = members(model, inputs)
     wanted = {m.layer for name in groups for m in traced[name] if m.side == "out"}
     layers = model.named_modules()
     ignored = [m for name, m in layers if isinstance(m, ROOTS) and name not in wanted]
@@ -229,15 +260,7 @@ def regulariser(
         "ignored_layers": ignored,
     }
     with torch.enable_grad(), recurrent.as_single_nodes(model):
-        if kind == "growing":
-            found = tp.pruner.GrowingRegPruner(
-                model, inputs, importance, reg=strength, delta_reg=strength, **shared
-            )
-        else:
-            made = {"group_norm": tp.pruner.GroupNormPruner, "bn_scale": tp.pruner.BNScalePruner}
-            found = made[kind](model, inputs, importance, reg=strength, **shared)
-    model.train(mode)
-    return found
+        return make(model, inputs, importance, **shared, **settings)
 
 
 class _Recurrent(tp.BasePruningFunc):  # type: ignore[misc]

@@ -122,7 +122,9 @@ class WidthPlan(Record):
     """How wide each group is to be.
 
     `predicted` is the solver's cost of the first plan and `predicted_error` its relative error
-    against the first measurement; `gap` is the solver's proven relative optimality gap.
+    against the first measurement; `gap` is the solver's proven relative optimality gap, None where
+    `allocation` proves none. `loss` is what was minimised: for `exact` the summed losses of the
+    groups, for the others the loss of the whole plan on calibration data before recovery.
     """
 
     groups: dict[str, PlannedGroup]
@@ -131,9 +133,10 @@ class WidthPlan(Record):
     predicted: float
     predicted_error: float
     corrected: float
-    gap: float
+    gap: float | None
     loss: float
     rounds: tuple[Round, ...] = ()
+    allocation: str = "exact"
 
     @property
     def digest(self) -> str:

@@ -96,7 +96,7 @@ class PlanSummary(Record):
     """Layer -> [width before, width after], and the solver's gap."""
 
     widths: dict[str, tuple[int, int]]
-    gap: float
+    gap: float | None
     digest: str
     criteria: dict[str, str] = Field(default_factory=dict)
 

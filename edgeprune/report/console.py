@@ -154,7 +154,12 @@ class Console:
                 f"{figures.cost(plan.predicted, plan.unit)} from {len(table.prices)} "
                 f"{table.kind} prices; {error}",
             ),
-            ("optimality gap", f"{100 * plan.gap:.2g} %, proven by the solver"),
+            (
+                "optimality gap",
+                "none is proven"
+                if plan.gap is None
+                else f"{100 * plan.gap:.2g} %, proven by the solver",
+            ),
         )
         if found:
             loop = _table(">round", ">predicted", f">{table.kind}", ">error of the prediction")

@@ -12,9 +12,7 @@ from edgeprune.importance.normalisation import NORMALISATIONS, globally, layer_w
 from edgeprune.importance.rules import (
     adaptive_alpha,
     layer_adaptive,
-    one_ranking,
     retention,
-    uniform,
     variation,
 )
 
@@ -62,7 +60,7 @@ def test_global_ranking_with_and_without_normalisation() -> None:
     # over the mean: a = 0.4 0.8 1.2 1.6, b = 0.25 0.75 1.25 1.75
     assert globally(SCORES, 0.5, "mean") == {"a": (2, 3), "b": (2, 3)}
     assert globally(SCORES, 0.25, "mean") == {"a": (1, 2, 3), "b": (1, 2, 3)}
-    assert one_ranking(SCORES, 0.125, "mean") == {"a": 4, "b": 3}
+    assert globally(SCORES, 0.125, "mean") == {"a": (0, 1, 2, 3), "b": (1, 2, 3)}
 
 
 @given(st.floats(0, 1), st.sampled_from([h for h in NORMALISATIONS if h != "lamp"]))
@@ -93,7 +91,6 @@ def test_retention_by_hand() -> None:
 
 
 def test_shares_by_hand() -> None:
-    assert uniform({"a": 10, "b": 3, "c": 1}, 0.3) == {"a": 7, "b": 2, "c": 1}
     weights = {"a": torch.tensor([1.0, -1.0]), "b": torch.tensor([1.0, 3.0])}  # cv 0 and 0.5
     assert adaptive_alpha({"a": 100, "b": 100}, weights, 0.2) == {"a": 80, "b": 70}
     assert adaptive_alpha({"b": 100}, weights, 0.8) == {"b": 10}

@@ -1,0 +1,198 @@
+"""What every allocator works on, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor, nn
+
+from edgeprune.allocation.problem import Matrix, Problem, build_problem
+from edgeprune.data import Data, first_batches
+from edgeprune.importance.scores import keep_best
+from edgeprune.importance.sensitivity import RECALIBRATION_SAMPLES, mean_loss
+from edgeprune.pruning.groups import cut
+from edgeprune.records import ChannelGroup, CostTable, PlannedGroup, SensitivityCurve
+from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
+from edgeprune.recovery.layout import channels_last, fast_layout
+
+LOSS_SAMPLES = 256  # on which the loss of a whole candidate is measured
+LEAST = 0.1  # of the price at the narrowest width: what extrapolation may come down to
+Kept = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A plan that a search has found: its widths, predicted cost and loss."""
+
+    widths: Mapping[str, int]
+    cost: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The channels of each group that an allocator keeps.
+
+    `gap` is the proven relative optimality gap, None where nothing is proven. `front` holds what a
+    search found that nothing else beats in both cost and loss.
+    """
+
+    kept: Kept
+    gap: float | None = None
+    front: tuple[Point, ...] = ()
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Group -> width."""
+        return {name: len(channels) for name, channels in self.kept.items()}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One allocation: model, prices, scores and loss curves.
+
+    Args:
+        model: the dense model.
+        data: calibration data, for allocators that measure losses.
+        groups: the groups of the table.
+        table: prices and offered widths.
+        curves: group -> its best curve.
+        scores: criterion -> group -> score of each channel [width].
+        criterion: which scores rank; None takes within each group the criterion of its curve, and
+            the first where one ranking spans groups.
+        round_to: widths are rounded down to a multiple of this, where the rule knows rounding.
+        kind: of the device: "cpu", "gpu" or "microcontroller".
+        seed: of whatever is drawn.
+    """
+
+    model: nn.Module
+    data: Data
+    groups: tuple[ChannelGroup, ...]
+    table: CostTable
+    curves: Mapping[str, SensitivityCurve]
+    scores: Mapping[str, Mapping[str, Tensor]]
+    criterion: str | None = None
+    round_to: int | None = None
+    kind: str = "cpu"
+    seed: int = 0
+    memory: dict[object, object] = field(default_factory=dict)  # what a rule keeps between calls
+    measured: dict[tuple[int, ...], float] = field(default_factory=dict)
+
+    @cached_property
+    def problem(self) -> Problem:
+        """Offered widths, losses and prices."""
+        return build_problem(self.table, self.curves)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Group -> dense width."""
+        return {name: widths[-1] for name, widths in self.table.widths.items()}
+
+    def criterion_of(self, group: str) -> str:
+        """Return the criterion that ranks the channels of `group` among themselves."""
+        return self.criterion or self.curves[group].criterion
+
+    def ranking(self, group: str) -> Tensor:
+        """Return the scores [width] that rank the channels of `group` among themselves."""
+        return self.scores[self.criterion_of(group)][group]
+
+    @property
+    def spanning(self) -> dict[str, Tensor]:
+        """Group -> scores [width] of one and the same criterion."""
+        scores = self.scores[self.criterion or next(iter(self.scores))]
+        return {name: scores[name] for name in self.table.widths}
+
+    def best(self, widths: Mapping[str, int]) -> Kept:
+        """Return the channels of highest score at these widths."""
+        return {name: keep_best(self.ranking(name), width) for name, width in widths.items()}
+
+    def planned(self, kept: Kept, *, spanning: bool = False) -> dict[str, PlannedGroup]:
+        """Return what a plan records of the kept channels."""
+        one = self.criterion or next(iter(self.scores))
+        return {
+            name: PlannedGroup(
+                before=self.table.widths[name][-1],
+                after=len(channels),
+                kept=channels,
+                criterion=one if spanning else self.criterion_of(name),
+            )
+            for name, channels in kept.items()
+        }
+
+    def cost(self, widths: Mapping[str, int]) -> float:
+        """Return the predicted cost at any widths, in the device's unit.
+
+        Between offered widths prices are interpolated; below the narrowest the line through the two
+        narrowest goes on.
+        """
+        total = 0.0
+        for grid in self._grids:
+            total += grid.at(widths)
+        return self.table.scale * total
+
+    def loss(self, kept: Kept) -> float:
+        """Return the loss of the model cut to `kept`, its BatchNorm recalibrated; each cut once."""
+        key = tuple(channel for name in self.table.widths for channel in (-1, *kept[name]))
+        if key not in self.measured:
+            slim = fast_layout(cut(self.model, self.data.example, kept))
+            if has_batchnorm(slim):
+                recalibrate(slim, self._statistics)
+            self.measured[key] = mean_loss(slim, self.data, self._batches)
+        return self.measured[key]
+
+    @cached_property
+    def _grids(self) -> tuple[_Grid, ...]:
+        prices = {(p.layer, p.width_in, p.width_out): p.cost for p in self.table.prices}
+        offered = self.table.widths
+        found = []
+        for layer in self.table.layers:
+            ins = offered[layer.group_in] if layer.group_in else (layer.width_in,)
+            outs = offered[layer.group_out] if layer.group_out else (layer.width_out,)
+            if layer.group_in and layer.group_in == layer.group_out:
+                costs = np.array([[prices[layer.name, w, w] for w in ins]])
+                found.append(_Grid(None, layer.group_in, (1,), ins, costs))
+                continue
+            costs = np.array([[prices[layer.name, a, b] for b in outs] for a in ins])
+            found.append(_Grid(layer.group_in, layer.group_out, ins, outs, costs))
+        return tuple(found)
+
+    @cached_property
+    def _batches(self) -> list[tuple[tuple[Tensor, ...], Tensor]]:
+        taken = first_batches(self.data.calibration, LOSS_SAMPLES, "calibration")
+        return [(tuple(map(channels_last, x)), y) for x, y in taken]
+
+    @cached_property
+    def _statistics(self) -> list[tuple[Tensor, ...]]:
+        taken = first_batches(self.data.calibration, RECALIBRATION_SAMPLES, "calibration")
+        return [tuple(map(channels_last, x)) for x, _ in taken]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The prices of a layer over the widths of its two groups."""
+
+    group_in: str | None
+    group_out: str | None
+    ins: tuple[int, ...]
+    outs: tuple[int, ...]
+    costs: Matrix
+
+    def at(self, widths: Mapping[str, int]) -> float:
+        width_in = widths[self.group_in] if self.group_in else self.ins[-1]
+        width_out = widths[self.group_out] if self.group_out else self.outs[-1]
+        along = [between(width_in, self.ins, column) for column in self.costs.T]
+        return between(width_out, self.outs, along)
+
+
+def between(x: float, places: tuple[int, ...], values: Matrix | list[float]) -> float:
+    """Return the value at `x` on the line through the points; the lowest line goes on below.
+
+    It never falls under a tenth of the value at the lowest place.
+    """
+    if len(places) == 1 or x >= places[0]:
+        return float(np.interp(x, places, values))
+    slope = (values[1] - values[0]) / (places[1] - places[0])
+    return float(max(LEAST * values[0], values[0] - slope * (places[0] - x)))

@@ -1,0 +1,131 @@
+"""Every importance with every allocation: to a physically smaller, exported, parity-checked model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from edgeprune.allocation.candidates import Candidates
+from edgeprune.allocation.reaching import reach
+from edgeprune.allocation.registry import ALLOCATORS
+from edgeprune.allocation.task import Task
+from edgeprune.cost.table import build_table
+from edgeprune.data import Data
+from edgeprune.devices.simulated import SimulatedDevice
+from edgeprune.export.onnx_graph import export
+from edgeprune.export.precision import Precision
+from edgeprune.export.segments import read_graph
+from edgeprune.importance.registry import CRITERIA
+from edgeprune.importance.scores import score_channels
+from edgeprune.importance.sensitivity import best_curves, sensitivity_curves
+from edgeprune.profiler.layers import profile_model
+from edgeprune.pruning.groups import find_groups
+from edgeprune.pruning.shrink import shrink
+from edgeprune.recovery.batchnorm import recalibrate
+
+BUDGET = 0.7
+SAMPLES = 64
+SIGNED = ("grasp", "hessian")  # no shares of a sum of signed scores
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A small network, priced once on a simulated device, with everything scored once."""
+
+    task: Task
+    candidates: Candidates
+    scored: Callable[[str], Task]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    from edgeprune.devices.spec import load_spec
+    from edgeprune.records import Simulation
+
+    folder = tmp_path_factory.mktemp("every")
+    simulation = Simulation(step=2, macs_per_us=50.0, overhead_us=1.0)
+    spec = load_spec("simulated").model_copy(update={"simulation": simulation})
+    device = SimulatedDevice(spec)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Flatten(), nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 3),
+        ).eval()  # fmt: skip
+        x = torch.randn(SAMPLES, 1, 6, 6)
+        y = torch.randint(0, 3, (SAMPLES,))
+    batches = [(x[:32], y[:32]), (x[32:], y[32:])]
+    data = Data(x[:1], batches, batches, batches)
+    recalibrate(model, [(x,)])
+    # `bn_scale` needs a BatchNorm in each group; that of the Linear has none and stays whole.
+    groups = tuple(g for g in find_groups(model, data.example).groups if g.name in ("0", "3"))
+    dense = folder / "dense.onnx"
+    export(model, data.example, dense, opset=20)
+    profile = profile_model(device, dense, name="tiny", layers=dense)
+    table = build_table(device, read_graph(dense), groups, profile)
+
+    @cache
+    def scored(criterion: str) -> Task:
+        names = ("taylor", "l2") if criterion == "auto" else (criterion,)
+        scores = {
+            name: score_channels(model, data, groups, name, samples=SAMPLES) for name in names
+        }
+        curves = sensitivity_curves(model, data, table.widths, scores, samples=SAMPLES)
+        return Task(
+            model, data, groups, table, best_curves(curves), scores,
+            criterion=None if criterion == "auto" else criterion,
+        )  # fmt: skip
+
+    task = scored("auto")
+    candidates = Candidates(
+        model, data, device, Precision(), folder=folder, table=table, curves=task.curves,
+        scores={}, opset=20,
+    )  # fmt: skip
+    return Bench(task, candidates, scored)
+
+
+QUICK = {("auto", a) for a in ALLOCATORS} | {(c, "hardware_penalty") for c in CRITERIA}
+
+
+@pytest.mark.parametrize(
+    ("importance", "allocation"),
+    [
+        pytest.param(i, a, marks=() if (i, a) in QUICK else (pytest.mark.slow,))
+        for i in ("auto", *CRITERIA)
+        for a in ALLOCATORS
+    ],
+)
+def test_importance_and_allocation(
+    bench: Bench, request: pytest.FixtureRequest, tmp_path: Path, importance: str, allocation: str
+) -> None:
+    if allocation == "retention" and importance in SIGNED:
+        pytest.skip("retention has no meaning for signed scores, and says so: tests/importance")
+    task = bench.scored(importance)
+    dense = task.table.dense_cost
+    plan = reach(allocation, task, BUDGET * dense, measure=bench.candidates.measure)
+    if ALLOCATORS[allocation].steerable:
+        assert plan.corrected <= BUDGET * dense
+    slim = shrink(task.model, task.data.example, plan, [(task.data.calibration[0][0],)])
+    before, after = (sum(p.numel() for p in m.parameters()) for m in (task.model, slim))
+    assert after < before or allocation == "retention"
+    file = tmp_path / "slim.onnx"
+    export(slim, task.data.example, file, opset=20)
+    x = task.data.calibration[0][0]
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    found = np.concatenate(
+        [session.run(None, {session.get_inputs()[0].name: row[None].numpy()})[0] for row in x]
+    )
+    with torch.inference_mode():
+        wanted = slim(x).numpy()
+    assert np.abs(found - wanted).max() <= 1e-4 * max(1.0, np.abs(wanted).max())
+    measured = bench.candidates.measure(plan.groups)
+    assert measured.cost == pytest.approx(plan.corrected)
