@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from edgeprune.errors import UsageError
 
 BUDGET = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(%|x|us|ms|s|insn|kinsn|Minsn|Ginsn)\s*")
+AMOUNT = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(%|x|k|M|G|)\s*")
+AMOUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 FACTORS = {"us": 1.0, "ms": 1e3, "s": 1e6, "insn": 1.0, "kinsn": 1e3, "Minsn": 1e6, "Ginsn": 1e9}
 
 
@@ -66,3 +68,22 @@ def parse_budget(text: str) -> BudgetRequest:
         raise UsageError(f"budget {text!r} is not above 0", form)
     kind: Literal["us", "instructions"] = "instructions" if unit.endswith("insn") else "us"
     return BudgetRequest(text=text.strip(), absolute=value * FACTORS[unit], unit=kind)
+
+
+def parse_amount(text: str) -> BudgetRequest:
+    """Return the limit of a count that `text` asks for: "50%", "2x", "12M", "350k", "120000".
+
+    Raises:
+        UsageError: not such a limit, or a share outside (0, 100] % or (1, ...) x.
+    """
+    match = AMOUNT.fullmatch(text)
+    if match is None:
+        raise UsageError(
+            f"{text!r} cannot be read", 'a share ("50%", "2x") or a count ("12M", "350k", 120000)'
+        )
+    if match[2] in ("%", "x"):
+        return parse_budget(text)
+    value = float(match[1]) * AMOUNTS[match[2]]
+    if not 0 < value < math.inf:
+        raise UsageError(f"{text!r} is not a count above 0")
+    return BudgetRequest(text=text.strip(), absolute=value)

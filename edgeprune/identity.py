@@ -32,7 +32,7 @@ def identity_of(job: Job, model: nn.Module, data: Data, device: Device) -> dict[
         sample.update(str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
     return {
         "job": job.model_dump_json(exclude={"budget": {"latency"}, "seed": True}),
-        "budget": job.request.text,
+        "budget": job.budget.asked,
         "seed": str(job.seed),
         "model": hashlib.sha256(repr(model).encode()).hexdigest(),
         "code": code_digest(model, data),

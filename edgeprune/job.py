@@ -56,16 +56,16 @@ class Job(Section):
 
     @property
     def request(self) -> BudgetRequest:
-        """The latency budget.
+        """The latency budget: that of the dense model where only other limits are given.
 
         Raises:
-            UsageError: the job gives none.
+            UsageError: the job gives no limit at all.
         """
-        if self.budget.latency is None:
+        if not self.budget.asked:
             raise UsageError(
                 f"job {self.name!r} has no budget", 'give --budget 50% or [budget] latency = "50%"'
             )
-        return parse_budget(self.budget.latency)
+        return parse_budget(self.budget.latency or "100%")
 
 
 def load_job(path: Path) -> Job:

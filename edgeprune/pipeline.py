@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 from torch import nn
 
 from edgeprune import stages
-from edgeprune.allocation.closed_loop import require_reachable
 from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
@@ -34,6 +34,7 @@ from edgeprune.report.console import Console
 from edgeprune.sections import BudgetSection
 from edgeprune.ship import require_ours, ship
 from edgeprune.store import RunFolder
+from edgeprune.views import collect
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,13 @@ def run(
                 job_title=job.name,
                 integer_model=made.integer_file,
                 chip=device.spec.microcontroller,
+                views=collect(
+                    model,
+                    made.model,
+                    made.plan,
+                    groups,
+                    load_file(folder.file("scores.safetensors")),
+                ),
             )
         shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
         return Result(made.model, shipped, made.verification.verdict, made.plan, out)
@@ -134,7 +142,8 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
         with RunFolder(Path(scratch), identity, resume=False) as folder:
             this = stages.Run(job, model, data, device, folder, console)
             groups, dense, table, curves = _prices(this)
-            return Planned(groups, dense, table, _allocate(this, groups, table, curves))
+            plan = _allocate(this, groups, dense, table, curves)
+            return Planned(groups, dense, table, plan)
 
 
 def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensitivity]:
@@ -143,7 +152,7 @@ def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensi
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
     dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
     table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
-    require_reachable(table, this.job.request.limit(table.dense_cost, this.device.spec.unit))
+    stages.check_budgets(this, groups, dense, table)
     curves = do(
         "4-weigh",
         Sensitivity,
@@ -157,12 +166,13 @@ def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensi
 def _allocate(
     this: stages.Run,
     groups: GroupList,
+    dense: ModelProfile,
     table: CostTable,
     curves: Sensitivity,
     tighter: float = 1.0,
 ) -> WidthPlan:
     def work() -> WidthPlan:
-        return stages.allocate(this, groups, table, curves, tighter)
+        return stages.allocate(this, groups, dense, table, curves, tighter)
 
     return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)
 
@@ -197,7 +207,7 @@ def _make(
 ) -> _Made:
     """Allocate, shrink, recover, export and verify."""
     do, skip, own = this.folder.stage, this.console.skipped, this.attempt
-    plan = _allocate(this, groups, table, curves, tighter)
+    plan = _allocate(this, groups, dense, table, curves, tighter)
     shrunk, state, file = (
         own + n for n in ("shrunk.safetensors", "recovered.safetensors", "slim.onnx")
     )

@@ -5,9 +5,17 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
-from edgeprune.budget import parse_budget
+from edgeprune.budget import parse_amount, parse_budget
 from edgeprune.errors import UsageError
 from edgeprune.methods import MethodKind, names, unknown
 
@@ -40,6 +48,18 @@ def _budget(text: str) -> str:
     return text
 
 
+def _amount(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError('a share ("50%", "2x") or a count ("12M", "350k", 120000)')
+    text = value if isinstance(value, str) else f"{value:f}"
+    try:
+        parse_amount(text)
+    except UsageError as error:
+        raise ValueError(f"{error.what}; {error.hint}") from None
+    return text if isinstance(value, str) else f"{value}"
+
+
+Amount = Annotated[str, BeforeValidator(_amount)]
 Factory = Annotated[str, AfterValidator(_factory)]
 
 
@@ -64,12 +84,32 @@ class DataSection(Section):
 
 
 class BudgetSection(Section):
-    """What the slim model may cost; `max_accuracy_drop` is absolute, of the metric."""
+    """What the slim model may cost; `max_accuracy_drop` is absolute, of the metric.
+
+    Several limits may stand at once. Without `latency` the others decide, and the slim model must
+    not be slower than the dense one.
+    """
 
     latency: Annotated[str, AfterValidator(_budget)] | None = None
+    macs: Amount | None = None
+    parameters: Amount | None = None
     ram_kb: float | None = Field(default=None, gt=0)
     flash_kb: float | None = Field(default=None, gt=0)
     max_accuracy_drop: float = Field(default=0.01, ge=0, le=1)
+
+    @property
+    def asked(self) -> str:
+        """All limits in one line: "50%" where there is only one of latency."""
+        names = ("latency", "macs", "parameters", "ram_kb", "flash_kb")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if list(given) == ["latency"]:
+            return str(self.latency)
+        return ", ".join(f"{name} {value}" for name, value in given.items())
+
+    def limit_of(self, name: Literal["macs", "parameters"], dense: float) -> float:
+        """Return a limit as a count, where the dense model has `dense` of it."""
+        request = parse_amount(getattr(self, name))
+        return request.share * dense if request.share is not None else request.absolute or 0.0
 
 
 def _known(kind: MethodKind) -> AfterValidator:
@@ -132,11 +172,13 @@ class RecoverSection(Section):
     """How accuracy is won back; `distill` learns from the dense model's outputs as well.
 
     With `reconstruct`, layers behind a cut are first re-fitted by least squares, without labels.
+    `adam` (AdamW) suits recurrent layers and transformers, with a learning rate near 0.003.
     """
 
     reconstruct: bool = False
     steps: int = Field(default=400, ge=0)
     distill: bool = True
+    optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = Field(default=0.05, gt=0)
     temperature: float = Field(default=4.0, gt=0)
     distill_weight: float = Field(default=0.9, ge=0, le=1)

@@ -21,6 +21,7 @@ from edgeprune.records import (
     SensitivityCurve,
     SkippedGroup,
     Verdict,
+    Views,
     WidthPlan,
 )
 from edgeprune.report.card import card
@@ -69,6 +70,7 @@ def ship(
     job_title: str,
     integer_model: Path | None = None,
     chip: Microcontroller | None = None,
+    views: Views | None = None,
 ) -> tuple[Path, ...]:
     """Write everything that is shipped into `out`, file by file, the checksums last.
 
@@ -89,6 +91,7 @@ def ship(
         job_title: heading of report and model card.
         integer_model: the int8 form of `model`; it is copied to model.int8.onnx.
         chip: the core for which C code of the int8 form is written into c/.
+        views: groups, scores and weights for the report to draw.
 
     Returns:
         The shipped files, SHA256SUMS last.
@@ -117,6 +120,7 @@ def ship(
         files={},
         versions=versions,
         licence=licence,
+        views=views or Views(),
     )
     write_text(out / CARD, card(document))
     written = (MODEL, *forms, VERDICT, CARD)

@@ -264,3 +264,28 @@ def test_overrides_are_checked_like_the_file(write) -> None:
         job.with_overrides(budget="half")
     with pytest.raises(UsageError):
         job.with_overrides(seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("macs", "limit"), [("'50%'", 500.0), ("'2x'", 500.0), ("'1.5k'", 1500.0), ("700", 700.0)]
+)
+def test_limits_of_counts(write, macs: str, limit: float) -> None:
+    text = f'name = "a"\nmodel.factory = "m:f"\ndata.factory = "d:f"\nbudget.macs = {macs}\n'
+    job = load_job(write(text))
+    assert job.budget.limit_of("macs", 1000) == limit
+    assert job.request.share == 1.0
+    assert job.budget.asked.startswith("macs ")
+    assert job.with_overrides(budget="30%").request.share == 0.3
+
+
+@pytest.mark.parametrize("macs", ["'0%'", "'many'", "true", "-3", "'0'", "[1]"])
+def test_what_is_no_limit_of_a_count(write, macs: str) -> None:
+    text = f'name = "a"\nmodel.factory = "m:f"\ndata.factory = "d:f"\nbudget.macs = {macs}\n'
+    (fault,) = faults(write(text))
+    assert fault.startswith("budget.macs (line 4): ")
+
+
+def test_a_job_without_any_limit(write) -> None:
+    job = load_job(write('name = "a"\nmodel.factory = "m:f"\ndata.factory = "d:f"\n'))
+    with pytest.raises(UsageError, match="has no budget"):
+        _ = job.request

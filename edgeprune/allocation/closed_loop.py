@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edgeprune.allocation.correction import NOISE, Observation, corrected
-from edgeprune.allocation.exact import Solution, cheapest, solve
-from edgeprune.allocation.problem import Problem, build_problem, flat_curves
-from edgeprune.errors import BudgetError
-from edgeprune.records import CostTable, PlannedGroup, Round, WidthPlan
+from edgeprune.allocation.exact import Solution, solve
+from edgeprune.allocation.problem import Problem
+from edgeprune.allocation.reachable import require_reachable, unreachable
+from edgeprune.records import PlannedGroup, ResourceUse, Round, Unit, WidthPlan
 
 FULL_USE = 0.97  # a plan below this share of the budget leaves accuracy unused
 AIM = (0.978, 0.990)  # of predictions: the middle of [FULL_USE, 1]
 GOOD = (0.972, 0.995)  # of measurements: no further round is needed
 ROUNDS = 6
+DENSE = "the dense model"
+WIDTHS = "the offered widths"
 FREE = 2  # rounds in which the solver may go anywhere
 
 
@@ -39,7 +41,7 @@ def close_the_loop(
     *,
     kept: Callable[[Mapping[str, int]], dict[str, PlannedGroup]],
     measure: Callable[[dict[str, PlannedGroup]], Measured],
-    unit: str,
+    unit: Unit,
     dense_cost: float,
     seed: int = 0,
     note: Callable[[str], None] = lambda _: None,
@@ -51,7 +53,7 @@ def close_the_loop(
     If no round lands inside, the dearest plan within the budget is taken.
 
     Args:
-        problem: widths, losses, prices.
+        problem: widths, losses, prices, further limits.
         budget: limit in the device's unit.
         kept: group -> width to group -> channels that stay.
         measure: builds a plan's model and measures it whole.
@@ -61,11 +63,9 @@ def close_the_loop(
         note: receives one line a round.
 
     Raises:
-        BudgetError: the budget lies below the smallest reachable cost.
+        BudgetError: a limit cannot be reached, or limits contradict each other.
     """
-    floor = cheapest(problem)
-    if floor.cost > budget:
-        raise _unreachable(floor.cost, budget, unit, dense_cost, "predicted")
+    require_reachable(problem, budget, unit)
     seen: list[Observation] = []
     rounds: list[Round] = []
     candidates: list[_Candidate] = []
@@ -92,11 +92,15 @@ def close_the_loop(
         )
         if GOOD[0] * budget <= measured.cost <= GOOD[1] * budget:
             break
+        if measured.cost <= budget and _held(problem, solution, budget):
+            break
     best = _best(candidates, budget)
     if best is None:
-        smallest = min((c.measured.cost for c in candidates), default=floor.cost)
-        raise _unreachable(smallest, budget, unit, dense_cost, "found")
+        smallest = min(c.measured.cost for c in candidates)
+        raise unreachable(smallest, budget, unit, dense_cost, "found")
     first = candidates[0]
+    held = best.measured.cost < FULL_USE * budget
+    used, dense = problem.used(best.solution.choice), problem.used(problem.dense)
     return WidthPlan.model_validate(
         {
             "groups": kept(problem.widths_of(best.solution.choice)),
@@ -108,19 +112,19 @@ def close_the_loop(
             "gap": best.solution.gap,
             "loss": best.solution.loss,
             "rounds": tuple(rounds),
+            "resources": tuple(
+                ResourceUse(
+                    name=name,
+                    unit=resource.unit,
+                    limit=resource.limit,
+                    used=used[name],
+                    dense=dense[name],
+                )
+                for name, resource in problem.limits().items()
+            ),
+            "held_by": (_held(problem, best.solution, budget) or (WIDTHS,)) if held else (),
         }
     )
-
-
-def require_reachable(table: CostTable, budget: float) -> None:
-    """Make sure, before losses are measured, that the cheapest widths are within `budget`.
-
-    Raises:
-        BudgetError: they are not.
-    """
-    floor = cheapest(build_problem(table, flat_curves(table))).cost
-    if floor > budget:
-        raise _unreachable(floor, budget, table.unit, table.dense_cost, "predicted")
 
 
 def _next(
@@ -133,6 +137,10 @@ def _next(
     """
     low, high = AIM[0] * budget, AIM[1] * budget
     tried = tuple(candidate.solution.choice for candidate in candidates)
+    if problem.resources:
+        free = solve(problem, high, without=tried, seed=seed)
+        if free is None or _held(problem, free, budget):
+            return free
     if len(candidates) >= FREE:
         closest = min(candidates, key=lambda c: abs(c.measured.cost - (low + high) / 2))
         near = closest.solution.choice, max(2, len(problem.names) // 4)
@@ -155,11 +163,11 @@ def _best(candidates: list[_Candidate], budget: float) -> _Candidate | None:
     return max(within, key=lambda c: c.measured.cost, default=None)
 
 
-def _unreachable(
-    smallest: float, budget: float, unit: str, dense_cost: float, kind: str
-) -> BudgetError:
-    return BudgetError(
-        f"the budget of {budget:.4g} {unit} cannot be reached: the smallest reachable cost is "
-        f"{smallest:.4g} {unit} ({kind}), {100 * smallest / dense_cost:.1f} % of dense",
-        f"ask for at least {100 * smallest / dense_cost + 1:.0f}%, or cut the [prune] keep list",
-    )
+def _held(problem: Problem, solution: Solution, budget: float) -> tuple[str, ...]:
+    """Return what keeps a plan from using the budget: full resources, or that it is dense."""
+    if solution.cost >= AIM[0] * budget:
+        return ()
+    limits = problem.limits()
+    used = problem.used(solution.choice)
+    full = tuple(name for name in limits if used[name] >= FULL_USE * limits[name].limit)
+    return full or ((DENSE,) if solution.choice == problem.dense else ())

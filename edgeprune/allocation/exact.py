@@ -2,10 +2,13 @@
 
     minimise    sum_g sum_k loss[g,k] x[g,k]
     subject to  sum_k x[g,k] = 1                              one width a group
-                sum_j y[l,i,j] = x[in(l),i]                   pairs agree with both ends
-                sum_i y[l,i,j] = x[out(l),j]
-                lower <= fixed + sum cost[l,i,j] y[l,i,j] <= budget
+                sum_j y[p,i,j] = x[a(p),i]                    pairs agree with both ends
+                sum_i y[p,i,j] = x[b(p),j]
+                lower <= fixed + sum cost[p,i,j] y[p,i,j] <= budget
+                fixed[r] + sum value[r,p,i,j] y[p,i,j] <= limit[r]
                 x binary, 0 <= y <= 1
+
+p runs over the pairs of groups that are the two ends of a layer, r over further limits.
 
 With x binary the pairs y are binary by themselves. Prices for pairs of widths are what makes the
 cost of a plan exact: a layer's cost depends on both of its widths (docs/methods.md).
@@ -13,13 +16,16 @@ cost of a plan exact: a layer's cost depends on both of its widths (docs/methods
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import highspy
 import numpy as np
 
-from edgeprune.allocation.problem import Problem
+from edgeprune.allocation.problem import LayerTerm, Problem
 from edgeprune.errors import InternalCheckError
+
+LIMIT_SCALE = 1e3  # further limits are scaled to this, so that HiGHS's tolerance is one of them
 
 
 @dataclass(frozen=True)
@@ -79,16 +85,13 @@ def solve(
     return _solve(problem, budget, lower, without, near, gap, seconds, seed, minimise_cost=False)
 
 
-def cheapest(problem: Problem, *, seconds: float = 60.0) -> Solution:
-    """Return the choice of least cost whatever its loss.
+def cheapest(problem: Problem, *, seconds: float = 60.0) -> Solution | None:
+    """Return the choice of least cost whatever its loss, or None if the resources allow none.
 
     Raises:
         InternalCheckError: HiGHS fails.
     """
-    solution = _solve(problem, np.inf, 0.0, (), None, 1e-6, seconds, 0, minimise_cost=True)
-    if solution is None:
-        raise InternalCheckError("the problem without a budget has no solution")
-    return solution
+    return _solve(problem, np.inf, 0.0, (), None, 1e-6, seconds, 0, minimise_cost=True)
 
 
 def _solve(
@@ -105,52 +108,100 @@ def _solve(
 ) -> Solution | None:
     sizes = [len(widths) for widths in problem.widths]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
-    count = int(offsets[-1])
     losses = [value for group in problem.losses for value in group]
-    costs = [0.0] * count
     rows = _Rows([0], [], [], [], [])
     for g, size in enumerate(sizes):
         rows.add([(int(offsets[g]) + k, 1.0) for k in range(size)], 1.0, 1.0)
-    for layer in problem.layers:
-        a, b = layer.group_in, layer.group_out
-        if a is None or b is None or a == b:
-            group = b if a is None else a
-            assert group is not None
-            single = np.diag(layer.costs) if a == b else layer.costs.ravel()
-            for k, value in enumerate(single):
-                costs[offsets[group] + k] += float(value)
-            continue
-        first = len(costs)
-        costs += [float(value) for value in layer.costs.ravel()]
-        ins, outs = layer.costs.shape
-        for i in range(ins):
-            pairs = [(first + i * outs + j, 1.0) for j in range(outs)]
-            rows.add([*pairs, (int(offsets[a]) + i, -1.0)], 0.0, 0.0)
-        for j in range(outs):
-            pairs = [(first + i * outs + j, 1.0) for i in range(ins)]
-            rows.add([*pairs, (int(offsets[b]) + j, -1.0)], 0.0, 0.0)
+    places = _pairs(problem, sizes, offsets, rows)
+    count, columns = int(offsets[-1]), max(places.end, int(offsets[-1]))
+    costs = places.sum(problem.layers, columns)
     rows.add(
-        [(column, value) for column, value in enumerate(costs) if value],
+        _entries(costs),
         lower - problem.fixed if lower > 0 else -highspy.kHighsInf,
         budget - problem.fixed if np.isfinite(budget) else highspy.kHighsInf,
     )
+    for resource in problem.resources:
+        scale = LIMIT_SCALE / max(abs(resource.limit), abs(resource.fixed), 1e-9)
+        values = scale * places.sum(resource.terms, columns)
+        room = scale * (resource.limit - resource.fixed)
+        rows.add(_entries(values), -highspy.kHighsInf, room)
     for choice in without:
         taken = [(int(offsets[g]) + k, 1.0) for g, k in enumerate(choice)]
         rows.add(taken, -highspy.kHighsInf, len(choice) - 1.0)
     if near is not None:
         same = [(int(offsets[g]) + k, 1.0) for g, k in enumerate(near[0])]
         rows.add(same, float(len(same) - near[1]), highspy.kHighsInf)
-    objective = costs if minimise_cost else losses + [0.0] * (len(costs) - count)
-    values, found_gap = _run(objective, rows, count, gap, seconds, seed)
-    if values is None:
+    objective = costs.tolist() if minimise_cost else losses + [0.0] * (columns - count)
+    answer, found_gap = _run(objective, rows, count, gap, seconds, seed)
+    if answer is None:
         return None
-    choice = tuple(int(np.argmax(values[offsets[g] : offsets[g + 1]])) for g in range(len(sizes)))
+    choice = tuple(int(np.argmax(answer[offsets[g] : offsets[g + 1]])) for g in range(len(sizes)))
     cost = problem.cost(choice)
     if cost > budget * (1 + 1e-6) or cost < lower * (1 - 1e-6):
         raise InternalCheckError(
             f"the solver's plan costs {cost:.6g}, outside [{lower:.6g}, {budget:.6g}]"
         )
+    for resource in problem.resources:
+        if resource.used(choice) > resource.limit * (1 + 1e-6):
+            raise InternalCheckError(
+                f"the solver's plan needs {resource.used(choice):.6g} {resource.unit} of "
+                f"{resource.name}, the limit is {resource.limit:.6g}"
+            )
     return Solution(choice, problem.loss(choice), cost, found_gap)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Columns of the program: one an option of a group, then one a pair of options."""
+
+    sizes: list[int]
+    offsets: np.ndarray
+    first: dict[tuple[int, int], int]
+    end: int
+
+    def sum(self, terms: Sequence[LayerTerm], columns: int) -> np.ndarray:
+        """Return the coefficient of each column in the sum of `terms`."""
+        values = np.zeros(columns)
+        for term in terms:
+            a, b = term.group_in, term.group_out
+            if a is None or b is None or a == b:
+                group = b if a is None else a
+                assert group is not None
+                single = np.diag(term.costs) if a == b else term.costs.ravel()
+                values[self.offsets[group] : self.offsets[group] + self.sizes[group]] += single
+                continue
+            costs = term.costs if a < b else term.costs.T
+            first = self.first[min(a, b), max(a, b)]
+            values[first : first + costs.size] += costs.ravel()
+        return values
+
+
+def _pairs(problem: Problem, sizes: list[int], offsets: np.ndarray, rows: _Rows) -> _Places:
+    """Add rows that tie pairs of options to both groups; layers of the same two share them."""
+    end = int(offsets[-1])
+    first: dict[tuple[int, int], int] = {}
+    terms = [*problem.layers, *(t for r in problem.resources for t in r.terms)]
+    for term in terms:
+        a, b = term.group_in, term.group_out
+        if a is None or b is None or a == b:
+            continue
+        a, b = min(a, b), max(a, b)
+        if (a, b) in first:
+            continue
+        first[a, b] = end
+        ins, outs = sizes[a], sizes[b]
+        for i in range(ins):
+            pairs = [(end + i * outs + j, 1.0) for j in range(outs)]
+            rows.add([*pairs, (int(offsets[a]) + i, -1.0)], 0.0, 0.0)
+        for j in range(outs):
+            pairs = [(end + i * outs + j, 1.0) for i in range(ins)]
+            rows.add([*pairs, (int(offsets[b]) + j, -1.0)], 0.0, 0.0)
+        end += ins * outs
+    return _Places(sizes, offsets, first, end)
+
+
+def _entries(values: np.ndarray) -> list[tuple[int, float]]:
+    return [(int(column), float(values[column])) for column in np.flatnonzero(values)]
 
 
 def _run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeprune.cost.table import PriceList
 from edgeprune.errors import InternalCheckError
-from edgeprune.records import CostTable, SensitivityCurve
+from edgeprune.records import CostTable, PricedLayer, SensitivityCurve
 
 Matrix = NDArray[np.float64]
 Choice = Sequence[int]  # an option for each group
@@ -31,6 +31,34 @@ class LayerTerm:
 
 
 @dataclass(frozen=True)
+class Resource:
+    """Something besides the main cost that is limited: fixed + sum of terms <= limit.
+
+    MACs, parameters and flash are one such row each. A largest value over time (RAM) is one row a
+    time step: rows of one `name` belong together, and `part` tells them apart.
+
+    Args:
+        name: of the resource, as in the job file: "macs", "parameters", "ram", "flash".
+        unit: of limit, terms and fixed part: "MACs", "parameters", "bytes".
+        limit: the largest value allowed.
+        terms: what depends on widths, for each layer or tensor.
+        fixed: what does not.
+        part: which row of several.
+    """
+
+    name: str
+    unit: str
+    limit: float
+    terms: tuple[LayerTerm, ...]
+    fixed: float = 0.0
+    part: str = ""
+
+    def used(self, choice: Choice) -> float:
+        """Return the value when group g takes its option `choice[g]`."""
+        return self.fixed + total(self.terms, choice)
+
+
+@dataclass(frozen=True)
 class Problem:
     """Groups with their offered widths and losses, layers with their costs.
 
@@ -40,6 +68,7 @@ class Problem:
         losses: loss of each offered width; 0 at the dense one.
         layers: cost terms in the device's unit.
         fixed: cost of everything that no group touches.
+        resources: further limits.
     """
 
     names: tuple[str, ...]
@@ -47,15 +76,28 @@ class Problem:
     losses: tuple[tuple[float, ...], ...]
     layers: tuple[LayerTerm, ...]
     fixed: float
+    resources: tuple[Resource, ...] = ()
+
+    @property
+    def dense(self) -> tuple[int, ...]:
+        """The choice that cuts nothing."""
+        return tuple(len(widths) - 1 for widths in self.widths)
 
     def cost(self, choice: Choice) -> float:
         """Return the cost when group g takes its option `choice[g]`."""
-        total = self.fixed
-        for layer in self.layers:
-            i = choice[layer.group_in] if layer.group_in is not None else 0
-            j = choice[layer.group_out] if layer.group_out is not None else 0
-            total += float(layer.costs[i, j])
-        return total
+        return self.fixed + total(self.layers, choice)
+
+    def used(self, choice: Choice) -> dict[str, float]:
+        """Return resource -> its value at a choice, of several rows the largest."""
+        found: dict[str, float] = {}
+        for resource in self.resources:
+            value = resource.used(choice)
+            found[resource.name] = max(value, found.get(resource.name, value))
+        return found
+
+    def limits(self) -> dict[str, Resource]:
+        """Return resource -> one of its rows, for its unit and limit."""
+        return {resource.name: resource for resource in self.resources}
 
     def loss(self, choice: Choice) -> float:
         """Return the summed loss of a choice."""
@@ -66,7 +108,51 @@ class Problem:
         return {name: self.widths[g][choice[g]] for g, name in enumerate(self.names)}
 
 
-def build_problem(table: CostTable, curves: Mapping[str, SensitivityCurve]) -> Problem:
+def total(terms: Sequence[LayerTerm], choice: Choice) -> float:
+    """Return the sum of `terms` at a choice."""
+    found = 0.0
+    for term in terms:
+        i = choice[term.group_in] if term.group_in is not None else 0
+        j = choice[term.group_out] if term.group_out is not None else 0
+        found += float(term.costs[i, j])
+    return found
+
+
+def layer_terms(
+    table: CostTable, value: Callable[[PricedLayer, int, int], float]
+) -> tuple[tuple[LayerTerm, ...], float]:
+    """Return what each layer adds to a sum over layers, and the part that never changes.
+
+    Args:
+        table: layers, with the groups on their two sides, and offered widths.
+        value: layer, its width in and its width out to what it adds.
+    """
+    index = {name: g for g, name in enumerate(table.widths)}
+    fixed, terms = 0.0, []
+    for layer in table.layers:
+        ins = table.widths[layer.group_in] if layer.group_in else (layer.width_in,)
+        outs = table.widths[layer.group_out] if layer.group_out else (layer.width_out,)
+        if not layer.group_in and not layer.group_out:
+            fixed += value(layer, layer.width_in, layer.width_out)
+            continue
+        same = layer.group_in == layer.group_out
+        costs = [[value(layer, a, b) if not same or a == b else 0.0 for b in outs] for a in ins]
+        terms.append(
+            LayerTerm(
+                name=layer.name,
+                group_in=index[layer.group_in] if layer.group_in else None,
+                group_out=index[layer.group_out] if layer.group_out else None,
+                costs=np.array(costs),
+            )
+        )
+    return tuple(terms), fixed
+
+
+def build_problem(
+    table: CostTable,
+    curves: Mapping[str, SensitivityCurve],
+    resources: tuple[Resource, ...] = (),
+) -> Problem:
     """Return the problem that a cost table and one loss curve a group pose.
 
     Losses are made monotone first: a wider group never counts as worse than a narrower one, since
@@ -77,7 +163,6 @@ def build_problem(table: CostTable, curves: Mapping[str, SensitivityCurve]) -> P
         UnsupportedModelError: a price is missing.
     """
     names = tuple(table.widths)
-    index = {name: g for g, name in enumerate(names)}
     price = PriceList.of(table)
     losses = []
     for name in names:
@@ -85,31 +170,9 @@ def build_problem(table: CostTable, curves: Mapping[str, SensitivityCurve]) -> P
         if curve is None or curve.widths != table.widths[name]:
             raise InternalCheckError(f"group {name} has no loss curve over its offered widths")
         losses.append(monotone(curve.increases))
-    fixed, layers = 0.0, []
-    for layer in table.layers:
-        ins = table.widths[layer.group_in] if layer.group_in else (layer.width_in,)
-        outs = table.widths[layer.group_out] if layer.group_out else (layer.width_out,)
-        if not layer.group_in and not layer.group_out:
-            fixed += table.scale * price(layer.name, layer.width_in, layer.width_out)
-            continue
-        same = layer.group_in == layer.group_out
-        costs = np.array(
-            [
-                [table.scale * price(layer.name, a, b) if not same or a == b else 0.0 for b in outs]
-                for a in ins
-            ]
-        )
-        layers.append(
-            LayerTerm(
-                name=layer.name,
-                group_in=index[layer.group_in] if layer.group_in else None,
-                group_out=index[layer.group_out] if layer.group_out else None,
-                costs=costs,
-            )
-        )
-    return Problem(
-        names, tuple(table.widths[n] for n in names), tuple(losses), tuple(layers), fixed
-    )
+    layers, fixed = layer_terms(table, lambda layer, a, b: table.scale * price(layer.name, a, b))
+    widths = tuple(table.widths[name] for name in names)
+    return Problem(names, widths, tuple(losses), layers, fixed, resources)
 
 
 def flat_curves(table: CostTable) -> dict[str, SensitivityCurve]:

@@ -43,6 +43,7 @@ def exact(task: Task, target: float) -> Proposal:
     This is one solution at the table's prices; a job solves again as plans are measured.
     """
     found = solve(task.problem, target, seed=task.seed) or cheapest(task.problem)
+    assert found is not None  # a problem without further limits has a solution
     return Proposal(task.best(task.problem.widths_of(found.choice)), gap=found.gap)
 
 

@@ -37,7 +37,7 @@ def plan(
         "kind": opened.spec.figure,
         "unit": opened.spec.unit,
         "dense_cost": found.table.dense_cost,
-        "budget": {"asked": settings.request.text, "limit": found.plan.budget},
+        "budget": {"asked": settings.budget.asked, "limit": found.plan.budget},
         "widths": {name: [g.before, g.after] for name, g in found.plan.groups.items()},
         "criteria": {name: g.criterion for name, g in found.plan.groups.items()},
         "offered": found.table.widths,
@@ -94,16 +94,22 @@ def run(
 
 
 def report(run_dir: Path, *, common: Common = DEFAULT) -> int:
-    """Write report.html of a finished run again.
+    """Write report.html of a finished run again, or draw kept experiments.
 
     Parameters
     ----------
     run_dir:
-        The folder that `edgeprune run` shipped to.
+        The folder that `edgeprune run` shipped to; or a file of trials (JSON), whose page is
+        written beside it.
     """
-    from edgeprune.ship import rewrite_report
+    if run_dir.is_file():
+        from edgeprune.trials import draw
 
-    path = rewrite_report(run_dir)
+        path = draw(run_dir)
+    else:
+        from edgeprune.ship import rewrite_report
+
+        path = rewrite_report(run_dir)
     common.answer({"schema": 1, "report": str(path)})
     common.console.info(f"wrote {path}")
     return DONE

@@ -14,6 +14,7 @@ from edgeprune.devices.protocol import Device, ModelAnswer, NodeCosts, Request, 
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.fragments import Template, fragment, kept_nodes
 from edgeprune.export.precision import Precision
+from edgeprune.export.segments import CHANNELS_LAST
 from edgeprune.profiler.stats import floor_of
 
 CHUNK = 48  # models a process holds at once
@@ -121,7 +122,7 @@ def _signature(layer: Template, widths: Widths) -> str:
         sorted(attribute.SerializeToString().hex() for attribute in node.attribute)
         for node in nodes
     ]
-    last = layer.segment.operator in ("Gemm", "MatMul")
+    last = layer.segment.operator in CHANNELS_LAST
     shapes = [shape[:-1] if last else (shape[:1], shape[2:]) for shape in layer.input_shapes]
     weights = [shape[2:] for shape in layer.segment.weights.values()]
     operators = [node.op_type for node in nodes]

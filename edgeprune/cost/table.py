@@ -10,6 +10,7 @@ from edgeprune.cost.staircase import grid, worth_offering
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.fragments import KEEPS_CHANNELS, Template, template
+from edgeprune.export.onnx_graph import RECURRENT
 from edgeprune.export.precision import Precision
 from edgeprune.export.segments import ANCHORS, Graph
 from edgeprune.records import ChannelGroup, CostTable, ModelProfile, Price, PricedLayer
@@ -210,6 +211,9 @@ def _layers(
         if segment.operator not in ANCHORS and segment.inputs:
             group_in = tensor_group.get(segment.inputs[0])
             group_out = group_in
+        stacked = segment.operator in RECURRENT and fed.get(segment.name.partition("/")[0])
+        if stacked and group_out is None:  # a further layer of a stack reads what it writes
+            group_in = group_out = stacked
         if group_out is not None:
             tensor_group[segment.output] = group_out
         shape = template(graph, segment, group_in.width if group_in else None)

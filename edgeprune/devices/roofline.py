@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from edgeprune.devices.protocol import Answer, ModelAnswer, NodeCosts, Request
 from edgeprune.errors import DeviceError, JobError
-from edgeprune.export.segments import ANCHORS, Graph, Segment, read_graph
+from edgeprune.export.segments import ANCHORS, CHANNELS_LAST, Graph, Segment, read_graph
 from edgeprune.records import DeviceSpec, Environment, Roofline
 
 PER_US = 1e3  # 10^9 a second are 10^3 a microsecond
@@ -122,7 +122,7 @@ def _padding(segment: Segment, tile: int) -> float:
     """
     if not segment.macs or not segment.output_shape:
         return 1.0
-    if segment.operator in ("Gemm", "MatMul"):
+    if segment.operator in CHANNELS_LAST:
         return _up(segment.input_shape[-1], tile) * _up(segment.output_shape[-1], tile)
     width_in, width_out = segment.input_shape[1], segment.output_shape[1]
     groups = next((a.i for a in segment.nodes[0].attribute if a.name == "group"), 1)

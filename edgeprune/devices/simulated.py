@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeprune.devices.protocol import Answer, ModelAnswer, NodeCosts, Request
 from edgeprune.errors import DeviceError
-from edgeprune.export.segments import ANCHORS, Graph, Segment, read_graph
+from edgeprune.export.segments import ANCHORS, CHANNELS_LAST, Graph, Segment, read_graph
 from edgeprune.records import DeviceSpec, Environment, Simulation
 
 Floats = NDArray[np.float64]
@@ -104,7 +104,7 @@ def segment_cost(segment: Segment, simulation: Simulation) -> float:
     """Return the cost of a layer in microseconds, on the staircase of `simulation`."""
     if segment.operator not in ANCHORS or not segment.macs:
         return simulation.overhead_us / 4 + math.prod(segment.output_shape or (1,)) / 50_000
-    axis = -1 if segment.operator in ("Gemm", "MatMul") else 1
+    axis = -1 if segment.operator in CHANNELS_LAST else 1
     width_in, width_out = segment.input_shape[axis], segment.output_shape[axis]
     step = simulation.step
 

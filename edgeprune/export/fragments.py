@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgeprune.export.segments import BINARY, UNARY, Graph, Segment
+from edgeprune.export.onnx_graph import RECURRENT
+from edgeprune.export.segments import BINARY, CHANNELS_LAST, UNARY, Graph, Segment
 
 Shape = tuple[int, ...]
 POOLS = {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"}
@@ -56,6 +57,10 @@ def template(graph: Graph, segment: Segment, group_width: int | None = None) -> 
         groups = _attribute(node, "group", 1)
         depthwise = groups > 1 and groups == width_in
         resizable = (groups == 1 or depthwise) and node.input[1] in segment.weights
+    elif node.op_type in RECURRENT:
+        resizable = set(node.input[1:]) <= {*segment.weights, ""} and width_out == _attribute(
+            node, "hidden_size", 0
+        )
     kinds = tuple(onnx.TensorProto.FLOAT for _ in shapes)
     return Template(
         segment,
@@ -95,6 +100,8 @@ def fragment(layer: Template, width_in: int, width_out: int, seed: int = 0) -> b
     node = copy.deepcopy(source)
     initializers = []
     for index, name in enumerate(source.input):
+        if name in source.input[:index]:
+            continue  # both initial states of an LSTM may be the same constant
         known = layer.segment.constants.get(name)
         if known is not None and (known.dtype.kind in "bi" or not known.shape):
             initializers.append(numpy_helper.from_array(known, name))
@@ -106,6 +113,9 @@ def fragment(layer: Template, width_in: int, width_out: int, seed: int = 0) -> b
         for attribute in node.attribute:
             if attribute.name == "group":
                 attribute.i = width_in
+    for attribute in node.attribute:
+        if attribute.name == "hidden_size":
+            attribute.i = width_out
     nodes = [node]
     for follower in kept_nodes(layer)[1:]:
         fused = copy.deepcopy(follower)
@@ -127,7 +137,7 @@ def fragment(layer: Template, width_in: int, width_out: int, seed: int = 0) -> b
 def _input_shape(layer: Template, shape: Shape, width_in: int) -> Shape:
     if not layer.resizable:
         return shape
-    axis = len(shape) - 1 if layer.segment.operator in ("Gemm", "MatMul") else 1
+    axis = len(shape) - 1 if layer.segment.operator in CHANNELS_LAST else 1
     resized = list(shape)
     if len(resized) > axis and resized[axis] == layer.width_in * layer.flat:
         resized[axis] = width_in * layer.flat
@@ -147,6 +157,13 @@ def _resized(layer: Template, index: int, shape: Shape, width_in: int, width_out
         if index == 1:
             return (width_in, 1 if layer.depthwise else width_out, *shape[2:])
         return (width_out,)
+    if operator in RECURRENT:
+        rows = shape[1] // layer.width_out * width_out  # all gates; of both biases in B
+        return {
+            1: (shape[0], rows, width_in),
+            2: (shape[0], rows, width_out),
+            3: (shape[0], rows),
+        }.get(index, (*shape[:-1], width_out))
     if operator in ("Gemm", "MatMul"):
         contracted = width_in * layer.flat
         if index == 1:
@@ -159,7 +176,7 @@ def _resized(layer: Template, index: int, shape: Shape, width_in: int, width_out
 def _channels(shape: Shape, operator: str) -> int:
     if not shape:
         return 0
-    if operator in ("Gemm", "MatMul"):
+    if operator in CHANNELS_LAST:
         return shape[-1]
     return shape[1] if len(shape) > 1 else 0
 

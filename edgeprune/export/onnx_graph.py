@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PREFIX = "edgeprune."
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 
 
@@ -49,6 +51,7 @@ def export(
 
     names = ["input"] if len(inputs) == 1 else [f"input_{i}" for i in range(len(inputs))]
     exported = _torch_export(model.eval(), inputs, names, opset)
+    _fold_recurrent_weights(exported)
     _rename(exported, {name for name, _ in model.named_modules()})
     _flush_denormals(exported)
     passes.ClearMetadataAndDocStringPass()(exported)
@@ -151,6 +154,27 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def _fold_recurrent_weights(model: ir.Model) -> None:
+    """Put the gates of recurrent layers into ONNX's order once, not in every run.
+
+    torch.onnx leaves this to slices and concatenations of the weights, twenty nodes a layer.
+    """
+    from onnxscript import optimizer
+
+    above = [v for n in model.graph if n.op_type in RECURRENT for v in n.inputs[1:] if v]
+    folded: set[ir.Node] = set()
+    while above:
+        node = above.pop().producer()
+        if node is not None and node not in folded:
+            folded.add(node)
+            above += [value for value in node.inputs if value is not None]
+    if folded:
+        limit = sys.maxsize
+        optimizer.fold_constants(
+            model, input_size_limit=limit, output_size_limit=limit, should_fold=folded.__contains__
+        )
 
 
 def _rename(model: ir.Model, layers: set[str]) -> None:

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeprune.errors import UnsupportedModelError
-from edgeprune.export.onnx_graph import fixed_shape, load
+from edgeprune.export.onnx_graph import RECURRENT, fixed_shape, load
 
-ANCHORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+HOSTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})  # cheap operators fuse into these
+ANCHORS = HOSTS | RECURRENT
+CHANNELS_LAST = frozenset({"Gemm", "MatMul"}) | RECURRENT
 UNARY = frozenset(
     {
         "Relu",
@@ -88,7 +90,11 @@ class Graph:
         return sum(segment.parameters for segment in self.segments)
 
     def peak_activation_bytes(self) -> int:
-        """Return the largest sum of activations alive at one time, fused layers as one step.
+        """Return the largest sum of activations alive at one time, fused layers as one step."""
+        return max(sum(map(self.bytes_of, alive)) for _, alive in self.alive())
+
+    def alive(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Return (layer, tensors alive while it runs) in execution order.
 
         Inputs count while they are still to be read. A fused layer's inner tensors do not exist,
         and a fused Add writes over its addend where that dies there, as onnxruntime does.
@@ -99,24 +105,25 @@ class Graph:
                 last[name] = step
         for name in self.outputs:
             last[name] = len(self.segments)
-        alive = {name: self._bytes(name) for name in self.inputs}
-        peak = sum(alive.values())
+        alive = dict.fromkeys(self.inputs)
+        steps = [("inputs", tuple(alive))]
         for step, segment in enumerate(self.segments):
             for name in segment.addends:
-                if last[name] == step and self._bytes(name) == self._bytes(segment.output):
+                if last[name] == step and self.bytes_of(name) == self.bytes_of(segment.output):
                     alive.pop(name, None)
                     break
-            alive[segment.output] = self._bytes(segment.output)
-            peak = max(peak, sum(alive.values()))
-            alive = {name: size for name, size in alive.items() if last.get(name, -1) > step}
-        return peak
+            alive[segment.output] = None
+            steps.append((segment.name, tuple(alive)))
+            alive = {name: None for name in alive if last.get(name, -1) > step}
+        return steps
 
     def moved_bytes(self, segment: Segment) -> int:
         """Return what a layer has to read and write at least: activations and weights."""
         tensors = {*segment.inputs, *segment.addends, segment.output}
-        return sum(self._bytes(name) for name in tensors) + segment.parameter_bytes
+        return sum(self.bytes_of(name) for name in tensors) + segment.parameter_bytes
 
-    def _bytes(self, name: str) -> int:
+    def bytes_of(self, name: str) -> int:
+        """Return the size of a tensor."""
         return math.prod(self.shapes.get(name, (0,))) * self.element_bytes.get(name, 4)
 
 
@@ -235,12 +242,7 @@ def _host(
     best: Segment | None = None
     for name in data:
         host = owner.get(name)
-        if (
-            host is None
-            or host.operator not in ANCHORS
-            or host.output != name
-            or readers[name] != 1
-        ):
+        if host is None or host.operator not in HOSTS or host.output != name or readers[name] != 1:
             continue
         if best is None or segments.index(host) > segments.index(best):
             best = host
@@ -248,8 +250,9 @@ def _host(
 
 
 def _make_unique(segments: list[Segment]) -> None:
+    """Number layers of the same name; the one with the weights keeps it."""
     seen: dict[str, int] = {}
-    for segment in segments:
+    for segment in sorted(segments, key=lambda segment: segment.operator not in ANCHORS):
         seen[segment.name] = seen.get(segment.name, 0) + 1
         if seen[segment.name] > 1:
             segment.name = f"{segment.name}/{segment.operator}_{seen[segment.name]}"
@@ -279,6 +282,9 @@ def _measure(
         segment.macs = math.prod(first_output) * contracted
     elif weight is None:
         return
+    elif node.op_type in RECURRENT:  # W [directions, gates * hidden, input], R alike
+        steps = math.prod(segment.input_shape[:-1])
+        segment.macs = steps * math.prod(weight[:-1]) * (weight[-1] + first_output[-1])
     elif node.op_type == "Conv":
         segment.macs = math.prod(first_output) * math.prod(weight[1:])
     elif node.op_type == "ConvTranspose":

@@ -36,6 +36,7 @@ from edgeprune.records.plan import (
     Price,
     PricedLayer,
     Recovered,
+    ResourceUse,
     Round,
     Sensitivity,
     SensitivityCurve,
@@ -52,6 +53,7 @@ from edgeprune.records.spec import (
     Simulation,
     Ssh,
 )
+from edgeprune.records.trials import Trial, Trials
 from edgeprune.records.verdict import (
     Artifact,
     Budget,
@@ -66,6 +68,7 @@ from edgeprune.records.verdict import (
     Verdict,
     Verification,
 )
+from edgeprune.records.views import ScoreSpread, Views, WeightPattern
 
 __all__ = [
     "Adb",
@@ -102,9 +105,11 @@ __all__ = [
     "Record",
     "Recovered",
     "Remote",
+    "ResourceUse",
     "Roofline",
     "Round",
     "Samples",
+    "ScoreSpread",
     "Sensitivity",
     "SensitivityCurve",
     "Shape",
@@ -116,8 +121,12 @@ __all__ = [
     "Ssh",
     "Target",
     "TensorInfo",
+    "Trial",
+    "Trials",
     "Unit",
     "Verdict",
     "Verification",
+    "Views",
+    "WeightPattern",
     "WidthPlan",
 ]

@@ -118,13 +118,24 @@ class Round(Record):
     high: float
 
 
+class ResourceUse(Record):
+    """A limit besides the main budget: what the plan uses of it, and what the dense model does."""
+
+    name: str
+    unit: str
+    limit: float
+    used: float
+    dense: float
+
+
 class WidthPlan(Record):
     """How wide each group is to be.
 
     `predicted` is the solver's cost of the first plan and `predicted_error` its relative error
     against the first measurement; `gap` is the solver's proven relative optimality gap, None where
     `allocation` proves none. `loss` is what was minimised: for `exact` the summed losses of the
-    groups, for the others the loss of the whole plan on calibration data before recovery.
+    groups, for the others the loss of the whole plan on calibration data before recovery. `held_by`
+    names what keeps a plan below 97 % of the budget: resources in full use, or the offered widths.
     """
 
     groups: dict[str, PlannedGroup]
@@ -136,6 +147,8 @@ class WidthPlan(Record):
     gap: float | None
     loss: float
     rounds: tuple[Round, ...] = ()
+    resources: tuple[ResourceUse, ...] = ()
+    held_by: tuple[str, ...] = ()
     allocation: str = "exact"
 
     @property

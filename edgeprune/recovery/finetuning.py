@@ -55,7 +55,7 @@ def recover(
 
     With `settings.reconstruct` the layers behind a cut are first re-fitted; `kept` says which
     channels of each group stayed. BatchNorm statistics are recalibrated. Then SGD with Nesterov
-    momentum under a one-cycle schedule minimises
+    momentum, or AdamW, under a one-cycle schedule minimises
     (1 - a) * loss + a * T^2 * KL(teacher / T || student / T) (arXiv 1503.02531).
     Without training data the calibration inputs serve and only the dense model's outputs teach.
     An exponential moving average of the weights is what is checked and kept (arXiv 1803.05407
@@ -136,7 +136,11 @@ def _optimizer(
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True)
+    if settings.optimizer == "adam":  # decay is decoupled there (arXiv 1711.05101), not a gradient
+        groups[0]["weight_decay"] = 0.01
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+    else:
+        optimizer = torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.steps + 1, pct_start=0.15
     )

@@ -160,6 +160,7 @@ class Console:
                 if plan.gap is None
                 else f"{100 * plan.gap:.2g} %, proven by the solver",
             ),
+            *summary.limits(plan),
         )
         if found:
             loop = _table(">round", ">predicted", f">{table.kind}", ">error of the prediction")

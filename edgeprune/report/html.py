@@ -17,9 +17,11 @@ from edgeprune.records import (
     SkippedGroup,
     Unit,
     Verdict,
+    Views,
     WidthPlan,
 )
 from edgeprune.report import charts, figures, summary
+from edgeprune.report.pictures import pictures
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -48,14 +50,15 @@ class ReportData(Record):
     files: dict[str, str]
     versions: dict[str, str]
     licence: str | None = None
+    views: Views = Views()
 
 
 def render(document: ReportData) -> str:
     """Return the report as the text of an HTML file."""
     from markupsafe import Markup
 
-    pictures = {name: Markup(svg) for name, svg in _charts(document).items()}
-    page = fill("report.html.j2", document, charts=pictures, layers=_layers(document))
+    drawn = {name: Markup(svg) for name, svg in _charts(document).items()}
+    page = fill("report.html.j2", document, charts=drawn, layers=_layers(document))
     return page.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
@@ -121,6 +124,9 @@ def _charts(document: ReportData) -> dict[str, str]:
             document.history,
             metric=f"validation {verdict.metric}",
             title="Loss and validation metric over the steps of recovery",
+        ),
+        **pictures(
+            document.views, plan, document.curves, document.dense_profile, document.slim_profile
         ),
     }
 

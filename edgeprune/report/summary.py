@@ -154,6 +154,8 @@ def _gate_figure(gate: Gate, value: float, unit: Unit) -> str:
         return figures.cost(value, unit)
     if gate.name in ("ram", "flash"):
         return f"{value:,.1f} KiB"
+    if gate.name in ("macs", "parameters"):
+        return figures.count(round(value))
     return f"{value:.4f}" if gate.name == "accuracy" else f"{value:.2g}"
 
 
@@ -235,6 +237,23 @@ def _round(index: int, entry: Round, unit: Unit, kind: Kind) -> RoundRow:
         if entry.measured
         else "-",
     )
+
+
+def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:
+    """Return (limit, what the plan uses of it), and what keeps it from using the budget."""
+    rows = []
+    for use in plan.resources:
+        show = figures.size if use.unit == "bytes" else figures.count
+        rows.append(
+            (
+                use.name,
+                f"{show(round(use.used))} of {show(round(use.limit))}; "
+                f"dense {show(round(use.dense))}",
+            )
+        )
+    if plan.held_by:
+        rows.append(("budget not used in full", f"held by {listed(plan.held_by)}"))
+    return tuple(rows)
 
 
 def profiled_run(profile: ModelProfile) -> float:

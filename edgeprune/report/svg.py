@@ -8,14 +8,14 @@ from xml.sax.saxutils import escape, quoteattr
 Scale = Callable[[float], float]
 WIDTH = 680
 FONT = 12
-CHARACTER = 6.6
+CHARACTER = 7.2
 DENSE, SLIM, LIMIT = (
     "var(--chart-dense,currentColor)",
     "var(--chart-slim,currentColor)",
     "var(--chart-limit,currentColor)",
 )
 GRID, TRACK = "var(--chart-grid,currentColor)", "var(--chart-track,none)"
-TEXT = "currentColor"
+TEXT, PAGE = "currentColor", "var(--page,none)"
 DASHES = ("", "5 3", "1.5 3", "8 3 2 3")
 
 
@@ -103,4 +103,65 @@ def circle(x: float, y: float, radius: float, colour: str, hint: str) -> str:
     return (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill-opacity="0.45" '
         f'style="fill:{colour};stroke:{colour}"><title>{escape(printable(hint))}</title></circle>'
+    )
+
+
+def cell(
+    x: float, y: float, width: float, height: float, fill: str, opacity: float, hint: str = ""
+) -> str:
+    """Return a rectangle of a heat map, thin gaps around it, that names itself on hovering."""
+    hover = f"<title>{escape(printable(hint))}</title>" if hint else ""
+    return (
+        f'<rect x="{x + 0.5:.1f}" y="{y:.1f}" width="{max(0.5, width - 1):.1f}" '
+        f'height="{height:.1f}" fill-opacity="{opacity:.2f}" style="fill:{fill}">{hover}</rect>'
+    )
+
+
+def frame(x: float, y: float, width: float, height: float, colour: str) -> str:
+    """Return the outline of a rectangle."""
+    return (
+        f'<rect x="{x + 0.5:.1f}" y="{y:.1f}" width="{max(0.5, width - 1):.1f}" '
+        f'height="{height:.1f}" stroke-width="1.6" style="fill:none;stroke:{colour}"/>'
+    )
+
+
+def disc(x: float, y: float, radius: float, colour: str, *, hollow: bool = False) -> str:
+    """Return a small mark: filled, or hollow on the colour of the page."""
+    fill = PAGE if hollow else colour
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" stroke-width="1.6" '
+        f'style="fill:{fill};stroke:{colour}"/>'
+    )
+
+
+def squares(cells: Sequence[tuple[float, float, float, float]], colour: str, opacity: float) -> str:
+    """Return many rectangles (x, y, width, height) of one shade as a single path."""
+    joined = "".join(f"M{x:.2f} {y:.2f}h{w:.2f}v{h:.2f}h-{w:.2f}z" for x, y, w, h in cells)
+    return f'<path d="{joined}" fill-opacity="{opacity:.2f}" style="fill:{colour}"/>'
+
+
+def mark(form: int, x: float, y: float, colour: str, hint: str) -> str:
+    """Return a small mark that names itself: disc, square, triangle, diamond, ring by turns."""
+    hover = f"<title>{escape(printable(hint))}</title>"
+    corners = {
+        1: ((-4, -4), (4, -4), (4, 4), (-4, 4)),
+        2: ((0, -5), (5, 4), (-5, 4)),
+        3: ((0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)),
+    }.get(form % 5)
+    if corners is None:
+        fill = PAGE if form % 5 == 4 else colour
+        return (
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" stroke-width="1.6" '
+            f'style="fill:{fill};stroke:{colour}">{hover}</circle>'
+        )
+    joined = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
+    return f'<polygon points="{joined}" style="fill:{colour}">{hover}</polygon>'
+
+
+def arrow(x: float, y: float, colour: str, *, back: bool = False) -> str:
+    """Return the head of an arrow that points to (x, y) from the left, or from the right."""
+    away = 6 if back else -6
+    return (
+        f'<polygon points="{x:.1f},{y:.1f} {x + away:.1f},{y - 4:.1f} {x + away:.1f},{y + 4:.1f}" '
+        f'style="fill:{colour}"/>'
     )

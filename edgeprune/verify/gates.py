@@ -61,7 +61,7 @@ def judge(
     """
     limit = job.request.limit(evidence.dense.cost, unit)
     budget = Budget(
-        asked=job.request.text,
+        asked=job.budget.asked,
         limit=limit,
         reached=evidence.slim.cost,
         met=evidence.slim.cost <= limit,
@@ -153,6 +153,11 @@ def _gates(job: Job, evidence: Evidence, budget: Budget, speed: Gate) -> tuple[G
     ]
     if evidence.firmware is not None:
         gates.append(_firmware(evidence.firmware))
+    for name in ("macs", "parameters"):
+        if getattr(job.budget, name) is not None:
+            limit = job.budget.limit_of(name, getattr(evidence.dense, name))
+            value = getattr(evidence.slim, name)
+            gates.append(Gate(name=name, met=value <= limit, limit=limit, value=value))
     footprint = evidence.slim.footprint
     if job.budget.ram_kb is not None:
         ram = footprint.ram_bytes if footprint else evidence.slim.peak_activation_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -10,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeprune.allocation.exact import cheapest, solve
-from edgeprune.allocation.problem import LayerTerm, Problem, build_problem, monotone
+from edgeprune.allocation.problem import (
+    LayerTerm,
+    Problem,
+    Resource,
+    build_problem,
+    monotone,
+)
 from edgeprune.errors import InternalCheckError
 from edgeprune.records import SensitivityCurve
 
@@ -25,6 +32,16 @@ def problems(draw: st.DrawFn) -> Problem:
         (*tuple(sorted((draw(number) for _ in range(size - 1)), reverse=True)), 0.0)
         for size in sizes
     )
+    widths = tuple(tuple(8 * (k + 1) for k in range(size)) for size in sizes)
+    names = tuple(f"g{g}" for g in range(count))
+    layers = draw(terms(sizes))
+    return Problem(names, widths, losses, layers, draw(st.floats(0.0, 3.0)))
+
+
+@st.composite
+def terms(draw: st.DrawFn, sizes: list[int]) -> tuple[LayerTerm, ...]:
+    """Up to five terms between groups of these sizes."""
+    count, number = len(sizes), st.floats(0.1, 9.0, allow_nan=False)
     layers = []
     for index in range(draw(st.integers(1, 5))):
         ends = [draw(st.sampled_from([None, *range(count)])) for _ in range(2)]
@@ -36,9 +53,7 @@ def problems(draw: st.DrawFn) -> Problem:
         else:
             costs = np.array([[draw(number) for _ in range(shape[1])] for _ in range(shape[0])])
         layers.append(LayerTerm(f"layer{index}", ends[0], ends[1], costs))
-    widths = tuple(tuple(8 * (k + 1) for k in range(size)) for size in sizes)
-    names = tuple(f"g{g}" for g in range(count))
-    return Problem(names, widths, losses, tuple(layers), draw(st.floats(0.0, 3.0)))
+    return tuple(layers)
 
 
 def choices(problem: Problem) -> list[tuple[int, ...]]:
@@ -58,11 +73,44 @@ def test_solution_is_as_good_as_brute_force(problem: Problem, share: float) -> N
     assert solution.loss == pytest.approx(best, rel=1e-6, abs=1e-6)
 
 
+@given(problem=problems(), share=st.floats(0.0, 1.1), data=st.data())
+@settings(max_examples=120)
+def test_further_limits_are_kept_as_by_brute_force(
+    problem: Problem, share: float, data: st.DataObject
+) -> None:
+    sizes = [len(widths) for widths in problem.widths]
+    rows = []
+    for name in ("macs", "ram", "ram"):
+        row = Resource(name, "MACs", 0.0, data.draw(terms(sizes)), data.draw(st.floats(0.0, 3.0)))
+        values = [row.used(choice) for choice in choices(problem)]
+        limit = min(values) + data.draw(st.floats(0.0, 1.0)) * (max(values) - min(values)) + 1e-6
+        rows.append(dataclasses.replace(row, limit=limit))
+    problem = dataclasses.replace(problem, resources=tuple(rows))
+    costs = [problem.cost(choice) for choice in choices(problem)]
+    budget = min(costs) + share * (max(costs) - min(costs)) + 1e-9
+    allowed = [
+        c
+        for c in choices(problem)
+        if problem.cost(c) <= budget and all(row.used(c) <= row.limit for row in rows)
+    ]
+    solution = solve(problem, budget, gap=0.0)
+    if not allowed:
+        assert solution is None
+        return
+    assert solution is not None
+    assert solution.loss == pytest.approx(min(map(problem.loss, allowed)), rel=1e-6, abs=1e-6)
+    used = problem.used(solution.choice)
+    assert used["ram"] == max(row.used(solution.choice) for row in rows[1:])
+    assert all(used[row.name] <= row.limit * (1 + 1e-6) for row in rows[:1])
+
+
 @given(problem=problems())
 @settings(max_examples=60)
 def test_cheapest_is_the_smallest_cost(problem: Problem) -> None:
     smallest = min(problem.cost(choice) for choice in choices(problem))
-    assert cheapest(problem).cost == pytest.approx(smallest, rel=1e-6)
+    found = cheapest(problem)
+    assert found is not None
+    assert found.cost == pytest.approx(smallest, rel=1e-6)
 
 
 @given(problem=problems())

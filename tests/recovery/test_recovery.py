@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgeprune.data import Data
 from edgeprune.errors import DataError
 from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
+from edgeprune.recovery.finetuning import _optimizer as optimizer_of
 from edgeprune.recovery.finetuning import distillation, recover
 from edgeprune.sections import RecoverSection
 
@@ -148,3 +149,25 @@ for _ in range(20):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.1), ("adam", 0.01)])
+def test_both_optimizers_win_accuracy_back(data, optimizer, rate) -> None:
+    dense = recover(network(0), network(0), data, RecoverSection(steps=80, distill=False), seed=0)
+    settings = RecoverSection(steps=60, optimizer=optimizer, learning_rate=rate)
+    found = recover(network(1), dense.model, data, settings, seed=0)
+    assert found.best >= 0.9 > found.recalibrated
+
+
+def test_adam_moves_by_its_learning_rate_whatever_the_size_of_the_gradient(data) -> None:
+    settings = RecoverSection(steps=1, optimizer="adam", learning_rate=0.01, distill=False)
+    model = network(0)
+    optimizer, schedule = optimizer_of(model, settings)
+    before = [p.detach().clone() for p in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    optimizer.step()
+    rate = schedule.get_last_lr()[0]
+    for old, new in zip(before, model.parameters(), strict=True):
+        decay = 0.01 if new.ndim > 1 else 0.0  # decoupled: old * (1 - rate * decay)
+        assert torch.allclose(new, old * (1 - rate * decay) - rate, atol=1e-6)

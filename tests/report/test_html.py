@@ -3,11 +3,18 @@ from html.parser import HTMLParser
 
 import pytest
 
-from edgeprune.records import TensorInfo
+from edgeprune.records import (
+    ChannelGroup,
+    GroupList,
+    ScoreSpread,
+    TensorInfo,
+    Views,
+    WeightPattern,
+)
 from edgeprune.report.html import ReportData, render
 from tests import factories
 
-VOID = {"meta", "circle", "line", "rect", "polyline", "br"}
+VOID = {"meta", "br"}  # elements of SVG close themselves
 EVIL = '<script>alert("1")</script>'
 
 
@@ -58,7 +65,25 @@ def test_page_has_every_section(page):
         "gates", "compared", "layers", "widths", "prediction", "sensitivity", "recovery",
         "environment", "files", "use",
     ]  # fmt: skip
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 7
+
+
+def test_page_draws_groups_scores_and_weights_where_they_are_known():
+    group = ChannelGroup(
+        name="stem", width=32, outputs=("stem",), inputs=("stages.0.0.conv1",), carriers=()
+    )
+    pattern = WeightPattern(
+        layer="stem", dense_shape=(2, 1), slim_shape=(1, 1),
+        dense=((10,), (3,)), stays=((True,), (False,)), slim=((9,),),
+    )  # fmt: skip
+    spread = ScoreSpread(group="stem", criterion="taylor", scores=(0.5, 0.1), kept=(0,))
+    views = Views(
+        groups=GroupList(groups=(group,), skipped=()), spreads=(spread,), patterns=(pattern,)
+    )
+    page = Page(render(factories.a_document(views=views)))
+    assert page.tags.count("svg") == 10
+    assert "groups" in page.ids
+    assert "Importance of the channels" in page.text
 
 
 def test_page_is_light_dark_and_printable():

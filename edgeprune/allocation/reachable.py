@@ -1,0 +1,80 @@
+"""Whether limits can be reached at all, and which of them prevents it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from edgeprune.allocation.exact import cheapest
+from edgeprune.allocation.problem import Problem, Resource
+from edgeprune.errors import BudgetError
+from edgeprune.records import Unit
+
+KEY = {"ram": ("ram_kb", 1024.0), "flash": ("flash_kb", 1024.0)}
+
+
+def require_reachable(problem: Problem, budget: float, unit: Unit) -> None:
+    """Make sure that some choice keeps to the main budget and to every resource.
+
+    Raises:
+        BudgetError: none does; names the limit that prevents it, or those that contradict each
+            other, with the smallest value that can be reached.
+    """
+    dense = problem.cost(problem.dense)
+    alone = cheapest(replace(problem, resources=()))
+    assert alone is not None  # without limits there is a choice
+    if alone.cost > budget:
+        raise unreachable(alone.cost, budget, unit, dense, "predicted")
+    if not problem.resources:
+        return
+    for name, resource in problem.limits().items():
+        rows = tuple(row for row in problem.resources if row.name == name)
+        if cheapest(replace(problem, resources=rows)) is None:
+            raise _out_of_reach(problem, rows, resource)
+    together = cheapest(problem)
+    limits = ", ".join(_said(resource) for resource in problem.limits().values())
+    if together is None:
+        raise BudgetError(
+            f"the budgets contradict each other: each of {limits} can be reached alone, "
+            "all at once cannot",
+            "raise one of them in [budget]",
+        )
+    if together.cost > budget:
+        raise BudgetError(
+            f"the budgets contradict each other: within {limits} the smallest cost is "
+            f"{together.cost:.4g} {unit}, and the budget is {budget:.4g} {unit} "
+            f"(without them {alone.cost:.4g} {unit} could be reached)",
+            f"ask for at least {100 * together.cost / dense + 1:.0f}%, or raise one of the others",
+        )
+
+
+def unreachable(
+    smallest: float, budget: float, unit: Unit, dense_cost: float, kind: str
+) -> BudgetError:
+    """Return the error for a main budget below the smallest cost; `kind` says how that is known."""
+    return BudgetError(
+        f"the budget of {budget:.4g} {unit} cannot be reached: the smallest reachable cost is "
+        f"{smallest:.4g} {unit} ({kind}), {100 * smallest / dense_cost:.1f} % of dense",
+        f"ask for at least {100 * smallest / dense_cost + 1:.0f}%, "
+        "or cut the [prune] keep and floors lists",
+    )
+
+
+def _out_of_reach(problem: Problem, rows: tuple[Resource, ...], resource: Resource) -> BudgetError:
+    smallest = 0.0
+    for row in rows:
+        least = cheapest(replace(problem, layers=row.terms, fixed=row.fixed, resources=()))
+        assert least is not None
+        smallest = max(smallest, least.cost)
+    key, factor = KEY.get(resource.name, (resource.name, 1.0))
+    return BudgetError(
+        f"the budget {_said(resource)} cannot be reached: the smallest value at the offered widths "
+        f"is {smallest:,.0f} {resource.unit}",
+        f"[budget] {key} must be at least {np.ceil(smallest / factor * 100) / 100:,.10g}, "
+        "or cut the [prune] keep and floors lists",
+    )
+
+
+def _said(resource: Resource) -> str:
+    return f"{resource.name} of {resource.limit:,.0f} {resource.unit}"

@@ -1,0 +1,220 @@
+"""Limits beside the main cost as rows of the problem: MACs, parameters, file size, activations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from edgeprune.allocation.problem import LayerTerm, Resource, layer_terms
+from edgeprune.export.fragments import template
+from edgeprune.export.segments import Graph
+from edgeprune.pruning.channels import is_carrier
+from edgeprune.pruning.recurrent import RECURRENT
+from edgeprune.records import ChannelGroup, CostTable, PricedLayer
+from edgeprune.sections import BudgetSection
+
+
+@dataclass(frozen=True)
+class Model:
+    """What rows are derived from.
+
+    Args:
+        module: the dense torch model, whose parameters are counted.
+        graph: its layers as exported, with the bytes of the precision that ships.
+        groups: the groups of channels of the module.
+        file_bytes: size of the dense file in that precision.
+    """
+
+    module: nn.Module
+    graph: Graph
+    groups: Sequence[ChannelGroup]
+    file_bytes: int
+
+
+def resource_rows(
+    budget: BudgetSection, table: CostTable, model: Model, *, memory: bool = True
+) -> tuple[Resource, ...]:
+    """Return the rows for everything that `budget` limits besides latency.
+
+    MACs and the bytes of weights follow the exported layers, parameters the torch modules, since
+    that is what the gates count. Peak activation is one row a layer in execution order, over the
+    tensors alive there; rows that no choice of widths can break are left out.
+
+    Args:
+        budget: the limits.
+        table: offered widths, and the groups on both sides of each layer.
+        model: see `Model`.
+        memory: whether RAM and flash are those of a file run by a runtime; False where firmware
+            has rows of its own.
+
+    Raises:
+        UsageError: a limit cannot be read.
+    """
+    rows: list[Resource] = []
+    if budget.macs is not None:
+        rows.append(_within(macs(table, model.graph), budget.limit_of("macs", model.graph.macs)))
+    if budget.parameters is not None:
+        count = sum(parameter.numel() for parameter in model.module.parameters())
+        limit = budget.limit_of("parameters", count)
+        rows.append(_within(parameters(table, model.module, model.groups), limit))
+    if memory and budget.flash_kb is not None:
+        rows.append(
+            _within(file_bytes(table, model.graph, model.file_bytes), 1024 * budget.flash_kb)
+        )
+    if memory and budget.ram_kb is not None:
+        rows += activations(table, model.graph, 1024 * budget.ram_kb)
+    return tuple(rows)
+
+
+def macs(table: CostTable, graph: Graph) -> Resource:
+    """Return the multiply-accumulates of a run, without a limit.
+
+    Those of a layer are proportional to both of its widths, of a depthwise one to its width.
+    """
+    segments = {segment.name: segment for segment in graph.segments}
+    depthwise = {s.name: template(graph, s).depthwise for s in graph.segments if s.macs}
+
+    def value(layer: PricedLayer, width_in: int, width_out: int) -> float:
+        count = segments[layer.name].macs
+        if not count:
+            return 0.0
+        share = width_out / layer.width_out
+        return count * share * (1.0 if depthwise[layer.name] else width_in / layer.width_in)
+
+    terms, fixed = layer_terms(table, value)
+    return Resource("macs", "MACs", math.inf, _busy(terms), fixed)
+
+
+def file_bytes(table: CostTable, graph: Graph, size: int) -> Resource:
+    """Return the size of the exported file in bytes, without a limit.
+
+    What is no weight (names, shapes, scales) is taken to be as large as in the dense file.
+    """
+    segments = {segment.name: segment for segment in graph.segments}
+    shapes = {s.name: template(graph, s) for s in graph.segments}
+    weights = sum(segment.parameter_bytes for segment in graph.segments)
+
+    def value(layer: PricedLayer, width_in: int, width_out: int) -> float:
+        found = segments[layer.name]
+        if not found.parameter_bytes:
+            return 0.0
+        share_in, share_out = width_in / layer.width_in, width_out / layer.width_out
+        vectors = sum(math.prod(s) for s in found.weights.values() if len(s) == 1)
+        matrices = found.parameters - vectors
+        of_vectors = found.parameter_bytes * vectors / max(1, found.parameters)
+        if graph.element_bytes.get(found.output) == 1 and found.parameters:
+            of_vectors = 4.0 * vectors  # biases of int8 models take four bytes
+        of_matrices = found.parameter_bytes - of_vectors if matrices else 0.0
+        if not shapes[layer.name].depthwise:
+            of_matrices *= share_in
+        return share_out * (of_matrices + of_vectors)
+
+    terms, fixed = layer_terms(table, value)
+    return Resource("flash", "bytes", math.inf, _busy(terms), fixed + size - weights)
+
+
+def activations(table: CostTable, graph: Graph, limit: float) -> list[Resource]:
+    """Return one row for each layer in execution order: the bytes alive there.
+
+    A tensor's bytes are proportional to the width of the group whose channels it holds. Tensors
+    that hold several groups (concatenations) count in full.
+    """
+    index = {name: g for g, name in enumerate(table.widths)}
+    group_of = {layer.name: layer.group_out for layer in table.layers}
+    group = {s.output: group_of.get(s.name) for s in graph.segments}
+    rows, seen = [], set()
+    for part, alive in graph.alive():
+        by_group: dict[str, float] = {}
+        fixed = 0.0
+        for name in alive:
+            owner = group.get(name)
+            if owner is None:
+                fixed += graph.bytes_of(name)
+            else:
+                share = graph.bytes_of(name) / table.widths[owner][-1]
+                by_group[owner] = by_group.get(owner, 0.0) + share
+        dense = fixed + sum(share * table.widths[g][-1] for g, share in by_group.items())
+        key = (fixed, *sorted(by_group.items()))
+        if dense <= limit or key in seen:
+            continue
+        seen.add(key)
+        terms = tuple(
+            LayerTerm(g, None, index[g], np.array([[share * w for w in table.widths[g]]]))
+            for g, share in by_group.items()
+        )
+        rows.append(Resource("ram", "bytes", limit, terms, fixed, part=part))
+    return rows
+
+
+def parameters(table: CostTable, module: nn.Module, groups: Sequence[ChannelGroup]) -> Resource:
+    """Return the number of parameters of the torch model, without a limit."""
+    index = {name: g for g, name in enumerate(table.widths)}
+    offered = [group for group in groups if group.name in index]
+    outs = {name: group for group in offered for name in group.outputs}
+    carried = {name: group for group in offered for name in group.carriers}
+    ins: dict[str, list[ChannelGroup]] = {}
+    for group in offered:
+        for name in group.inputs:
+            ins.setdefault(name, []).append(group)
+    fixed, terms = 0.0, []
+    for name, layer in module.named_modules():
+        own = outs.get(name) or carried.get(name)
+        for key, parameter in layer.named_parameters(recurse=False):
+            depends = _depends(layer, key, carrier=name in carried)
+            second = own if "out" in depends else None
+            sources: list[ChannelGroup | None] = [None]
+            if "hidden" in depends:
+                sources = [own]
+            elif "in" in depends and name in ins:
+                sources = [*ins[name]]
+            whole = sum(source.width for source in sources if source is not None)
+            for first in sources:
+                count = parameter.numel() * (first.width / whole if first is not None else 1.0)
+                if first is None and second is None:
+                    fixed += count
+                else:
+                    label = f"{name}.{key}"
+                    terms.append(_product(label, count, (first, second), table.widths, index))
+    return Resource("parameters", "parameters", math.inf, tuple(terms), fixed)
+
+
+def _depends(layer: nn.Module, key: str, *, carrier: bool) -> set[str]:
+    """Return on which widths of its layer the size of a parameter depends."""
+    if isinstance(layer, RECURRENT):
+        if key.startswith("bias"):
+            return {"out"}
+        return {"in", "out"} if key == "weight_ih_l0" else {"hidden", "out"}
+    if isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
+        return set()
+    if key == "weight" and not carrier and not is_carrier(layer):
+        return {"in", "out"}
+    return {"out"}
+
+
+def _product(
+    name: str,
+    count: float,
+    ends: tuple[ChannelGroup | None, ChannelGroup | None],
+    widths: Mapping[str, tuple[int, ...]],
+    index: Mapping[str, int],
+) -> LayerTerm:
+    """Return `count` times the shares of both widths."""
+    shares = [
+        np.array(widths[end.name]) / widths[end.name][-1] if end else np.ones(1) for end in ends
+    ]
+    first, second = (index[end.name] if end else None for end in ends)
+    return LayerTerm(name, first, second, count * np.outer(*shares))
+
+
+def _within(resource: Resource, limit: float) -> Resource:
+    return Resource(
+        resource.name, resource.unit, limit, resource.terms, resource.fixed, resource.part
+    )
+
+
+def _busy(terms: Sequence[LayerTerm]) -> tuple[LayerTerm, ...]:
+    return tuple(term for term in terms if bool(term.costs.any()))

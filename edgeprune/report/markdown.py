@@ -1,0 +1,30 @@
+"""Tables in Markdown, and their place in a page that is otherwise written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgeprune.errors import UsageError
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose first column is text and whose others are figures."""
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def put_between(page: str, name: str, block: str) -> str:
+    """Return `page` with `block` between its marks `<!-- name -->` and `<!-- /name -->`.
+
+    Raises:
+        UsageError: the page does not have both marks, once each and in this order.
+    """
+    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    head, found, rest = page.partition(start)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed or start in tail or end in head:
+        raise UsageError(
+            f"the page has no place for {name!r}",
+            f"it needs one line {start.strip()} and one line {end}",
+        )
+    return f"{head}{start}{block.rstrip()}\n{end}{tail}"

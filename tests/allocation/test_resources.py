@@ -1,0 +1,137 @@
+"""Rows for MACs, parameters, file size and activations against models that are really cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import Tensor, nn
+
+from edgeprune.allocation.closed_loop import Measured, close_the_loop
+from edgeprune.allocation.problem import LayerTerm, Problem, Resource, build_problem, flat_curves
+from edgeprune.allocation.reachable import require_reachable
+from edgeprune.allocation.resources import Model, activations, resource_rows
+from edgeprune.cost.table import build_table
+from edgeprune.errors import BudgetError
+from edgeprune.export.onnx_graph import export
+from edgeprune.export.segments import read_graph
+from edgeprune.profiler.layers import profile_model
+from edgeprune.pruning.groups import cut
+from edgeprune.records import CostTable, PlannedGroup, WidthPlan
+from edgeprune.sections import BudgetSection
+
+
+@dataclass(frozen=True)
+class Priced:
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
+    table: CostTable
+    subject: Model
+    file: Path
+
+
+@pytest.fixture(params=["plain", "residual", "separable", "flattened"])
+def priced(request, build, exported, groups_of, simulated) -> Priced:
+    name = request.param
+    model, inputs = build(name)
+    path, groups = exported(name), groups_of(name).groups
+    device = simulated()
+    graph = read_graph(path)
+    table = build_table(device, graph, groups, profile_model(device, path, name=name))
+    return Priced(model, inputs, table, Model(model, graph, groups, path.stat().st_size), path)
+
+
+def choices(table: CostTable) -> list[tuple[int, ...]]:
+    random = np.random.default_rng(0)
+    some = [tuple(int(random.integers(len(w))) for w in table.widths.values()) for _ in range(3)]
+    return [(0,) * len(table.widths), *some, tuple(len(w) - 1 for w in table.widths.values())]
+
+
+def test_rows_say_what_the_cut_model_has(priced: Priced, tmp_path: Path) -> None:
+    budget = BudgetSection(macs="100%", parameters="100%", flash_kb=1e9)
+    rows = resource_rows(budget, priced.table, priced.subject)
+    problem = build_problem(priced.table, flat_curves(priced.table), rows)
+    alive = activations(priced.table, priced.subject.graph, 1.0)
+    for choice in choices(priced.table):
+        widths = problem.widths_of(choice)
+        slim = cut(priced.model, priced.inputs, {name: range(w) for name, w in widths.items()})
+        path = tmp_path / "slim.onnx"
+        export(slim, priced.inputs, path, opset=20)
+        graph, used = read_graph(path), problem.used(choice)
+        assert used["macs"] == pytest.approx(graph.macs)
+        assert used["parameters"] == pytest.approx(sum(p.numel() for p in slim.parameters()))
+        assert used["flash"] == pytest.approx(path.stat().st_size, abs=100)
+        assert max(r.used(choice) for r in alive) == pytest.approx(graph.peak_activation_bytes())
+
+
+def test_rows_that_cannot_bind_are_left_out(priced: Priced) -> None:
+    peak = priced.subject.graph.peak_activation_bytes()
+    assert activations(priced.table, priced.subject.graph, peak) == []
+    assert activations(priced.table, priced.subject.graph, peak - 1)
+
+
+def two_groups(*resources: Resource) -> Problem:
+    costs = np.array([[2.0, 4.0], [4.0, 8.0]])
+    layers = (LayerTerm("a", None, 0, np.array([[1.0, 2.0]])), LayerTerm("b", 0, 1, costs))
+    return Problem(("x", "y"), ((8, 16),) * 2, ((0.5, 0.0), (0.3, 0.0)), layers, 0.0, resources)
+
+
+def a_row(limit: float, *, name: str = "macs", of: int = 0) -> Resource:
+    term = LayerTerm("t", None, of, np.array([[10.0, 20.0]]))
+    return Resource(name, "MACs", limit, (term,), 1.0)
+
+
+def test_limits_out_of_reach_are_named() -> None:
+    with pytest.raises(BudgetError, match=r"smallest reachable cost is 3 us") as caught:
+        require_reachable(two_groups(), 2.9, "us")
+    assert caught.value.exit_code == 1
+    with pytest.raises(BudgetError, match=r"macs of 10 MACs cannot be reached.* is 11 MACs"):
+        require_reachable(two_groups(a_row(10.0)), 9.0, "us")
+    require_reachable(two_groups(a_row(11.0)), 9.0, "us")
+
+
+def test_limits_that_contradict_each_other_are_named() -> None:
+    rising = Resource("flash", "bytes", 1.5, (LayerTerm("t", None, 0, np.array([[2.0, 1.0]])),))
+    with pytest.raises(BudgetError, match="contradict each other: each of macs of 11 MACs, flash"):
+        require_reachable(two_groups(a_row(11.0), rising), 10.0, "us")
+    with pytest.raises(BudgetError, match="within flash of 2 bytes the smallest cost is 6 us"):
+        require_reachable(two_groups(rising), 5.0, "us")
+
+
+def loop(problem: Problem, budget: float) -> WidthPlan:
+    def kept(widths: Mapping[str, int]) -> dict[str, PlannedGroup]:
+        return {
+            n: PlannedGroup(before=16, after=w, kept=tuple(range(w)), criterion="l2")
+            for n, w in widths.items()
+        }
+
+    def measure(groups: dict[str, PlannedGroup]) -> Measured:
+        choice = [problem.widths[0].index(group.after) for group in groups.values()]
+        cost = problem.cost(choice)
+        return Measured(cost, cost, cost)
+
+    return close_the_loop(problem, budget, kept=kept, measure=measure, unit="us", dense_cost=10.0)
+
+
+def test_a_resource_in_full_use_ends_the_loop_and_is_named() -> None:
+    plan = loop(two_groups(a_row(11.0, of=1)), 10.0)
+    assert {name: g.after for name, g in plan.groups.items()} == {"x": 16, "y": 8}
+    assert plan.held_by == ("macs",)
+    assert len(plan.rounds) == 1
+    (use,) = plan.resources
+    assert (use.name, use.unit, use.limit, use.used, use.dense) == (
+        "macs",
+        "MACs",
+        11.0,
+        11.0,
+        21.0,
+    )
+
+
+def test_widths_too_coarse_for_the_budget_are_named() -> None:
+    plan = loop(two_groups(), 9.0)
+    assert plan.corrected == 6.0
+    assert plan.held_by == ("the offered widths",)
