@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, validators
 
+from edgeprune.seeds import SEEDS
+
 if TYPE_CHECKING:
     from edgeprune.report.console import Console
 
@@ -49,5 +51,5 @@ class Common:
 DEFAULT = Common()
 Device = Annotated[str, Parameter(name="--device")]
 Budget = Annotated[str | None, Parameter(name="--budget")]
-Seed = Annotated[int | None, Parameter(name="--seed", validator=validators.Number(gte=0, lt=2**31))]
+Seed = Annotated[int | None, Parameter(name="--seed", validator=validators.Number(gte=0, lt=SEEDS))]
 Flag = Annotated[bool, Parameter(negative=())]

@@ -21,9 +21,9 @@ from edgeprune.devices.microcontroller import emulate as unicorn
 from edgeprune.devices.microcontroller import qemu
 from edgeprune.devices.microcontroller.build import Firmware, build
 from edgeprune.devices.microcontroller.emulation import Job, Outcome
-from edgeprune.devices.microcontroller.processes import end_all
 from edgeprune.devices.microcontroller.sources import Sources, write_sources
 from edgeprune.devices.microcontroller.toolchain import INSTALL, compiler_obstacle, toolchain
+from edgeprune.devices.processes import end_all
 from edgeprune.devices.protocol import (
     Answer,
     ModelAnswer,
