@@ -105,6 +105,18 @@ check: $(STAMP) ## Lint, formatting, types, import contracts, generated document
 bench-measure: $(STAMP) ## Check the measuring itself, hours on an idle machine [KEEP=folder to go on with] [PARTS=]
 	$(BIN)/python benchmarks/measure.py $(if $(KEEP),--keep "$(KEEP)") $(if $(PARTS),--parts $(PARTS))
 
+.PHONY: bench-methods
+bench-methods: $(STAMP) ## Time, memory and gain of importance criteria and reconstruction, on an idle machine
+	$(BIN)/python benchmarks/methods.py
+
+.PHONY: bench-microcontroller
+bench-microcontroller: $(MCU) ## Compare generated C with two other generators, emulated; writes docs/benchmarks.md [KEEP=folder]
+	$(BIN)/python benchmarks/microcontroller.py --docs docs/benchmarks.md $(if $(KEEP),--keep "$(KEEP)")
+
+.PHONY: bench-peers
+bench-peers: $(STAMP) ## Compare allocators at equal cost, hours on an idle machine; writes docs/benchmarks.md [STEPS=]
+	$(BIN)/python benchmarks/peers.py $(if $(STEPS),--steps $(STEPS))
+
 .PHONY: docs
 docs: $(STAMP) ## Write docs/cli.md from the help of the command line
 	$(BIN)/python docs/generate_cli.py

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgeprune.data import Data
     from edgeprune.errors import EdgepruneError
-    from edgeprune.pipeline import Result, slim
+    from edgeprune.library import slim
+    from edgeprune.pipeline import Result
     from edgeprune.records import Verdict, WidthPlan
 
 __all__ = ["Data", "EdgepruneError", "Result", "Verdict", "WidthPlan", "slim"]
@@ -24,7 +25,7 @@ _HOMES = {
     "Result": "pipeline",
     "Verdict": "records",
     "WidthPlan": "records",
-    "slim": "pipeline",
+    "slim": "library",
 }
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
-from edgeprune.commands import jobs, looks
+from edgeprune.commands import benching, jobs, looks
 from edgeprune.errors import DONE, INTERRUPTED, EdgepruneError, UsageError
 from edgeprune.options import answers
 
@@ -37,7 +38,7 @@ app = App(
 )
 for command in (
     *(looks.devices, looks.doctor, looks.methods, looks.profile, looks.verify),
-    *(jobs.plan, jobs.run, jobs.report),
+    *(jobs.plan, jobs.run, benching.bench, jobs.report, jobs.importance, jobs.sensitivity),
 ):
     app.command(command)
 
@@ -73,7 +74,9 @@ def _execute(arguments: list[str], verbose: bool) -> int:
         console.error(error)
         return error.exit_code
     except KeyboardInterrupt:
-        console.error("interrupted; with --resume, profile and run go on from what is finished")
+        console.error(
+            "interrupted; with --resume, profile, run and bench go on from what is finished"
+        )
         return INTERRUPTED
     except OSError as error:
         if verbose:
@@ -88,5 +91,6 @@ def _execute(arguments: list[str], verbose: bool) -> int:
 
 
 def main() -> None:
-    """Run the command line of this process."""
+    """Run the command line of this process; a request to end it is taken as Ctrl-C is."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(execute(sys.argv[1:]))

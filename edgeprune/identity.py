@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
+from collections.abc import Iterable, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
+from edgeprune.importance.sensitivity import RECALIBRATION_SAMPLES
+from edgeprune.importance.shared import Origin
 from edgeprune.job import Job
 from edgeprune.loading import code_digest
+from edgeprune.records import GroupList
+from edgeprune.sections import PruneSection
 
 
 def versions() -> dict[str, str]:
@@ -20,24 +25,66 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
 
 
-def identity_of(job: Job, model: nn.Module, data: Data, device: Device) -> dict[str, str]:
-    """Return everything that the results of a run depend on, as name -> text."""
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """Return a hash of names, shapes, types and values of a state."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
-    sample = hashlib.sha256()
+    return digest.hexdigest()
+
+
+def identity_of(job: Job, model: nn.Module, data: Data, device: Device) -> dict[str, str]:
+    """Return everything that the results of a run depend on, as name -> text."""
     parts = [first_batches(part, 1, what)[0] for what, part in data.parts().items()]
-    for tensor in (*data.example, *(t for inputs, target in parts for t in (*inputs, target))):
-        sample.update(str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
+    sample = _digest(data.example, *((*inputs, target) for inputs, target in parts))
     return {
         "job": job.model_dump_json(exclude={"budget": {"latency"}, "seed": True}),
         "budget": job.budget.asked,
         "seed": str(job.seed),
         "model": hashlib.sha256(repr(model).encode()).hexdigest(),
         "code": code_digest(model, data),
-        "weights": digest.hexdigest(),
-        "data": sample.hexdigest(),
+        "weights": state_digest(model.state_dict()),
+        "data": sample,
         "device": device.spec.model_dump_json(),
         **{f"version of {name}": version for name, version in versions().items()},
     }
+
+
+def origin_of(job: Job, model: nn.Module, groups: GroupList, samples: int = 0) -> Origin:
+    """Return of what scores of `model` are, taken from `samples` calibration samples."""
+    return Origin(
+        job=job.name,
+        architecture=hashlib.sha256(repr(model).encode()).hexdigest(),
+        weights=state_digest(model.state_dict()),
+        groups={group.name: group.width for group in groups.groups},
+        criteria=job.prune.importance,
+        samples=samples,
+        seed=job.seed,
+        version=importlib.metadata.version("edgeprune"),
+    )
+
+
+def curves_base(model: nn.Module, data: Data, settings: PruneSection) -> str:
+    """Return a hash of all that sensitivity curves depend on besides groups, widths and scores."""
+    samples = max(settings.calibration_samples, RECALIBRATION_SAMPLES)
+    taken = first_batches(data.calibration, samples, "calibration")
+    parts = (
+        state_digest(model.state_dict()),
+        repr(model),
+        code_digest(model, data),
+        _digest(*((*inputs, target) for inputs, target in taken)),
+        str(settings.calibration_samples),
+        importlib.metadata.version("torch"),
+        importlib.metadata.version("edgeprune"),
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _digest(*batches: Iterable[Tensor]) -> str:
+    """Return a hash of tensors, their shapes and types included."""
+    digest = hashlib.sha256()
+    for tensor in (tensor for batch in batches for tensor in batch):
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

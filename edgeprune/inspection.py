@@ -12,6 +12,7 @@ from edgeprune.devices.kept import keep
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UsageError
 from edgeprune.export.onnx_graph import describe, export
+from edgeprune.export.precision import Precision
 from edgeprune.export.shapes import fix_shapes
 from edgeprune.job import load_job
 from edgeprune.profiler.layers import profile_model
@@ -214,7 +215,10 @@ def compare_files(
 def _model_file(
     what: str, shapes: Sequence[str], path: Path, note: Callable[[str], None]
 ) -> tuple[Path, str]:
-    """Return the ONNX file of `what`, written to `path` where there is none yet, and its name."""
+    """Return the ONNX file of `what`, written beside `path` if need be, and its name.
+
+    A job's model is in the precision in which the job runs it.
+    """
     sizes = _sizes(shapes)
     if what.endswith(".onnx"):
         file = Path(what)
@@ -223,11 +227,12 @@ def _model_file(
 
     from edgeprune.loading import call_factory, check_runs, load_data, load_model
 
+    precision = Precision()
     if what.endswith(".toml"):
         job, folder = load_job(Path(what)), Path(what).resolve().parent
         model, data = load_model(job, folder), load_data(job, folder)
         check_runs(model, data)
-        inputs, name = data.example, job.name
+        inputs, name, precision = data.example, job.name, Precision.of(job, data)
     elif FACTORY.fullmatch(what):
         if not sizes:
             raise UsageError("a factory needs the shape of its input", "give --shape 1,3,224,224")
@@ -239,7 +244,8 @@ def _model_file(
         raise UsageError(f"{what!r} is not a job.toml, an .onnx file or pkg.module:factory")
     note("exporting")
     export(model.eval(), inputs, path, opset=OPSET)
-    return path, name
+    precision.write(path)
+    return precision.file(path), name
 
 
 def _sizes(texts: Sequence[str]) -> dict[str, Shape]:

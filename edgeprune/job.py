@@ -7,17 +7,23 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from edgeprune.budget import BudgetRequest, parse_budget
 from edgeprune.errors import JobError, UsageError
 from edgeprune.sections import (
+    BenchSection,
     BudgetSection,
+    CollapseSection,
     DataSection,
     ExportSection,
+    GuardsSection,
+    MaskSection,
     ModelSection,
     PruneSection,
     RecoverSection,
+    RegulariseSection,
+    ScheduleSection,
     Section,
     job_name,
 )
@@ -32,9 +38,23 @@ class Job(Section):
     model: ModelSection
     data: DataSection
     budget: BudgetSection = BudgetSection()
+    mask: MaskSection | None = None
+    collapse: CollapseSection = CollapseSection()
     prune: PruneSection = PruneSection()
+    schedule: ScheduleSection = ScheduleSection()
+    regularise: RegulariseSection | None = None
     recover: RecoverSection = RecoverSection()
+    guards: GuardsSection = GuardsSection()
     export: ExportSection = ExportSection()
+    bench: BenchSection = BenchSection()
+
+    @model_validator(mode="after")
+    def _zeros_stay(self) -> Job:
+        if self.mask is not None and self.recover.reconstruct:
+            raise ValueError("[recover] reconstruct would fill the weights that [mask] makes zero")
+        if self.schedule.kind == "lottery" and (self.mask is not None or self.collapse.enabled):
+            raise ValueError("schedule lottery rewinds the weights that [mask] and [collapse] make")
+        return self
 
     def with_overrides(self, *, budget: str | None = None, seed: int | None = None) -> Job:
         """Return the job with what the command line says instead.

@@ -17,6 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from edgeprune.data import Data
 from edgeprune.errors import (
@@ -43,6 +44,23 @@ def load_model(job: Job, folder: Path) -> nn.Module:
         FactoryError: the factory cannot be imported or does not return a module.
         WeightsError: the weights are unreadable, do not fit or are not finite.
     """
+    model = _fresh_model(job, folder)
+    if job.model.weights is not None:
+        load_weights(model, folder / job.model.weights)
+    check_finite(model)
+    return model.eval()
+
+
+def initial_state(job: Job, folder: Path) -> dict[str, Tensor]:
+    """Return the state of the job's model before its weights are loaded.
+
+    Raises:
+        FactoryError: the factory cannot be imported or does not return a module.
+    """
+    return _fresh_model(job, folder).state_dict()
+
+
+def _fresh_model(job: Job, folder: Path) -> nn.Module:
     seed_everything(job.seed)
     model = call_factory(job.model.factory, folder, "model.factory")
     if not isinstance(model, nn.Module):
@@ -50,10 +68,7 @@ def load_model(job: Job, folder: Path) -> nn.Module:
             f"model.factory {job.model.factory!r} returned a {type(model).__name__}, "
             "not a torch.nn.Module"
         )
-    if job.model.weights is not None:
-        load_weights(model, folder / job.model.weights)
-    check_finite(model)
-    return model.eval()
+    return model
 
 
 def load_data(job: Job, folder: Path) -> Data:
@@ -175,10 +190,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load the state dict at `path` into `model`; every name and shape must fit.
 
+    Where it holds masks of torch.nn.utils.prune (X_orig, X_mask), the model gets them.
+
     Raises:
         WeightsError: lists what is missing, left over or of another shape.
     """
     state = read_state(path)
+    _take_masks(model, state)
     own = model.state_dict()
     faults = [f"missing: {name}" for name in own if name not in state]
     faults += [f"not in the model: {name}" for name in state if name not in own]
@@ -192,6 +210,14 @@ def load_weights(model: nn.Module, path: Path) -> None:
         listed = "".join(f"\n  - {fault}" for fault in [*faults[:8], *more])
         raise WeightsError(f"model.weights: {path} does not fit the model:{listed}")
     model.load_state_dict(state)
+
+
+def _take_masks(model: nn.Module, state: dict[str, Tensor]) -> None:
+    for name, parameter in list(model.named_parameters()):
+        masked = state.get(f"{name}_mask")
+        if masked is not None and f"{name}_orig" in state and masked.shape == parameter.shape:
+            path, _, key = name.rpartition(".")
+            prune.custom_from_mask(model.get_submodule(path), key, masked)
 
 
 def check_finite(model: nn.Module) -> None:

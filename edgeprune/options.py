@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, validators
@@ -53,3 +54,4 @@ Device = Annotated[str, Parameter(name="--device")]
 Budget = Annotated[str | None, Parameter(name="--budget")]
 Seed = Annotated[int | None, Parameter(name="--seed", validator=validators.Number(gte=0, lt=SEEDS))]
 Flag = Annotated[bool, Parameter(negative=())]
+Files = Annotated[list[Path] | None, Parameter(consume_multiple=True)]

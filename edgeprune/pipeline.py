@@ -3,37 +3,49 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file
 from torch import nn
 
-from edgeprune import stages
+from edgeprune import allocating, preparation, stages, steps, weighing
 from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data
-from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
+from edgeprune.errors import UsageError
 from edgeprune.identity import identity_of, versions
+from edgeprune.importance.shared import Merge, read_scores
 from edgeprune.job import Job
-from edgeprune.loading import check_finite, check_runs, load_data, load_model, seed_everything
+from edgeprune.loading import (
+    check_runs,
+    initial_state,
+    load_data,
+    load_model,
+    seed_everything,
+)
+from edgeprune.preparing import prepared
+from edgeprune.pruning.remainder import Remainder
 from edgeprune.records import (
     Artifact,
     CostTable,
     GroupList,
     ModelProfile,
     Recovered,
+    Regularised,
+    ScheduleHistory,
     Sensitivity,
     Shrunk,
     Verdict,
     Verification,
     WidthPlan,
 )
+from edgeprune.recovery.schedules import Outcome, Step, carry_out
 from edgeprune.report.console import Console
-from edgeprune.sections import BudgetSection
 from edgeprune.ship import require_ours, ship
 from edgeprune.store import RunFolder
+from edgeprune.verify import guards
 from edgeprune.views import collect
 
 
@@ -73,6 +85,25 @@ def load(job: Job, folder: Path) -> tuple[nn.Module, Data]:
     return model, data
 
 
+def load_given(
+    job: Job, folder: Path, scores: Sequence[Path] = (), merge: Merge = "mean"
+) -> stages.Given:
+    """Return what a run needs besides model and data: early weights, `scores` of data holders.
+
+    Raises:
+        UsageError: a file holds no scores, or the schedule would estimate them anew.
+    """
+    kind = job.schedule.kind
+    if scores and kind != "one_shot":
+        raise UsageError(
+            f"schedule {kind} estimates importance anew before each step, which scores of data "
+            "holders cannot give",
+            'take schedule "one_shot", or leave out --importance',
+        )
+    initial = initial_state(job, folder) if kind == "lottery" else None
+    return stages.Given(initial, tuple(map(read_scores, scores)), merge)
+
+
 def run(
     job: Job,
     model: nn.Module,
@@ -82,6 +113,7 @@ def run(
     *,
     resume: bool = False,
     console: Console,
+    given: stages.Given | None = None,
 ) -> Result:
     """Do the whole job and ship into `out`; with `resume`, go on where an earlier run stopped.
 
@@ -90,48 +122,63 @@ def run(
     """
     seed_everything(job.seed)
     job.request.limit(1.0, device.spec.unit)  # a budget in another unit is told before any work
+    steps.check(job, data)
+    guards.check(job.guards, model, data)
     require_ours(out)
-    with RunFolder(out, identity_of(job, model, data, device), resume=resume) as folder:
-        this = stages.Run(job, model, data, device, folder, console)
-        groups, dense, table, curves = _prices(this)
-        made = _make(this, groups, dense, table, curves)
-        budget = made.verification.verdict.budget
-        if not budget.met and allocator(job.prune.allocation).steerable:
-            tighter = budget.reached / made.plan.corrected
-            console.warning(
-                f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
-                "the device has changed its speed since widths were allocated; trying once more"
-            )
-            again = _make(replace(this, attempt="again-"), groups, dense, table, curves, tighter)
-            made = min(made, again, key=_shortfall)
-        with console.stage("Shipping"):
-            ship(
-                out,
-                verdict=made.verification.verdict,
-                plan=made.plan,
-                table=table,
-                curves=curves.curves,
-                history=made.recovered.history,
-                skipped=groups.skipped,
-                dense_profile=dense,
-                slim_profile=made.verification.slim_profile,
-                model=made.file,
-                artifact=made.artifact,
-                versions=versions(),
-                licence=job.model.licence,
-                job_title=job.name,
-                integer_model=made.integer_file,
-                chip=device.spec.microcontroller,
-                views=collect(
-                    model,
-                    made.model,
-                    made.plan,
-                    groups,
-                    load_file(folder.file("scores.safetensors")),
-                ),
-            )
-        shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
-        return Result(made.model, shipped, made.verification.verdict, made.plan, out)
+    given = given or stages.Given()
+    identity = identity_of(job, model, data, device) | given.identity()
+    with RunFolder(out, identity, resume=resume) as folder:
+        this = prepared(stages.Run(job, model, data, device, folder, console, given=given))
+        prices = prices_of(this)
+        return deliver(this, prices, attempts(this, prices), out)
+
+
+def attempts(this: stages.Run, prices: Prices) -> Made:
+    """Make the slim model; where it misses the budget, once more for a tighter one."""
+    made = make(this, prices)
+    budget = made.verification.verdict.budget
+    steerable = allocator(this.job.prune.allocation).steerable and prices.table.widths
+    if budget.met or made.stopped or not steerable:
+        return made
+    this.console.warning(
+        f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
+        "the device has changed its speed since widths were allocated; trying once more"
+    )
+    tighter = budget.reached / made.plan.corrected
+    again = make(replace(this, attempt=f"{this.attempt}again-"), prices, tighter)
+    return min(made, again, key=_shortfall)
+
+
+def deliver(this: stages.Run, prices: Prices, made: Made, out: Path) -> Result:
+    """Ship what was made into `out`."""
+    with this.console.stage("Shipping"):
+        ship(
+            out,
+            verdict=made.verification.verdict,
+            plan=made.plan,
+            table=prices.table,
+            curves=made.curves.curves,
+            history=made.recovered.history,
+            skipped=prices.groups.skipped,
+            dense_profile=this.profiled or prices.dense,
+            slim_profile=made.verification.slim_profile,
+            model=made.file,
+            artifact=made.artifact,
+            versions=versions(),
+            licence=this.job.model.licence,
+            job_title=this.job.name,
+            integer_model=made.integer_file,
+            chip=this.device.spec.microcontroller,
+            views=collect(
+                this.model,
+                made.model,
+                made.plan,
+                prices.groups,
+                load_file(made.scores) if prices.table.widths else {},
+            ),
+        )
+    shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
+    return Result(made.model, shipped, made.verification.verdict, made.plan, out)
 
 
 def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: Console) -> Planned:
@@ -140,150 +187,188 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         identity = identity_of(job, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
-            this = stages.Run(job, model, data, device, folder, console)
-            groups, dense, table, curves = _prices(this)
-            plan = _allocate(this, groups, dense, table, curves)
-            return Planned(groups, dense, table, plan)
+            this = prepared(stages.Run(job, model, data, device, folder, console))
+            prices = prices_of(this)
+            plan = allocate(this, prices)
+            return Planned(prices.groups, prices.dense, prices.table, plan)
 
 
-def _prices(this: stages.Run) -> tuple[GroupList, ModelProfile, CostTable, Sensitivity]:
+@dataclass(frozen=True)
+class Prices:
+    """What the device says of the model that is cut, and what each width costs and loses."""
+
+    groups: GroupList
+    dense: ModelProfile
+    table: CostTable
+    curves: Sensitivity
+
+
+def prices_of(this: stages.Run) -> Prices:
     """Profile and price: what the device says, and what each width costs in loss."""
-    do, skip, files = this.folder.stage, this.console.skipped, this.exported("dense.onnx")
+    do, skip, files = this.folder.stage, this.console.skipped, this.exported(this.start)
     groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
-    dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
+    dense = this.profiled if this.original is None else None
+    if dense is None:
+        dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
+    alone = this.job.budget.asked == this.job.budget.latency or not groups.groups
+    if this.prepared and alone and preparation.is_enough(this.prepared, groups, dense, this.limit):
+        return Prices(groups, dense, preparation.no_prices(dense), Sensitivity(curves=()))
     table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
-    stages.check_budgets(this, groups, dense, table)
-    curves = do(
-        "4-weigh",
-        Sensitivity,
-        lambda: stages.weigh(this, groups, table),
-        ("scores.safetensors",),
-        skip,
-    )
-    return groups, dense, table, curves
+    allocating.check_budgets(this, groups, dense, table)
+    return Prices(groups, dense, table, _weigh(this, groups, table))
 
 
-def _allocate(
-    this: stages.Run,
-    groups: GroupList,
-    dense: ModelProfile,
-    table: CostTable,
-    curves: Sensitivity,
-    tighter: float = 1.0,
-) -> WidthPlan:
+def _weigh(this: stages.Run, groups: GroupList, table: CostTable) -> Sensitivity:
+    """Find out what each width costs in loss; further attempts share it."""
+
+    def work() -> Sensitivity:
+        return weighing.weigh(this, groups, table)
+
+    name, skip = f"{this.step}4-weigh", this.console.skipped
+    return this.folder.stage(name, Sensitivity, work, (this.scores.name,), skip)
+
+
+def allocate(this: stages.Run, prices: Prices, tighter: float = 1.0) -> WidthPlan:
+    """Allocate widths for 1 / `tighter` of the budget."""
+
     def work() -> WidthPlan:
-        return stages.allocate(this, groups, dense, table, curves, tighter)
+        p = prices
+        if not p.table.widths:
+            return preparation.leave_whole(p.table, this.limit(p.table.dense_cost))
+        return allocating.allocate(this, p.groups, p.dense, p.table, p.curves, tighter)
 
     return this.folder.stage(f"{this.attempt}5-allocate", WidthPlan, work, (), this.console.skipped)
 
 
 @dataclass(frozen=True)
-class _Made:
-    """What an attempt made."""
+class _Cut:
+    """What a step of the schedule made."""
+
+    run: stages.Run
+    plan: WidthPlan
+    curves: Sensitivity
+    recovered: Recovered
+
+
+@dataclass(frozen=True)
+class Made:
+    """What an attempt made; `stopped` says why the schedule ended early, if it did."""
 
     plan: WidthPlan
+    curves: Sensitivity
     model: nn.Module
     recovered: Recovered
     artifact: Artifact
     file: Path
     integer_file: Path | None
     verification: Verification
+    scores: Path
+    stopped: str
 
 
-def _shortfall(made: _Made) -> tuple[bool, float]:
+def _shortfall(made: Made) -> tuple[bool, float]:
     """Return what ranks attempts: a missed gate, then how far the budget is overrun."""
     verdict = made.verification.verdict
     over = max(0.0, verdict.budget.reached / verdict.budget.limit - 1)
     return not verdict.passed, over
 
 
-def _make(
-    this: stages.Run,
-    groups: GroupList,
-    dense: ModelProfile,
-    table: CostTable,
-    curves: Sensitivity,
-    tighter: float = 1.0,
-) -> _Made:
-    """Allocate, shrink, recover, export and verify."""
-    do, skip, own = this.folder.stage, this.console.skipped, this.attempt
-    plan = _allocate(this, groups, dense, table, curves, tighter)
-    shrunk, state, file = (
-        own + n for n in ("shrunk.safetensors", "recovered.safetensors", "slim.onnx")
-    )
-    files = this.exported(file)
-    do(f"{own}6-shrink", Shrunk, lambda: stages.cut(this, plan), (shrunk,), skip)
-    recovered = do(
-        f"{own}7-recover", Recovered, lambda: stages.win_back(this, plan), (state,), skip
-    )
-    artifact = do(f"{own}8-export", Artifact, lambda: stages.write(this, plan), files, skip)
+def make(this: stages.Run, prices: Prices, tighter: float = 1.0) -> Made:
+    """Cut step by step, then export and verify what the last good step made."""
+    if not prices.table.widths:  # nothing is cut, in no steps
+        this = replace(this, job=preparation.without_steps(this.job))
+    outcome, history = _cut_in_steps(this, prices, tighter)
+    run, plan, recovered = outcome.state.run, outcome.state.plan, outcome.state.recovered
+    do, skip, own = run.folder.stage, run.console.skipped, run.attempt
+    files = run.exported(f"{own}slim.onnx")
+    artifact = do(f"{own}8-export", Artifact, lambda: stages.write(run, plan), files, skip)
     verification = do(
         f"{own}9-verify",
         Verification,
-        lambda: stages.verify(this, plan, dense, recovered),
+        lambda: stages.verify(run, plan, this.profiled or prices.dense, recovered, history),
         files,
         skip,
     )
-    model = stages.slim_model(this, plan)
-    path = this.own("slim.onnx")
-    integer = this.precision.file(path)
-    return _Made(
+    path = run.own("slim.onnx")
+    integer = run.precision.file(path)
+    return Made(
         plan,
-        model,
+        outcome.state.curves,
+        stages.slim_model(run, plan),
         recovered,
         artifact,
         path,
         integer if integer != path else None,
         verification,
+        run.scores,
+        outcome.stopped,
     )
 
 
-def slim(
-    model: nn.Module,
-    data: Data,
-    *,
-    device: str | Device = "mobile_cpu",
-    latency: str = "50%",
-    max_accuracy_drop: float = 0.01,
-    out: str | Path | None = None,
-    name: str = "model",
-    seed: int = 0,
-    quiet: bool = True,
-    **sections: Any,
-) -> Result:
-    """Make `model` meet a latency budget on a device and ship it.
+def _cut_in_steps(
+    this: stages.Run, prices: Prices, tighter: float
+) -> tuple[Outcome[_Cut], ScheduleHistory | None]:
+    """Weigh, allocate, shrink and recover, in as many steps as the schedule has.
 
-    Args:
-        model: a module in eval mode; it is not changed.
-        data: see `edgeprune.Data`.
-        device: name of a device profile, path of one, or an opened device.
-        latency: "50%", "2x", "0.8ms" or "1.2Minsn".
-        max_accuracy_drop: absolute, of the metric.
-        out: folder to ship to; deploy/<device>/<name> by default.
-        name: of the job.
-        seed: of everything that is drawn.
-        quiet: whether to keep progress from stderr.
-        sections: `prune`, `recover` or `export`, as in a job file.
-
-    Returns:
-        The slim model, its file, its verdict and its plan.
-
-    Raises:
-        EdgepruneError: with a message that says what to do.
+    The last step owns the names without a number, and is the one that further attempts repeat.
     """
-    opened = open_device(device) if isinstance(device, str) else device
-    job = Job.model_validate(
-        {
-            "name": name,
-            "seed": seed,
-            "model": {"factory": "in_memory:model"},
-            "data": {"factory": "in_memory:data"},
-            "budget": BudgetSection(latency=latency, max_accuracy_drop=max_accuracy_drop),
-            **sections,
-        }
+    planned = steps.steps_of(this, prices.table)
+    regularised, start = _before_the_first(this, prices.groups)
+
+    def advance(before: _Cut | None, step: Step) -> _Cut:
+        left = steps.after_step(before.run, before.plan) if before else start or this.left
+        run, aim, known = replace(this, left=left, training=step.training), tighter, prices
+        own = f"{this.attempt.removesuffix('again-')}step{step.number}-"
+        if step is not planned[-1]:
+            run = replace(run, attempt=own, job=steps.without_other_limits(this.job))
+            aim = planned[-1].share / step.share
+        if (
+            left is not None and left is not this.left
+        ):  # the model is another one: what is known of it is old
+            run = replace(run, step=own)
+            known = replace(prices, curves=_weigh(run, prices.groups, prices.table))
+        plan = allocate(run, known, aim)
+        return _Cut(run, plan, known.curves, _shrink_and_recover(run, plan))
+
+    outcome = carry_out(
+        planned,
+        advance,
+        lambda cut: cut.recovered.best,
+        least_share=steps.least_share(this.job),
     )
-    check_finite(model)
-    data.check()
-    check_runs(model.eval(), data)
-    folder = Path(out) if out is not None else Path("deploy", opened.spec.name, name)
-    return run(job, model, data.guarded(), opened, folder, console=Console(quiet=quiet))
+    if len(planned) == 1 and regularised is None:
+        return outcome, None
+    cuts = [cut for cut, _ in outcome.tried]
+    history = ScheduleHistory(
+        kind=this.job.schedule.kind,
+        planned=len(planned),
+        steps=tuple(
+            steps.told(step, cut.plan, cut.recovered)
+            for step, cut in zip(planned, cuts, strict=False)
+        ),
+        stopped=outcome.stopped,
+        regularised=regularised,
+    )
+    return outcome, history
+
+
+def _before_the_first(
+    this: stages.Run, groups: GroupList
+) -> tuple[Regularised | None, Remainder | None]:
+    """Regularise, and keep early weights, where the job asks for it."""
+    do, skip = this.folder.stage, this.console.skipped
+    if this.job.schedule.kind == "lottery":
+        early = (stages.EARLY,)
+        do("3-early", Recovered, lambda: steps.begin_early(this), early, skip)
+    if this.job.regularise is None:
+        return None, None
+    files = (steps.REGULARISED,)
+    done = do("3-regularise", Regularised, lambda: steps.regularise(this, groups), files, skip)
+    return done, steps.after_regularising(this)
+
+
+def _shrink_and_recover(run: stages.Run, plan: WidthPlan) -> Recovered:
+    do, skip, own = run.folder.stage, run.console.skipped, run.attempt
+    shrunk, state = f"{own}shrunk.safetensors", f"{own}recovered.safetensors"
+    do(f"{own}6-shrink", Shrunk, lambda: stages.cut(run, plan), (shrunk,), skip)
+    return do(f"{own}7-recover", Recovered, lambda: stages.win_back(run, plan), (state,), skip)

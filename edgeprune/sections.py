@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -13,11 +13,13 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from edgeprune.budget import parse_amount, parse_budget
 from edgeprune.errors import UsageError
 from edgeprune.methods import MethodKind, names, unknown
+from edgeprune.records import Microcontroller
 
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -97,6 +99,19 @@ class BudgetSection(Section):
     flash_kb: float | None = Field(default=None, gt=0)
     max_accuracy_drop: float = Field(default=0.01, ge=0, le=1)
 
+    def memory(self, chip: Microcontroller | None) -> dict[Literal["ram", "flash"], float]:
+        """Return the limits of RAM and flash in KiB: the job's and the board's, the smaller one."""
+        found: dict[Literal["ram", "flash"], float] = {}
+        limits: tuple[tuple[Literal["ram", "flash"], float | None, int | None], ...] = (
+            ("ram", self.ram_kb, chip.ram_kb if chip else None),
+            ("flash", self.flash_kb, chip.flash_kb if chip else None),
+        )
+        for name, own, board in limits:
+            given = [limit for limit in (own, board) if limit is not None]
+            if given:
+                found[name] = min(given)
+        return found
+
     @property
     def asked(self) -> str:
         """All limits in one line: "50%" where there is only one of latency."""
@@ -121,6 +136,7 @@ def _known(kind: MethodKind) -> AfterValidator:
     return AfterValidator(check)
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
 Family = Literal["base", "activation", "gradient", "cooperation"]
 
 
@@ -141,16 +157,34 @@ class FusedSection(Section):
     removals: int = Field(default=6, ge=1)
 
 
+AUTO = ("taylor", "l2")  # what importance "auto" tries
 ROUNDING = ("uniform", "global", "isomorphic")  # allocations that know `round_to`
 
 
-class PruneSection(Section):
-    """How to choose what goes; `auto` tries Taylor and L2 and keeps the better one per group.
+def _criteria(value: Any) -> Any:
+    """Return what `importance` names as a tuple; "auto" stands for AUTO."""
+    listed = (value,) if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not all(isinstance(name, str) for name in listed):
+        raise ValueError('a criterion, or a list of them: ["taylor", "l2"]')
+    found = tuple(one for name in listed for one in (AUTO if name == "auto" else (name,)))
+    for name in found:
+        if name not in names("importance"):
+            raise ValueError(unknown("importance", name))
+    if not found or len(set(found)) < len(found):
+        raise ValueError("at least one criterion, and each of them once")
+    return found
 
-    `round_to` rounds widths down to its multiples, for the allocations of torch-pruning.
+
+class PruneSection(Section):
+    """How to choose what goes; of several criteria the best one of each group is kept.
+
+    `probes` is how many vectors the traces of importance `hessian` are estimated with, at least:
+    every batch of 32 samples gets the same number, one or more. `round_to` rounds widths down to
+    its multiples, for the allocations of torch-pruning.
     """
 
-    importance: Annotated[str, _known("importance")] = "auto"
+    importance: Annotated[tuple[str, ...], BeforeValidator(_criteria)] = AUTO
+    probes: int = Field(default=32, ge=1)
     fused: FusedSection = FusedSection()
     loss: Literal["sensitivity", "importance"] = "sensitivity"
     allocation: Annotated[str, _known("allocation")] = "exact"
@@ -166,6 +200,109 @@ class PruneSection(Section):
                 f"only allocation {', '.join(ROUNDING)} rounds; the others know the device's stairs"
             )
         return value
+
+
+class MaskSection(Section):
+    """Masks of torch.nn.utils.prune; `auto` is what gains on the device.
+
+    `amount` is the share of weights (of channels for `ln_structured`) that become zero; `iterative`
+    takes several, each of what the one before left.
+    """
+
+    kind: Annotated[str, _known("mask")] = "auto"
+    amount: Share | Annotated[tuple[Share, ...], Field(min_length=1)] = 0.5
+
+    @property
+    def amounts(self) -> tuple[float, ...]:
+        """The amounts in order."""
+        return self.amount if isinstance(self.amount, tuple) else (self.amount,)
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> MaskSection:
+        if isinstance(self.amount, tuple) and self.kind != "iterative":
+            raise ValueError(f'kind = "{self.kind}" takes one amount, only "iterative" several')
+        return self
+
+
+class CollapseSection(Section):
+    """Linear collapse: `max_error` is the squared error over the variance of the layers' output."""
+
+    enabled: bool = False
+    max_error: float = Field(default=0.05, gt=0, le=1)
+    ridge: float = Field(default=1e-3, ge=0)
+
+
+def _amounts(value: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+    epochs = [epoch for epoch, _ in value]
+    if value and (epochs[0] != 0 or epochs != sorted(set(epochs))):
+        raise ValueError("epochs start with 0 and rise")
+    if any(amount <= 0 for _, amount in value) or sum(amount for _, amount in value) >= 1:
+        raise ValueError("amounts are above 0 and add up to less than 1")
+    return value
+
+
+OF_SCHEDULE = {  # key -> the schedules that know it
+    "cuts": ("iterative",),
+    "stages": ("progressive",),
+    "steps": ("progressive", "lottery"),
+    "least_share": ("progressive",),
+    "rounds": ("lottery",),
+    "rewind": ("lottery",),
+    "early_steps": ("lottery",),
+}
+
+
+class ScheduleSection(Section):
+    """In how many steps the budget is reached; importance is estimated anew before each.
+
+    `cuts` are (epoch, amount): at the start of that epoch of training, a further share of the dense
+    cost goes. `stages` (and `rounds`) each take the same part of the cost that is left. Between
+    them, `steps` of recovery; after the last, those of [recover].
+    """
+
+    kind: Annotated[str, _known("schedule")] = "one_shot"
+    cuts: Annotated[tuple[tuple[int, float], ...], AfterValidator(_amounts)] = ()
+    stages: int = Field(default=3, ge=2)
+    steps: int = Field(default=200, ge=0)
+    least_share: float = Field(default=0.8, ge=0, le=1)
+    rounds: int = Field(default=3, ge=1)
+    rewind: Literal["initial", "early"] = "initial"
+    early_steps: int = Field(default=100, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> ScheduleSection:
+        alien = [
+            key
+            for key in self.model_fields_set
+            if self.kind not in OF_SCHEDULE.get(key, (self.kind,))
+        ]
+        if alien:
+            raise ValueError(f"schedule {self.kind} knows no {', '.join(sorted(alien))}")
+        if self.kind == "iterative" and not self.cuts:
+            raise ValueError("schedule iterative needs cuts = [[epoch, amount], ...]")
+        return self
+
+
+class RegulariseSection(Section):
+    """Training that drives channels towards zero before they are cut; needs training data."""
+
+    kind: Annotated[str, _known("regularisation")]
+    steps: int = Field(default=400, ge=1)
+    strength: float = Field(default=1e-4, gt=0)
+    learning_rate: float = Field(default=0.01, gt=0)
+
+
+class GuardsSection(Section):
+    """What the finished model must keep, besides [budget] max_accuracy_drop.
+
+    `class_floor` is the least share of each class's samples that it must still get right,
+    `agreement` the least share of samples on which its answer is the dense model's; `layers` are
+    never cut, and checked at the end.
+    """
+
+    class_floor: float | None = Field(default=None, ge=0, le=1)
+    agreement: float | None = Field(default=None, ge=0, le=1)
+    layers: tuple[str, ...] = ()
 
 
 class RecoverSection(Section):
@@ -189,3 +326,15 @@ class ExportSection(Section):
 
     precision: Literal["float32", "int8"] = "float32"
     opset: int = Field(default=20, ge=18, le=23)
+
+
+class BenchSection(Section):
+    """What only `edgeprune bench` needs.
+
+    `narrower` is a factory with a parameter `width`, a factor on all widths of the network, and
+    `dense_steps` the training steps that the dense weights took: baselines that are trained from
+    scratch get as many, beside those of recovery.
+    """
+
+    narrower: Factory | None = None
+    dense_steps: int = Field(default=0, ge=0)

@@ -16,6 +16,7 @@ from edgeprune.export.c_source import generate
 from edgeprune.records import (
     Artifact,
     CostTable,
+    CSource,
     Microcontroller,
     ModelProfile,
     SensitivityCurve,
@@ -104,7 +105,7 @@ def ship(
         raise InternalCheckError(f"{model.name} is not the file that was exported and verified")
     with atomic(out / MODEL) as partial:
         shutil.copyfile(model, partial)
-    forms = _integer_forms(out, integer_model, chip, verdict.job)
+    forms, code = _integer_forms(out, integer_model, chip, verdict.job)
     write_text(out / VERDICT, _json(verdict.model_dump(mode="json", by_alias=True)))
     document = ReportData(
         title=job_title,
@@ -120,6 +121,7 @@ def ship(
         files={},
         versions=versions,
         licence=licence,
+        code=code,
         views=views or Views(),
     )
     write_text(out / CARD, card(document))
@@ -136,14 +138,18 @@ def ship(
 
 def _integer_forms(
     out: Path, model: Path | None, chip: Microcontroller | None, job: str
-) -> tuple[str, ...]:
-    """Write the int8 model and its C code; return the names of all files, relative to `out`."""
+) -> tuple[tuple[str, ...], CSource | None]:
+    """Write the int8 model and its C code.
+
+    Returns:
+        The names of all files, relative to `out`, and what the C code consists of.
+    """
     if model is None:
-        return ()
+        return (), None
     with atomic(out / INTEGER_MODEL) as partial:
         shutil.copyfile(model, partial)
     if chip is None:
-        return (INTEGER_MODEL,)
+        return (INTEGER_MODEL,), None
     source = generate(
         out / INTEGER_MODEL,
         out / CODE,
@@ -152,7 +158,8 @@ def _integer_forms(
         cmsis=Path(chip.cmsis) if chip.cmsis else None,
     )
     files = (*source.sources, *source.headers, *source.documents)
-    return (INTEGER_MODEL, *(f"{CODE}/{name}" for name in sorted(set(files))))
+    names = (INTEGER_MODEL, *(f"{CODE}/{name}" for name in sorted(set(files))))
+    return names, source.model_copy(update={"folder": CODE})
 
 
 def c_name(job: str) -> str:

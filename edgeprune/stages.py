@@ -4,57 +4,84 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from edgeprune.allocation.candidates import Candidates
-from edgeprune.allocation.closed_loop import close_the_loop
-from edgeprune.allocation.problem import Problem, build_problem, flat_curves
-from edgeprune.allocation.reachable import require_reachable
-from edgeprune.allocation.reaching import reach
-from edgeprune.allocation.resources import Model, resource_rows
-from edgeprune.allocation.task import Task
+from edgeprune import preparation
 from edgeprune.cost.table import build_table
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
-from edgeprune.export.segments import as_int8, read_graph
-from edgeprune.importance.scores import score_channels
-from edgeprune.importance.sensitivity import best_curves, importance_curves, sensitivity_curves
+from edgeprune.export.segments import read_graph
+from edgeprune.identity import state_digest
+from edgeprune.importance.shared import Merge, Shared, digest_of
 from edgeprune.job import Job
 from edgeprune.profiler.layers import profile_model
 from edgeprune.pruning.groups import find_groups
+from edgeprune.pruning.remainder import Remainder
 from edgeprune.pruning.shrink import rebuild, shrink
 from edgeprune.records import (
     Artifact,
     CostTable,
     GroupList,
     ModelProfile,
+    Prepared,
     Recovered,
-    Sensitivity,
-    SensitivityCurve,
+    ScheduleHistory,
     Shrunk,
     Verification,
     WidthPlan,
 )
 from edgeprune.recovery.finetuning import recover
+from edgeprune.recovery.schedules import rewind
 from edgeprune.report.console import Console
+from edgeprune.sections import RecoverSection
 from edgeprune.store import RunFolder, atomic
+from edgeprune.transforms.masks import hold_zeros, release
 from edgeprune.verify.evidence import Subject, gather
-from edgeprune.verify.gates import judge
+from edgeprune.verify.gates import DENSE, NESTED_DENSE, judge
 
 PROOF_SAMPLES = 64
+EARLY = "early.safetensors"  # to which schedule lottery rewinds
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a run may be given besides its job.
+
+    Args:
+        initial: state of the model before it was trained, for schedule `lottery`.
+        shared: scores of data holders, which stand in for those of the job's own data.
+        merge: how they are merged.
+    """
+
+    initial: Mapping[str, Tensor] | None = None
+    shared: tuple[Shared, ...] = ()
+    merge: Merge = "mean"
+
+    def identity(self) -> dict[str, str]:
+        """Return what of it the results of a run depend on, as name -> text."""
+        found = {"initial weights": state_digest(self.initial)} if self.initial else {}
+        if self.shared:
+            found["shared scores"] = f"{self.merge} of {digest_of(self.shared)}"
+        return found
 
 
 @dataclass
 class Run:
-    """What all stages share; `attempt` stands before the names of files that an attempt owns."""
+    """What all stages share.
+
+    `attempt` stands before the names of files that an attempt, or a step of the schedule, owns.
+    `left` is what earlier steps left of the model, and `training` how long this one recovers.
+    `model` is what is cut; where it was `prepared` before, `original` is the dense model, and
+    `profiled` its profile. `nested`: what is made ships into a folder inside that of the run.
+    """
 
     job: Job
     model: nn.Module
@@ -63,6 +90,39 @@ class Run:
     folder: RunFolder
     console: Console
     attempt: str = ""
+    given: Given = field(default_factory=Given)
+    step: str = ""
+    left: Remainder | None = None
+    training: int | None = None
+    original: nn.Module | None = None
+    prepared: Prepared | None = None
+    profiled: ModelProfile | None = None
+    nested: bool = False
+
+    @property
+    def dense(self) -> nn.Module:
+        """The dense model, which everything is compared with."""
+        return self.model if self.original is None else self.original
+
+    @property
+    def start(self) -> str:
+        """Name of the exported file of the model that is cut."""
+        return "dense.onnx" if self.original is None else "base.onnx"
+
+    def limit(self, cost: float) -> float:
+        """Return what the slim model may cost, from the `cost` of the model that is cut."""
+        gain = self.prepared.gain if self.prepared else None
+        return self.job.request.limit(cost * (gain.median if gain else 1.0), self.device.spec.unit)
+
+    @property
+    def present(self) -> Remainder:
+        """The model as this step finds it."""
+        return self.left or Remainder(self.model)
+
+    @property
+    def scores(self) -> Path:
+        """Where the scores of this step are kept; further attempts share them."""
+        return self.folder.file(f"{self.step}scores.safetensors")
 
     def file(self, name: str) -> Path:
         """Return the path of a file in the run folder."""
@@ -85,9 +145,19 @@ class Run:
 def group(run: Run) -> GroupList:
     """Find and prove the channel groups."""
     with run.console.stage("Finding channel groups") as stage:
-        found = find_groups(run.model, run.data.example, run.job.prune.keep)
+        found = find(run.job, run.model, run.data, none=run.original is not None)
         stage.note(f"{len(found.groups)} groups to cut, {len(found.skipped)} left alone")
-    if not found.groups:
+    return found
+
+
+def find(job: Job, model: nn.Module, data: Data, *, none: bool = False) -> GroupList:
+    """Return the channel groups of `model` that may be cut; there may be `none`.
+
+    Raises:
+        UnsupportedModelError: there are none.
+    """
+    found = find_groups(model, data.example, (*job.prune.keep, *job.guards.layers))
+    if not found.groups and not none:
         reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in found.skipped)
         raise UnsupportedModelError(
             f"the model has no group of channels that can be cut ({reasons})"
@@ -96,10 +166,11 @@ def group(run: Run) -> GroupList:
 
 
 def profile(run: Run) -> ModelProfile:
-    """Export the dense model and profile it."""
-    with run.console.stage(f"Profiling the dense model on {run.device.spec.name}") as stage:
+    """Export the model that is cut and profile it."""
+    which = "dense" if run.original is None else "prepared"
+    with run.console.stage(f"Profiling the {which} model on {run.device.spec.name}") as stage:
         stage.note("exporting")
-        path = run.file("dense.onnx")
+        path = run.file(run.start)
         export(run.model, run.data.example, path, opset=run.job.export.opset)
         run.precision.write(path)
         return profile_model(
@@ -117,7 +188,7 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
     with run.console.stage("Pricing layers") as stage:
         return build_table(
             run.device,
-            read_graph(run.file("dense.onnx")),
+            read_graph(run.file(run.start)),
             groups.groups,
             dense,
             seed=run.job.seed,
@@ -127,152 +198,18 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
         )
 
 
-def criteria_of(run: Run) -> tuple[str, ...]:
-    """Return the importance criteria that the job's setting stands for."""
-    name = run.job.prune.importance
-    return ("taylor", "l2") if name == "auto" else (name,)
-
-
-def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
-    """Score channels and measure what each width costs in loss."""
-    settings = run.job.prune
-    criteria = criteria_of(run)
-    with run.console.stage("Measuring sensitivity") as stage:
-        scores = {
-            name: score_channels(
-                run.model,
-                run.data,
-                groups.groups,
-                name,
-                samples=settings.calibration_samples,
-                seed=run.job.seed,
-                fused=settings.fused,
-            )
-            for name in criteria
-        }
-        with atomic(run.file("scores.safetensors")) as partial:
-            save_file(
-                {f"{c}/{g}": s.contiguous() for c, by in scores.items() for g, s in by.items()},
-                partial,
-            )
-        if settings.loss == "importance":
-            first = criteria[0]
-            return Sensitivity(curves=importance_curves(table.widths, scores[first], first))
-        curves = sensitivity_curves(
-            run.model,
-            run.data,
-            table.widths,
-            scores,
-            samples=settings.calibration_samples,
-            progress=stage.update,
-        )
-        return Sensitivity(curves=curves)
-
-
-def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitivity) -> Task:
-    """Return what allocators work on."""
-    scores: dict[str, dict[str, Tensor]] = {}
-    for key, score in load_file(run.file("scores.safetensors")).items():
-        criterion, _, group = key.partition("/")
-        scores.setdefault(criterion, {})[group] = score
-    names = criteria_of(run)
-    return Task(
-        run.model,
-        run.data,
-        tuple(group for group in groups.groups if group.name in table.widths),
-        table,
-        best_curves(sensitivity.curves),
-        {name: scores[name] for name in names},
-        criterion=names[0] if len(names) == 1 else None,
-        round_to=run.job.prune.round_to,
-        kind=run.device.spec.kind,
-        seed=run.job.seed,
-    )
-
-
-def pose(
-    run: Run,
-    groups: GroupList,
-    dense: ModelProfile,
-    table: CostTable,
-    curves: Mapping[str, SensitivityCurve] | None = None,
-) -> Problem:
-    """Return the allocation problem of the job: losses of `curves` (None: no loss), all limits."""
-    graph = read_graph(run.file("dense.onnx"))
-    if run.precision.name == "int8":
-        graph = as_int8(graph)
-    model = Model(run.model, graph, groups.groups, dense.file_bytes)
-    own_memory = run.device.spec.runtime == "firmware"
-    rows = resource_rows(run.job.budget, table, model, memory=not own_memory)
-    return build_problem(table, curves or flat_curves(table), rows)
-
-
-def check_budgets(run: Run, groups: GroupList, dense: ModelProfile, table: CostTable) -> None:
-    """Make sure, before losses are measured, that all limits can be reached.
-
-    Raises:
-        BudgetError: they cannot.
-    """
-    unit = run.device.spec.unit
-    limit = run.job.request.limit(table.dense_cost, unit)
-    require_reachable(pose(run, groups, dense, table), limit, unit)
-
-
-def allocate(
-    run: Run,
-    groups: GroupList,
-    dense: ModelProfile,
-    table: CostTable,
-    sensitivity: Sensitivity,
-    tighter: float = 1.0,
-) -> WidthPlan:
-    """Find the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
-    best = best_curves(sensitivity.curves)
-    problem = pose(run, groups, dense, table, best)
-    request = run.job.request
-    limit = request.limit(table.dense_cost, run.device.spec.unit) / tighter
-    with run.console.stage("Allocating widths") as stage:
-        candidates = Candidates(
-            run.model,
-            run.data,
-            run.device,
-            run.precision,
-            folder=run.folder.path,
-            table=table,
-            curves=best,
-            scores=load_file(run.file("scores.safetensors")),
-            opset=run.job.export.opset,
-            seed=run.job.seed,
-            relative=request.share is not None,
-        )
-        if run.job.prune.allocation != "exact":
-            return reach(
-                run.job.prune.allocation,
-                task_of(run, groups, table, sensitivity),
-                limit,
-                measure=candidates.measure,
-                note=stage.note,
-            )
-        return close_the_loop(
-            problem,
-            limit,
-            kept=candidates.planned,
-            measure=candidates.measure,
-            unit=run.device.spec.unit,
-            dense_cost=table.dense_cost,
-            seed=run.job.seed,
-            note=stage.note,
-        )
-
-
 def cut(run: Run, plan: WidthPlan) -> Shrunk:
-    """Shrink the dense model as planned, proved on real inputs."""
+    """Shrink the model as planned, proved on real inputs; `lottery` then rewinds its weights."""
+    present = run.present
     with run.console.stage("Shrinking") as stage:
         taken = first_batches(run.data.calibration, PROOF_SAMPLES, "calibration")
         samples = [inputs for inputs, _ in taken]
-        slim = shrink(run.model, run.data.example, plan, samples)
-        _save_state(slim, run.own("shrunk.safetensors"))
-        before, after = (sum(p.numel() for p in m.parameters()) for m in (run.model, slim))
+        slim = shrink(present.model, run.data.example, present.relative(plan), samples)
+        if run.job.schedule.kind == "lottery":
+            kept = {name: group.kept for name, group in plan.groups.items()}
+            slim = rewind(run.model, run.data.example, kept, load_file(run.file(EARLY)))
+        save_state(slim, run.own("shrunk.safetensors"))
+        before, after = (sum(p.numel() for p in m.parameters()) for m in (run.dense, slim))
         stage.note(f"{before:,} -> {after:,} parameters, equal to the masked model")
     checked = sum(len(inputs[0]) for inputs in samples)
     return Shrunk(parameters=after, dense_parameters=before, checked_samples=checked)
@@ -282,11 +219,14 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
     """Recover accuracy; the best state goes into recovered.safetensors."""
     with run.console.stage("Recovering accuracy") as stage:
         slim = rebuild(run.model, run.data.example, plan, load_file(run.own("shrunk.safetensors")))
+        masks = run.prepared.masks if run.prepared else None
+        hold_zeros(slim, masks.held if masks else ())
+        # Re-fitting needs a teacher of the same layers, distillation the best one there is.
         result = recover(
             slim,
-            run.model,
+            run.model if run.job.recover.reconstruct else run.dense,
             run.data,
-            run.job.recover,
+            _recovery(run),
             kept={name: group.kept for name, group in plan.groups.items()},
             seed=run.job.seed,
             progress=stage.update,
@@ -294,7 +234,7 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
         if result.reconstruction and result.reconstruction.left_alone:
             alone = ", ".join(name for name, _ in result.reconstruction.left_alone)
             stage.note(f"not reconstructed: {alone}")
-        _save_state(result.model, run.own("recovered.safetensors"))
+        save_state(release(result.model), run.own("recovered.safetensors"))
     return Recovered(recalibrated=result.recalibrated, best=result.best, history=result.history)
 
 
@@ -326,7 +266,13 @@ def write(run: Run, plan: WidthPlan) -> Artifact:
         return artifact
 
 
-def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered) -> Verification:
+def verify(
+    run: Run,
+    plan: WidthPlan,
+    dense: ModelProfile,
+    recovered: Recovered,
+    schedule: ScheduleHistory | None = None,
+) -> Verification:
     """Take all the evidence about the exported model and judge it."""
     spec = run.device.spec
     with run.console.stage("Verifying") as stage:
@@ -335,7 +281,7 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
             run.data,
             run.device,
             run.precision,
-            dense=Subject(run.model, run.file("dense.onnx"), dense),
+            dense=Subject(run.dense, run.file("dense.onnx"), dense),
             slim=Subject(slim_model(run, plan), run.own("slim.onnx")),
             recalibrated=recovered.recalibrated,
             note=stage.note,
@@ -351,12 +297,25 @@ def verify(run: Run, plan: WidthPlan, dense: ModelProfile, recovered: Recovered)
         on_test=run.data.test is not None,
         functional_only=spec.functional_only,
         measured_by=spec.measured_by,
+        dense=NESTED_DENSE if run.nested else DENSE,
         note=spec.note,
+        schedule=schedule,
+        chip=spec.microcontroller,
     )
+    if run.prepared:
+        files = (run.precision.file(f) for f in (run.file("dense.onnx"), run.own("slim.onnx")))
+        verdict = preparation.reported(verdict, run.prepared, *files)
     return Verification(verdict=verdict, slim_profile=profiled)
 
 
-def _save_state(model: nn.Module, path: Path) -> None:
+def _recovery(run: Run) -> RecoverSection:
+    if run.training is None:
+        return run.job.recover
+    return run.job.recover.model_copy(update={"steps": run.training})
+
+
+def save_state(model: nn.Module, path: Path) -> None:
+    """Write the state of `model` to `path`."""
     state = {
         name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()
     }

@@ -15,10 +15,14 @@ from edgeprune.records import (
     Budget,
     Comparison,
     CostTable,
+    CSource,
     Environment,
     Figures,
+    Footprint,
     Gate,
+    LayerFunction,
     LayerProfile,
+    Lifetime,
     ModelProfile,
     Parity,
     PlannedGroup,
@@ -26,6 +30,7 @@ from edgeprune.records import (
     Prediction,
     Price,
     PricedLayer,
+    QuantizedTensor,
     Record,
     Round,
     SensitivityCurve,
@@ -287,6 +292,64 @@ def an_artifact(model: Path | None = None, **overrides: Any) -> Artifact:
         inputs=(TensorInfo(name="input", dtype="float32", shape=(1, 1, 28, 28)),),
         outputs=(TensorInfo(name="output", dtype="float32", shape=(1, 10)),),
         metadata={"edgeprune.job": "fashion_resnet"},
+    )
+    return _with(record, overrides)
+
+
+def a_code(**overrides: Any) -> CSource:
+    """Two layers: 100 bytes of input and 60 of the first result, then 60 and 20."""
+    border = {"permutation": (0, 1), "scale": 0.5, "zero_point": 0}
+    common = {"operator": "Conv", "macs": 0, "weight_bytes": 8, "activation_bytes": 60}
+    record = CSource(
+        name="net",
+        target="dsp",
+        folder="c",
+        sources=("net.c",),
+        headers=("net.h",),
+        include_dirs=(".",),
+        defines=(),
+        documents=("README.md",),
+        functions=tuple(
+            LayerFunction(
+                symbol=f"net_layer_{index}",
+                layer=layer,
+                input_shape=(1, 100),
+                output_shape=(1, 60),
+                scratch_bytes=16 * index,
+                **common,
+            )
+            for index, layer in enumerate(("stem", "head"))
+        ),
+        input=QuantizedTensor(name="x", shape=(1, 100), **border),
+        output=QuantizedTensor(name="y", shape=(1, 20), **border),
+        arena_bytes=160,
+        liveness_bytes=160,
+        scratch_bytes=16,
+        state_bytes=32,
+        weight_bytes=16,
+        lifetimes=(
+            Lifetime(tensor="x_QuantizeLinear_Output", bytes=100, offset=0, first=0, last=0),
+            Lifetime(tensor="stem:0_QuantizeLinear_Output", bytes=60, offset=100, first=0, last=1),
+            Lifetime(tensor="y_QuantizeLinear_Output", bytes=20, offset=0, first=1, last=1),
+        ),
+    )
+    return _with(record, overrides)
+
+
+def a_footprint(**overrides: Any) -> Footprint:
+    """That of `a_code`, with 8 bytes of alignment and 40 of stack."""
+    record = Footprint(
+        flash_bytes=1000,
+        ram_bytes=256,
+        code_bytes=984,
+        constant_bytes=16,
+        variable_bytes=0,
+        static_bytes=216,
+        stack_bytes=40,
+        arena_bytes=160,
+        scratch_bytes=16,
+        scratch_used_bytes=16,
+        io_bytes=0,
     )
     return _with(record, overrides)
 

@@ -8,11 +8,12 @@ enum { DONE = 0, FAULT = 99, NO_FILES = 98 };
 /* Appended to every output. */
 struct status {
     uint32_t stack_bytes;   /* deepest stack of `infer`, its own frame and return address included */
-    uint32_t broken;        /* 0, or what the check of the canaries said */
+    uint32_t broken;        /* 0; 1 for a broken canary, 2 for a kernel that refused */
     uint32_t scratch_bytes; /* scratch that was written, where the model tells */
 };
 
 extern uint32_t __stack_bottom[], __stack_top[];
+extern uint32_t __fence_start[], __fence_end[]; /* memory behind the model's, which it must not touch */
 
 /* main.c */
 void run(void);

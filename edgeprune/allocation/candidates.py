@@ -17,6 +17,9 @@ from edgeprune.importance.scores import keep_best
 from edgeprune.profiler.timing import compare
 from edgeprune.pruning.shrink import shrink
 from edgeprune.records import CostTable, PlannedGroup, SensitivityCurve, WidthPlan
+from edgeprune.verify.firmware import footprints
+
+CANDIDATE = "candidate.onnx"
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Candidates:
         data: gives the example inputs.
         device: where to measure.
         precision: the form in which models go to the device.
-        folder: holds dense.onnx in that form, and receives candidate.onnx.
+        folder: receives candidate.onnx.
+        dense: the exported model; its form for the device lies beside it.
         table: widths and dense cost.
         curves: group -> its best curve, whose criterion ranks the channels.
         scores: "criterion/group" -> score of each channel [width].
@@ -42,6 +46,7 @@ class Candidates:
     device: Device
     precision: Precision
     folder: Path
+    dense: Path
     table: CostTable
     curves: Mapping[str, SensitivityCurve]
     scores: Mapping[str, Tensor]
@@ -51,15 +56,17 @@ class Candidates:
 
     def planned(self, widths: Mapping[str, int]) -> dict[str, PlannedGroup]:
         """Return what each group keeps at these `widths`."""
-        return {
-            name: PlannedGroup(
-                before=self.table.widths[name][-1],
+        found: dict[str, PlannedGroup] = {}
+        for name, width in widths.items():
+            criterion = self.curves[name].criterion
+            scores = self.scores[f"{criterion}/{name}"]
+            found[name] = PlannedGroup(
+                before=len(scores),
                 after=width,
-                kept=keep_best(self.scores[f"{self.curves[name].criterion}/{name}"], width),
-                criterion=self.curves[name].criterion,
+                kept=keep_best(scores, width),
+                criterion=criterion,
             )
-            for name, width in widths.items()
-        }
+        return found
 
     def measure(self, groups: dict[str, PlannedGroup]) -> Measured:
         """Cut, export and measure a plan against the dense model.
@@ -71,10 +78,14 @@ class Candidates:
             groups=groups, budget=0.0, unit=self.device.spec.unit, predicted=0.0,
             predicted_error=0.0, corrected=0.0, gap=0.0, loss=0.0,
         )  # fmt: skip
-        candidate, example = self.folder / "candidate.onnx", self.data.example
-        export(shrink(self.model, example, plan), example, candidate, opset=self.opset)
+        return self.measure_model(shrink(self.model, self.data.example, plan))
+
+    def measure_model(self, slim: nn.Module) -> Measured:
+        """Export any other model for the same inputs, and measure it against the dense model."""
+        candidate = self.folder / CANDIDATE
+        export(slim, self.data.example, candidate, opset=self.opset)
         self.precision.write(candidate)
-        dense = self.precision.file(self.folder / "dense.onnx")
+        dense = self.precision.file(self.dense)
         comparison, _ = compare(
             self.device,
             dense,
@@ -84,4 +95,9 @@ class Candidates:
             seed=self.seed,
         )
         base = self.table.dense_cost if self.relative else comparison.first_cost
-        return Measured(base / comparison.median, base / comparison.high, base / comparison.low)
+        seen: dict[str, float] = {}
+        if self.device.spec.runtime == "firmware":
+            (memory,) = footprints(self.device, (self.precision.file(candidate),), self.seed)
+            seen = {"ram": memory.ram_bytes, "flash": memory.flash_bytes}
+        low, high = base / comparison.high, base / comparison.low
+        return Measured(base / comparison.median, low, high, seen)

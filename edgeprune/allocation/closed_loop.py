@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgeprune.allocation.correction import NOISE, Observation, corrected
 from edgeprune.allocation.exact import Solution, solve
-from edgeprune.allocation.problem import Problem
-from edgeprune.allocation.reachable import require_reachable, unreachable
+from edgeprune.allocation.problem import Problem, observed
+from edgeprune.allocation.reachable import over_limits, require_reachable, unreachable
 from edgeprune.records import PlannedGroup, ResourceUse, Round, Unit, WidthPlan
 
 FULL_USE = 0.97  # a plan below this share of the budget leaves accuracy unused
@@ -22,11 +22,15 @@ FREE = 2  # rounds in which the solver may go anywhere
 
 @dataclass(frozen=True)
 class Measured:
-    """Cost of a candidate measured whole, with its interval, in the device's unit."""
+    """Cost of a candidate measured whole, with its interval, in the device's unit.
+
+    `resources` holds what was seen of limited resources, in the unit of their rows.
+    """
 
     cost: float
     low: float
     high: float
+    resources: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ def close_the_loop(
     """Return a plan whose measured cost lies in [97 %, 100 %] of `budget` if one can be found.
 
     Each round solves for the least loss with a predicted cost inside the aim, at prices corrected
-    by all plans measured so far; choices already measured are excluded.
+    by all plans measured so far; choices already measured are excluded. Where the device tells what
+    a plan takes of a limited resource, its rows are moved to what was seen.
     If no round lands inside, the dearest plan within the budget is taken.
 
     Args:
@@ -84,23 +89,29 @@ def close_the_loop(
             )
         )
         candidates.append(_Candidate(solution, measured))
+        problem = observed(problem, solution.choice, measured.resources)
         noise = (measured.high - measured.low) / (4 * measured.cost)  # of a 95 % interval
         seen.append(Observation(solution.choice, measured.cost, max(NOISE, noise)))
         note(
             f"round {number}: predicted {solution.cost:.4g}, found {measured.cost:.4g} {unit} "
             f"= {100 * measured.cost / budget:.1f} % of the budget"
         )
+        if not _fits(measured, problem):
+            continue
         if GOOD[0] * budget <= measured.cost <= GOOD[1] * budget:
             break
         if measured.cost <= budget and _held(problem, solution, budget):
             break
-    best = _best(candidates, budget)
+    best = _best([c for c in candidates if _fits(c.measured, problem)], budget)
+    if best is None and not any(_fits(c.measured, problem) for c in candidates):
+        raise over_limits(problem, candidates[-1].measured.resources)
     if best is None:
         smallest = min(c.measured.cost for c in candidates)
         raise unreachable(smallest, budget, unit, dense_cost, "found")
     first = candidates[0]
     held = best.measured.cost < FULL_USE * budget
     used, dense = problem.used(best.solution.choice), problem.used(problem.dense)
+    used |= best.measured.resources
     return WidthPlan.model_validate(
         {
             "groups": kept(problem.widths_of(best.solution.choice)),
@@ -125,6 +136,11 @@ def close_the_loop(
             "held_by": (_held(problem, best.solution, budget) or (WIDTHS,)) if held else (),
         }
     )
+
+
+def _fits(measured: Measured, problem: Problem) -> bool:
+    limits = problem.limits()
+    return all(value <= limits[n].limit for n, value in measured.resources.items() if n in limits)
 
 
 def _next(

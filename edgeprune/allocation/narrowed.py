@@ -35,6 +35,10 @@ def narrowed(problem: Problem, most: Mapping[str, int]) -> Problem:
         widths=tuple(w[:n] for w, n in zip(problem.widths, counts, strict=True)),
         losses=tuple(losses[:n] for losses, n in zip(problem.losses, counts, strict=True)),
         layers=tuple(map(kept, problem.layers)),
+        resources=tuple(
+            replace(resource, terms=tuple(map(kept, resource.terms)))
+            for resource in problem.resources
+        ),
     )
 
 

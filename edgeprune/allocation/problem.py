@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,18 @@ class Problem:
     def widths_of(self, choice: Choice) -> dict[str, int]:
         """Return group -> width."""
         return {name: self.widths[g][choice[g]] for g, name in enumerate(self.names)}
+
+
+def observed(problem: Problem, choice: Choice, values: Mapping[str, float]) -> Problem:
+    """Return `problem` with the rows of resources moved so that `choice` has the `values` seen."""
+    used = problem.used(choice)
+    rows = tuple(
+        replace(row, fixed=row.fixed + values[row.name] - used[row.name])
+        if row.name in values
+        else row
+        for row in problem.resources
+    )
+    return replace(problem, resources=rows)
 
 
 def total(terms: Sequence[LayerTerm], choice: Choice) -> float:

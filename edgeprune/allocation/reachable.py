@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -61,6 +62,20 @@ def unreachable(
     )
 
 
+def over_limits(problem: Problem, found: Mapping[str, float]) -> BudgetError:
+    """Return the error for plans that all took more of a resource than predicted and allowed."""
+    over = {
+        name: resource
+        for name, resource in problem.limits().items()
+        if found.get(name, 0.0) > resource.limit
+    }
+    needs = ", ".join(f"{found[n]:,.0f} {r.unit} of {n}" for n, r in over.items())
+    return BudgetError(
+        f"no plan kept to {', '.join(map(_said, over.values()))}: the last one took {needs}",
+        "raise the limit a little, or cut the [prune] keep list",
+    )
+
+
 def _out_of_reach(problem: Problem, rows: tuple[Resource, ...], resource: Resource) -> BudgetError:
     smallest = 0.0
     for row in rows:
@@ -70,7 +85,8 @@ def _out_of_reach(problem: Problem, rows: tuple[Resource, ...], resource: Resour
     key, factor = KEY.get(resource.name, (resource.name, 1.0))
     return BudgetError(
         f"the budget {_said(resource)} cannot be reached: the smallest value at the offered widths "
-        f"is {smallest:,.0f} {resource.unit}",
+        f"is {smallest:,.0f} {resource.unit}, the dense model takes "
+        f"{problem.used(problem.dense)[resource.name]:,.0f}",
         f"[budget] {key} must be at least {np.ceil(smallest / factor * 100) / 100:,.10g}, "
         "or cut the [prune] keep and floors lists",
     )

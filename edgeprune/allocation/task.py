@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -79,7 +81,7 @@ class Task:
     kind: str = "cpu"
     seed: int = 0
     memory: dict[object, object] = field(default_factory=dict)  # what a rule keeps between calls
-    measured: dict[tuple[int, ...], float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)  # digest of a cut -> its loss
 
     @cached_property
     def problem(self) -> Problem:
@@ -135,7 +137,7 @@ class Task:
 
     def loss(self, kept: Kept) -> float:
         """Return the loss of the model cut to `kept`, its BatchNorm recalibrated; each cut once."""
-        key = tuple(channel for name in self.table.widths for channel in (-1, *kept[name]))
+        key = digest(kept)
         if key not in self.measured:
             slim = fast_layout(cut(self.model, self.data.example, kept))
             if has_batchnorm(slim):
@@ -168,6 +170,12 @@ class Task:
     def _statistics(self) -> list[tuple[Tensor, ...]]:
         taken = first_batches(self.data.calibration, RECALIBRATION_SAMPLES, "calibration")
         return [tuple(map(channels_last, x)) for x, _ in taken]
+
+
+def digest(kept: Mapping[str, Sequence[int]]) -> str:
+    """Return a name of the kept channels of all groups."""
+    text = json.dumps({name: list(channels) for name, channels in sorted(kept.items())})
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

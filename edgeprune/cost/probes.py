@@ -97,6 +97,7 @@ class Probes:
             inner=inner,
             warmup_runs=3,
             seed=self.seed + process,
+            joined=True,
         )
         return {model.name: _cost(model) for model in self.device.ask(request).models}
 

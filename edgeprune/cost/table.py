@@ -16,7 +16,8 @@ from edgeprune.export.segments import ANCHORS, Graph
 from edgeprune.records import ChannelGroup, CostTable, ModelProfile, Price, PricedLayer
 
 POINTS = 32  # widths of a group that are swept
-EXACT_POINTS = 4  # where counting takes long: an emulator builds firmware of every probe
+EXACT_POINTS = 4  # where counting takes long
+FIRMWARE_POINTS = 16  # of int8 firmware, which holds many probes at once
 Report = Callable[[str, int, int], None]
 
 
@@ -47,7 +48,7 @@ def build_table(
     groups, layers, templates = _priceable(graph, groups, warn)
     widths_of = {group.name: group.width for group in groups}
     probes = Probes(device, seed, precision or Precision())
-    points = EXACT_POINTS if device.spec.exact else POINTS
+    points = _points(device, probes.precision)
     sweep = _sweep(layers, templates, widths_of, points)
     probes.take(
         [(templates[layer], pair) for layer, pair in sweep],
@@ -116,6 +117,14 @@ def build_table(
         probes=len(probes.taken),
         environment=profile.environment,
     )
+
+
+def _points(device: Device, precision: Precision) -> int:
+    """Return how many widths of a group to sweep on `device`."""
+    if not device.spec.exact:
+        return POINTS
+    joined = device.spec.runtime == "firmware" and precision.name == "int8"
+    return FIRMWARE_POINTS if joined else EXACT_POINTS
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+TETHER = Path(__file__).with_name("tether.py")
 _running: set[subprocess.Popen[str]] = set()
 _lock = threading.Lock()
 
@@ -33,14 +35,19 @@ def run(
     folder: Path,
     seconds: float,
     environment: Mapping[str, str] | None = None,
+    *,
+    tethered: bool = False,
 ) -> Done:
     """Run `command` in `folder` and wait for it.
+
+    A `tethered` command ends even where this process is killed and cannot end it.
 
     Raises:
         subprocess.TimeoutExpired: it takes longer than `seconds`; it was ended.
     """
+    tether = (sys.executable, "-I", str(TETHER), str(os.getpid())) if tethered else ()
     with subprocess.Popen(
-        command,
+        (*tether, *command),
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -36,6 +36,8 @@ class Request(Message):
     every model with `inner` runs each. `paired` alternates the order of
     two models instead of drawing it; after `deadline_seconds` the worker stops and says so.
     `unprofiled` (task `layers` only) times whole runs without the profiler in the same rounds.
+    `joined` (task `layers` only) says that the costs of layers are all that counts, so that a
+    device may run several models as one program.
     """
 
     task: Literal["time", "layers", "run", "memory"]
@@ -45,6 +47,7 @@ class Request(Message):
     openings: int = 1
     paired: bool = False
     unprofiled: bool = False
+    joined: bool = False
     warmup_runs: int = 10
     warmup_seconds: float = 1.0
     deadline_seconds: float = 60.0

@@ -88,12 +88,14 @@ def _greedy(buffers: Sequence[Buffer], order: Callable[[Buffer], tuple[int, ...]
 class Memory:
     """The arena of one network: tensor -> offset.
 
-    `owner` maps a tensor to the one whose bytes it is: a reshaped tensor to its source.
+    `owner` maps a tensor to the one whose bytes it is: a reshaped tensor to its source. `members`
+    are the tensors that share the bytes of each of `lifetimes`, one after the other.
     """
 
     offsets: dict[str, int]
     owner: dict[str, str]
     lifetimes: tuple[Lifetime, ...]
+    members: tuple[tuple[str, ...], ...]
     arena_bytes: int
     liveness_bytes: int
 
@@ -152,7 +154,8 @@ def plan_memory(graph: IntegerGraph) -> Memory:
         for b, offset in found.placed
     )
     offsets = {name: places[owner[name]] for name in graph.tensors if owner[name] in places}
-    return Memory(offsets, owner, lifetimes, found.bytes, liveness(buffers))
+    members = tuple(map(tuple, names.values()))
+    return Memory(offsets, owner, lifetimes, members, found.bytes, liveness(buffers))
 
 
 def _aligned(size: int) -> int:

@@ -19,6 +19,7 @@ HEADERS = (
     "arm_nnfunctions.h",
     "arm_nnsupportfunctions.h",
 )
+CORE_HEADER = "cmsis_compiler.h"
 MVE_CHANNELS = 124  # CH_IN_BLOCK_MVE of arm_nnsupportfunctions.h
 CALL = re.compile(r"\b(arm_\w+)\s*\(")
 
@@ -41,10 +42,10 @@ def find(cmsis: Path | None) -> Path:
     """
     root = cmsis
     if root is None:
-        found = importlib.util.find_spec("bakenn")
-        if found is None or not found.submodule_search_locations:
+        vendored = _vendored()
+        if vendored is None:
             raise DeviceError("CMSIS-NN is not installed", INSTALL)
-        root = Path(found.submodule_search_locations[0], "backend/cmsis_nn/vendor/cmsis_nn")
+        root = vendored / "cmsis_nn"
     header = root / "Include" / "arm_nnfunctions.h"
     if not header.is_file() or not (root / "Source").is_dir():
         raise DeviceError(f"{root} is not a CMSIS-NN tree: no {header.name} or no Source", INSTALL)
@@ -77,15 +78,41 @@ def select(root: Path, functions: Iterable[str]) -> Library:
     ]
     headers = [(root / "Include" / name, f"cmsis_nn/Include/{name}") for name in HEADERS]
     licences = [(path, f"cmsis_nn/{path.name}") for path in sorted(root.glob("LICENSE*"))]
-    include_dirs = ["cmsis_nn/Include"]
-    core = root.parent / "cmsis_core"
-    if (core / "Include").is_dir():
-        headers += [
-            (p, f"cmsis_core/Include/{p.name}") for p in sorted((core / "Include").glob("*.h"))
-        ]
-        licences += [(path, f"cmsis_core/{path.name}") for path in sorted(core.glob("LICENSE*"))]
-        include_dirs.append("cmsis_core/Include")
-    return Library(tuple(sources), tuple(headers), tuple(licences), tuple(include_dirs))
+    core = _core(root)
+    headers += [
+        (path, f"cmsis_core/Include/{path.name}")
+        for path in sorted((core / "Include").glob("cmsis_*.h"))
+    ]
+    licences += [(path, f"cmsis_core/{path.name}") for path in sorted(core.glob("LICENSE*"))]
+    include_dirs = ("cmsis_nn/Include", "cmsis_core/Include")
+    return Library(tuple(sources), tuple(headers), tuple(licences), include_dirs)
+
+
+def _core(root: Path) -> Path:
+    """Return the CMSIS-Core that CMSIS-NN includes: beside the tree, or the copy in bakenn.
+
+    Raises:
+        DeviceError: there is none.
+    """
+    places = [root.parent / name for name in ("cmsis_core", "Core", "CMSIS/Core")]
+    vendored = _vendored()
+    if vendored is not None:
+        places.append(vendored / "cmsis_core")
+    for place in places:
+        if (place / "Include" / CORE_HEADER).is_file():
+            return place
+    raise DeviceError(
+        f"CMSIS-NN in {root} needs CMSIS-Core: there is no {CORE_HEADER} in Core/Include beside it",
+        "put CMSIS-Core of CMSIS 5 there, or pip install 'edgeprune[microcontroller]'",
+    )
+
+
+def _vendored() -> Path | None:
+    """Return the folder of bakenn that holds copies of CMSIS-NN and CMSIS-Core."""
+    found = importlib.util.find_spec("bakenn")
+    if found is None or not found.submodule_search_locations:
+        return None
+    return Path(found.submodule_search_locations[0], "backend/cmsis_nn/vendor")
 
 
 def convolution_scratch(op: Convolution, source: Tensor, output: Tensor, target: Target) -> int:

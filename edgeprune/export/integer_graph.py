@@ -50,6 +50,11 @@ FUNCTIONS: dict[str, Function] = {
     QUANTIZE: lambda x, a: x,
 }
 
+ARITHMETIC: dict[str, Callable[[Any, Any], Array]] = {
+    "Add": np.add,
+    "Mul": np.multiply,
+}
+
 
 def read_integer_graph(path: Path) -> IntegerGraph:
     """Return the integer operators of the QDQ model at `path`.
@@ -167,6 +172,23 @@ def _global_pool(tensors: QdqTensors, node: onnx.NodeProto) -> Operator:
     return GlobalPool(**_common(node, source, output=tensors.result(node)))
 
 
+def _arithmetic(tensors: QdqTensors, node: onnx.NodeProto) -> Operator:
+    """Read a sum or product of two operands, one of which may be a constant number."""
+    operation = ARITHMETIC[node.op_type]
+    for index in (0, 1):
+        number = tensors.constant(node.input[1 - index])
+        if number is not None and number.size == 1:
+            value = float(number.reshape(()))
+            return _lookup(tensors, node, partial(_apply, operation, value), index)
+    if node.op_type != "Add":
+        raise tensors.refuse(node, "has no integer kernel for two tensors")
+    return _addition(tensors, node)
+
+
+def _apply(operation: Callable[[Any, Any], Array], value: float, x: Array, _: Attributes) -> Array:
+    return operation(x, value)
+
+
 def _addition(tensors: QdqTensors, node: onnx.NodeProto) -> Operator:
     first, second = tensors.source(node), tensors.source(node, 1)
     if first.shape != second.shape or not np.array_equal(first.order, second.order):
@@ -202,9 +224,9 @@ def _clip(tensors: QdqTensors, node: onnx.NodeProto) -> Operator:
 
 
 def _lookup(
-    tensors: QdqTensors, node: onnx.NodeProto, function: Function | None = None
+    tensors: QdqTensors, node: onnx.NodeProto, function: Function | None = None, index: int = 0
 ) -> Operator:
-    source = tensors.source(node)
+    source = tensors.source(node, index)
     if node.op_type == QUANTIZE:  # from one scale to another
         output = tensors.rescaled(node)
     else:
@@ -267,7 +289,7 @@ READERS: dict[str, Callable[[QdqTensors, onnx.NodeProto], Operator]] = {
     "MaxPool": _pool,
     "AveragePool": _pool,
     "GlobalAveragePool": _global_pool,
-    "Add": _addition,
+    **dict.fromkeys(ARITHMETIC, _arithmetic),
     "Concat": _concatenation,
     "Clip": _clip,
     "Softmax": _softmax,

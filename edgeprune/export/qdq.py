@@ -73,10 +73,15 @@ class QdqTensors:
             self.real[result] = source
         elif source in self.values:
             zero = self.values.get(node.input[2]) if len(node.input) > 2 else None
-            if zero is not None and np.any(zero):
-                raise self.refuse(node, "has weights with a zero point other than 0")
             scales = np.asarray(self.values[node.input[1]], np.float64).ravel()
-            self._weights[result] = Weights(self.values[source], scales)
+            values = self.values[source]
+            if zero is None or not np.any(zero):
+                self._weights[result] = Weights(values, scales)
+            elif values.size == 1:
+                moved = values.astype(np.float64) - zero.astype(np.float64)
+                self.values[result] = moved * scales
+            else:
+                raise self.refuse(node, "has weights with a zero point other than 0")
         else:
             raise self.refuse(node, "reads what is neither constant nor int8")
 

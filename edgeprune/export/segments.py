@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgeprune.errors import UnsupportedModelError
+from edgeprune.export.conversions import is_quantized, without_conversions
 from edgeprune.export.onnx_graph import RECURRENT, fixed_shape, load
 
 HOSTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})  # cheap operators fuse into these
@@ -128,12 +129,15 @@ class Graph:
 
 
 def read_graph(path: Path) -> Graph:
-    """Return the layers of the ONNX file at `path`.
+    """Return the layers of the ONNX file at `path`; of an int8 model, those without conversions.
 
     Raises:
         UnsupportedModelError: not an ONNX model.
     """
     proto = load(path)
+    quantized = is_quantized(proto.graph)
+    if quantized:
+        proto = without_conversions(proto)
     graph = proto.graph
     constants = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     sizes = {tensor.name: _element_bytes(tensor.data_type) for tensor in graph.initializer}
@@ -161,7 +165,9 @@ def read_graph(path: Path) -> Graph:
             n: operands[n] for node in segment.nodes for n in node.input if n in operands
         }
         _measure(segment, shapes, sizes, constants, floats)
-    return Graph(tuple(segments), shapes, sizes, inputs, tuple(v.name for v in graph.output))
+    outputs = tuple(value.name for value in graph.output)
+    found = Graph(tuple(segments), shapes, sizes, inputs, outputs)
+    return as_int8(found) if quantized else found
 
 
 def as_int8(graph: Graph) -> Graph:

@@ -16,7 +16,6 @@ from edgeprune.importance.scoring import BATCH, Scores, Scoring
 from edgeprune.pruning.recurrent import RECURRENT
 from edgeprune.recovery.layout import channels_last
 
-PROBES = 32  # in all, at least: several a batch where there are fewer batches
 SLICE = 16  # samples in one double backward: it holds about twice the graph of a training step
 
 
@@ -25,9 +24,9 @@ def hessian(scoring: Scoring) -> Scores:
 
     The trace is Hutchinson's: the mean over probes v with entries -1 and +1 of the sum of v * H v
     over the channel (arXiv 2101.08940 prunes by it). Each batch gets fresh probes from the seed:
-    one, or as many as make at least 32 in all. Traces may be negative.
+    one, or as many as make at least `scoring.probes` in all. Traces may be negative.
     """
-    probes = max(1, math.ceil(PROBES / math.ceil(scoring.samples / BATCH)))
+    probes = max(1, math.ceil(scoring.probes / math.ceil(scoring.samples / BATCH)))
     generator = scoring.generator()
     total = {name: torch.zeros_like(p) for name, p in scoring.parameters().items()}
     count = 0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edgeprune.data import Data
 from edgeprune.errors import InternalCheckError, UsageError
 from edgeprune.importance.registry import criterion as criterion_of
-from edgeprune.importance.scoring import Scoring
+from edgeprune.importance.scoring import PROBES, Scoring
 from edgeprune.pruning.groups import members
 from edgeprune.records import ChannelGroup
 from edgeprune.sections import FusedSection
@@ -26,6 +26,7 @@ def score_channels(
     samples: int,
     seed: int = 0,
     fused: FusedSection | None = None,
+    probes: int = PROBES,
 ) -> dict[str, Tensor]:
     """Return group -> score of each channel [width], float32, higher is kept.
 
@@ -37,6 +38,7 @@ def score_channels(
         samples: calibration samples to look at, at most.
         seed: of whatever a criterion draws.
         fused: settings of criterion `fused`.
+        probes: vectors that the traces of `hessian` are estimated with, at least.
 
     Raises:
         UsageError: no such criterion, or it cannot score a group; says which layer.
@@ -53,7 +55,14 @@ def score_channels(
         torch.manual_seed(seed)
         found = method.score(
             Scoring(
-                scored, data, wanted, samples, seed, fused or FusedSection(), criterion=criterion
+                scored,
+                data,
+                wanted,
+                samples,
+                seed,
+                fused or FusedSection(),
+                probes=probes,
+                criterion=criterion,
             )
         )
     scores = {group.name: found[group.name].detach().float() for group in groups}

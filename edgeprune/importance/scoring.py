@@ -14,6 +14,7 @@ from edgeprune.pruning.channels import Member, rows
 from edgeprune.sections import FusedSection
 
 BATCH = 32  # calibration batches are split into at most this many samples: bounds the memory
+PROBES = 32  # Hutchinson's: several a batch where there are fewer batches
 Scores = dict[str, Tensor]
 Pair = tuple[tuple[Tensor, ...], Tensor]
 
@@ -29,6 +30,7 @@ class Scoring:
         samples: at most this many calibration samples are looked at.
         seed: of whatever is drawn.
         fused: settings of the fused importance.
+        probes: of Hutchinson's traces, at least.
         criterion: name, for messages.
     """
 
@@ -38,6 +40,7 @@ class Scoring:
     samples: int
     seed: int = 0
     fused: FusedSection = field(default_factory=FusedSection)
+    probes: int = PROBES
     criterion: str = ""
 
     layers: dict[str, nn.Module] = field(init=False)

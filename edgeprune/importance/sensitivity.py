@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from edgeprune.data import Data, call, first_batches
+from edgeprune.errors import DataError
+from edgeprune.importance.kept import CurveStore
 from edgeprune.importance.scores import keep_best
+from edgeprune.importance.scoring import has_labels
 from edgeprune.pruning.groups import cut, narrowing
 from edgeprune.records import SensitivityCurve
 from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
@@ -27,6 +31,7 @@ def sensitivity_curves(
     scores: Mapping[str, Mapping[str, Tensor]],
     *,
     samples: int,
+    store: CurveStore | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> tuple[SensitivityCurve, ...]:
     """Return a curve for every group and criterion, measured on `samples` calibration samples.
@@ -42,7 +47,11 @@ def sensitivity_curves(
         widths: group -> offered widths, the last dense.
         scores: criterion -> group -> scores [width].
         samples: calibration samples the loss is measured on.
+        store: keeps the curves of finished groups; those it holds are not measured again.
         progress: receives (done, total, group).
+
+    Raises:
+        DataError: there are no calibration batches, or no labels.
     """
     model = fast_layout(copy.deepcopy(model))
     measured = [
@@ -53,40 +62,70 @@ def sensitivity_curves(
         tuple(map(channels_last, x))
         for x, _ in first_batches(data.calibration, RECALIBRATION_SAMPLES, "calibration")
     ]
+    require_labels(measured)
     normalised = has_batchnorm(model)
 
-    def loss_of(candidate: nn.Module) -> float:
+    def performance(candidate: nn.Module) -> tuple[float, float]:
         if normalised:
             recalibrate(candidate, statistics)
-        return mean_loss(candidate, data, measured)
+        return loss_and_metric(candidate, data, measured)
 
-    dense = loss_of(cut(model, data.example, {}))
+    @cache
+    def dense() -> tuple[float, float]:
+        return performance(cut(model, data.example, {}))
+
     trials = {group: trial_widths(options, len(scores)) for group, options in widths.items()}
-    total = sum(
-        len(options) - 1 + (len(scores) - 1) * len(trials[group])
+    counts = {
+        group: len(options) - 1 + (len(scores) - 1) * len(trials[group])
         for group, options in widths.items()
-    )
-    done, curves = 0, []
+    }
+    total, done, curves = sum(counts.values()), 0, list[SensitivityCurve]()
 
-    def increases(group: str, criterion: str, at: Sequence[int]) -> dict[int, float]:
+    def cuts(group: str, criterion: str, at: Sequence[int]) -> dict[int, tuple[float, float]]:
         nonlocal done
         kept = [keep_best(scores[criterion][group], width) for width in at]
         found = {}
         progress(done, total, f"{group} by {criterion}")
         for width, candidate in zip(at, narrowing(model, data.example, group, kept), strict=True):
-            found[width] = loss_of(candidate) - dense
+            loss, metric = performance(candidate)
+            found[width] = loss - dense()[0], dense()[1] - metric
             done += 1
             progress(done, total, f"{group} by {criterion}")
         return found
 
     for group, options in widths.items():
-        tried = {c: increases(group, c, trials[group]) for c in scores}
-        best = min(tried, key=lambda c: sum(tried[c].values()))
+        of_group = {criterion: scores[criterion][group] for criterion in scores}
+        known = store.load(group, options, of_group) if store else None
+        if known is not None:
+            done += counts[group]
+            progress(done, total, f"{group}: kept from an earlier measurement")
+            curves += known
+            continue
+        tried = {c: cuts(group, c, trials[group]) for c in scores}
+        best = min(tried, key=lambda c: sum(loss for loss, _ in tried[c].values()))
         rest = [width for width in options[-2::-1] if width not in tried[best]]
-        tried[best] |= increases(group, best, rest)
-        curves += [_curve(group, criterion, options[-1], tried[criterion]) for criterion in scores]
+        tried[best] |= cuts(group, best, rest)
+        found = [_curve(group, criterion, options[-1], tried[criterion]) for criterion in scores]
+        if store:
+            store.save(group, options, of_group, found)
+        curves += found
     progress(total, total, "")
     return tuple(curves)
+
+
+def require_labels(batches: Sequence[tuple[tuple[Tensor, ...], Tensor]]) -> None:
+    """Make sure that losses can be measured.
+
+    Raises:
+        DataError: a batch has no labels.
+    """
+    for index, (inputs, target) in enumerate(batches):
+        if not has_labels(inputs, target):
+            raise DataError(
+                f"sensitivity needs labels, and batch {index} of calibration has none (its target "
+                f"has shape {tuple(target.shape)})",
+                'give labels, or take [prune] loss = "importance" with a criterion that needs none',
+            )
 
 
 def trial_widths(options: Sequence[int], criteria: int) -> tuple[int, ...]:
@@ -103,13 +142,16 @@ def trial_widths(options: Sequence[int], criteria: int) -> tuple[int, ...]:
     return tuple(narrower[place] for place in sorted(places))
 
 
-def _curve(group: str, criterion: str, dense: int, found: dict[int, float]) -> SensitivityCurve:
+def _curve(
+    group: str, criterion: str, dense: int, found: dict[int, tuple[float, float]]
+) -> SensitivityCurve:
     widths = sorted(found)
     return SensitivityCurve(
         group=group,
         criterion=criterion,
         widths=(*widths, dense),
-        increases=(*(found[width] for width in widths), 0.0),
+        increases=(*(found[width][0] for width in widths), 0.0),
+        drops=(*(found[width][1] for width in widths), 0.0),
     )
 
 
@@ -147,11 +189,23 @@ def _rank(curve: SensitivityCurve) -> tuple[int, float]:
     return -len(curve.widths), sum(curve.increases)
 
 
+def loss_and_metric(
+    model: nn.Module, data: Data, batches: Sequence[tuple[tuple[Tensor, ...], Tensor]]
+) -> tuple[float, float]:
+    """Return the mean loss and the mean metric over all samples of `batches`."""
+    model.eval()
+    loss = metric = 0.0
+    with torch.inference_mode():
+        for x, y in batches:
+            output = call(model, x)
+            loss += float(data.loss(output, y)) * len(y)
+            metric += data.metric(output, y) * len(y)
+    count = sum(len(y) for _, y in batches)
+    return loss / count, metric / count
+
+
 def mean_loss(
     model: nn.Module, data: Data, batches: Sequence[tuple[tuple[Tensor, ...], Tensor]]
 ) -> float:
     """Return the mean loss over all samples of `batches`."""
-    model.eval()
-    with torch.inference_mode():
-        total = sum(float(data.loss(call(model, x), y)) * len(y) for x, y in batches)
-    return total / sum(len(y) for _, y in batches)
+    return loss_and_metric(model, data, batches)[0]

@@ -60,15 +60,15 @@ class CSource(Record):
 
     `sources` are the files to compile with `defines` (NAME or NAME=VALUE), `include_dirs` the
     folders to search for headers; all paths are relative to `folder`. RAM of the code is
-    `arena_bytes` + `scratch_bytes` + `state_bytes` (canaries) and the stack; input and output live
-    in the arena. `liveness_bytes` is the largest sum of tensors alive in one step: no arena can be
-    smaller.
+    `arena_bytes` + `scratch_bytes` + `state_bytes` (canaries, status) and the stack; input and
+    output live in the arena. `liveness_bytes` is the largest sum of tensors alive in one step: no
+    arena can be smaller.
 
     The header declares
         void <name>_infer(const int8_t *input, int8_t *output)
         int8_t *<name>_input(void)            place of the input inside the arena
         int8_t *<name>_output(void)           place of the output inside the arena
-        int <name>_check(void)                0 while the canaries behind arena and scratch stand
+        int <name>_check(void)                0 if canaries stand (1) and no kernel refused (2)
         void <name>_paint(void)               fill the scratch with a pattern
         uint32_t <name>_scratch_used(void)    bytes of scratch written since then
     `infer` takes any two buffers; with those of `<name>_input` and `<name>_output` the network

@@ -84,13 +84,15 @@ class CostTable(Record):
 class SensitivityCurve(Record):
     """Loss increase over the dense model when only this group is cut to each width.
 
-    `widths` run from narrow to dense; the last is the dense width with increase 0.
+    `widths` run from narrow to dense; the last is the dense width with increase 0. `drops` are
+    those of the metric, where it was taken.
     """
 
     group: str
     criterion: str
     widths: tuple[int, ...]
     increases: tuple[float, ...]
+    drops: tuple[float, ...] = ()
 
 
 class Sensitivity(Record):
@@ -177,3 +179,44 @@ class Recovered(Record):
     recalibrated: float
     best: float
     history: tuple[tuple[int, float, float], ...]
+
+
+class ScheduleStep(Record):
+    """One step of a schedule: what it was to cost, what its plan cost, the metric it recovered to.
+
+    Costs are in the device's unit; the metrics are on validation data, `recalibrated` before
+    training. `widths` are those of every group.
+    """
+
+    number: int
+    limit: float
+    cost: float
+    recalibrated: float
+    metric: float
+    training_steps: int
+    widths: dict[str, int]
+
+
+class Regularised(Record):
+    """Training before the cut: validation metric before and after.
+
+    `history` holds (step, training loss, share of the channels' sizes that the weaker half holds).
+    """
+
+    kind: str
+    before: float
+    after: float
+    history: tuple[tuple[int, float, float], ...]
+
+
+class ScheduleHistory(Record):
+    """The steps of a schedule that were taken, and why it stopped before the `planned` ones.
+
+    If it `stopped`, the last step listed was not good and the one before it is what ships.
+    """
+
+    kind: str
+    planned: int
+    steps: tuple[ScheduleStep, ...]
+    stopped: str = ""
+    regularised: Regularised | None = None

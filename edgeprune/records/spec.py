@@ -131,7 +131,8 @@ class DeviceSpec(Record):
     `affinity` pins the worker to these processors (None: the system decides). `python` runs the
     worker of a GPU (None: the one of edgeprune). The times of a device that is `functional_only`
     mean nothing. `measured_by` names the device that can prove what this one estimates; `note` is
-    what whoever reads its figures must know.
+    what whoever reads its figures must know. A `sparse_accelerator` skips single zero weights, all
+    other devices gain from whole channels only.
     """
 
     name: str
@@ -150,6 +151,7 @@ class DeviceSpec(Record):
     affinity: tuple[int, ...] | None = None
     graph_optimization: Literal["disabled", "basic", "extended", "all"] = "all"
     functional_only: bool = False
+    sparse_accelerator: bool = False
     measured_by: str | None = None
     note: str = ""
     simulation: Simulation | None = None

@@ -9,6 +9,8 @@ from pydantic import ConfigDict, Field
 from edgeprune.records.base import Kind, Record, Shape, Unit
 from edgeprune.records.device import Environment, ModelProfile
 from edgeprune.records.footprint import Footprint
+from edgeprune.records.plan import ScheduleHistory
+from edgeprune.records.transforms import Prepared, StoredSize
 
 
 class TensorInfo(Record):
@@ -66,7 +68,8 @@ class Parity(Record):
 class FirmwareParity(Record):
     """Largest difference between firmware and runtime over real inputs, in units of int8.
 
-    `top1_agreement` is the share of samples whose largest output is the same.
+    `top1_agreement` is the share of samples whose largest output is the same; `repeats` tells that
+    the firmware, run again, gave the same bytes.
     """
 
     max_units: float
@@ -74,6 +77,7 @@ class FirmwareParity(Record):
     top1_agreement: float
     samples: int
     passed: bool
+    repeats: bool = True
 
 
 class Budget(Record):
@@ -118,7 +122,10 @@ class Gate(Record):
 class Verdict(Record):
     """Everything that is claimed of the slim model, as shipped in verdict.json.
 
-    `note` is what a reader of its costs must know of the device.
+    `note` is what a reader of its costs must know of the device; `schedule` tells the steps where
+    there were several, or training before the cut.
+    `prepared` is what was done before widths were chosen, `stored` the dense and the slim file as
+    they are stored, for masked models.
     """
 
     schema_: Literal[1] = Field(default=1, alias="schema")
@@ -144,6 +151,9 @@ class Verdict(Record):
     seed: int
     environment: Environment
     note: str = ""
+    prepared: Prepared | None = None
+    stored: tuple[StoredSize, StoredSize] | None = None
+    schedule: ScheduleHistory | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

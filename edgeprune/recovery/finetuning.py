@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from edgeprune.data import Batch, Data, batches, call, first_batches
 from edgeprune.errors import DataError, InternalCheckError
 from edgeprune.recovery.batchnorm import recalibrate
-from edgeprune.recovery.layout import channels_last, fast_layout, trains_channels_last
+from edgeprune.recovery.layout import channels_last, fast_layout, training_layout
 from edgeprune.recovery.reconstruction import Reconstruction, reconstruct
 from edgeprune.sections import RecoverSection
 
@@ -86,12 +86,14 @@ def recover(
     weight = settings.distill_weight if settings.distill else 0.0
     if data.train is None:
         weight = 1.0
-    optimizer, schedule = _optimizer(model, settings)
+    optimizer, schedule = optimizer_of(
+        model, settings.learning_rate, settings.steps, settings.optimizer
+    )
     decay = min(0.99, 1.0 - 10.0 / settings.steps) if settings.steps > 10 else 0.0
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     checks = {max(1, round(share * settings.steps)) for share in CHECKS}
-    stream = _endless(data.train if data.train is not None else data.calibration)
-    layout = channels_last if trains_channels_last(model) else Tensor.contiguous
+    stream = endless(data.train if data.train is not None else data.calibration)
+    layout = training_layout(model)
     running = 0.0
     for step in range(1, settings.steps + 1):
         model.train()
@@ -104,11 +106,7 @@ def recover(
         optimizer.step()
         schedule.step()
         average.update_parameters(model)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise DataError(
-                f"recovery: the loss is not finite at step {step}", "lower [recover] learning_rate"
-            )
+        value = finite(loss, step, "[recover] learning_rate")
         running = value if step == 1 else 0.95 * running + 0.05 * value
         if step in checks:
             metric = metric_on(average.module, data, checked)
@@ -130,19 +128,35 @@ def metric_on(model: nn.Module, data: Data, samples: list[Pair]) -> float:
     return total / sum(len(y) for _, y in samples)
 
 
-def _optimizer(
-    model: nn.Module, settings: RecoverSection
+def finite(loss: Tensor, step: int, lower: str) -> float:
+    """Return the loss of a training step as a number.
+
+    Raises:
+        DataError: it is not finite; `lower` says which setting to lower.
+    """
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise DataError(f"training: the loss is not finite at step {step}", f"lower {lower}")
+    return value
+
+
+def optimizer_of(
+    model: nn.Module, learning_rate: float, steps: int, kind: str = "sgd"
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Return an optimiser with its one-cycle schedule; only matrices decay.
+
+    `kind` is "sgd", with Nesterov momentum, or "adam", which is AdamW.
+    """
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": plain, "weight_decay": 0.0}]
-    if settings.optimizer == "adam":  # decay is decoupled there (arXiv 1711.05101), not a gradient
+    if kind == "adam":  # decay is decoupled there (arXiv 1711.05101), not a gradient
         groups[0]["weight_decay"] = 0.01
-        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate)
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=learning_rate)
     else:
-        optimizer = torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True)
+        optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=settings.steps + 1, pct_start=0.15
+        optimizer, learning_rate, total_steps=steps + 1, pct_start=0.15
     )
     return optimizer, schedule
 
@@ -180,7 +194,7 @@ def distillation(output: Tensor, wanted: Tensor, temperature: float) -> Tensor:
     return temperature**2 * divergence.mean()
 
 
-def _endless(part: Iterable[Batch]) -> Iterator[Pair]:
+def endless(part: Iterable[Batch]) -> Iterator[Pair]:
     """Yield batches of `part` over and over."""
     while True:
         count = 0

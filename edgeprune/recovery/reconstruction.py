@@ -96,7 +96,7 @@ def reconstruct(
         norm = norms.get(name)
         with torch.inference_mode():
             constant = layers[name].bias is not None or norm is not None
-            sums = _Sums(layers[name], len(inputs), fits_constant=constant)
+            sums = NormalEquations(layers[name], len(inputs), fits_constant=constant)
             pairs = _pairs(slim, dense, layers[name], originals[name], inputs)
             for entered, wanted_output in pairs:
                 sums.add(entered, _channels(wanted_output, layers[name], outputs.get(name)))
@@ -105,7 +105,7 @@ def reconstruct(
     return Reconstruction(slim.eval(), tuple(refitted), tuple(left))
 
 
-class _Sums:
+class NormalEquations:
     """The normal equations of one layer, summed batch by batch in double precision."""
 
     def __init__(self, layer: nn.Module, batches: int, *, fits_constant: bool) -> None:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from edgeprune.errors import UsageError
+from edgeprune.data import Data, call, first_batches
+from edgeprune.errors import DataError, UsageError
 from edgeprune.methods import METHODS, unknown
-from edgeprune.pruning.groups import regulariser
+from edgeprune.pruning.groups import group_scores, regulariser
 from edgeprune.records import ChannelGroup
+from edgeprune.recovery.finetuning import (
+    CHECK_SAMPLES,
+    GRADIENT_NORM,
+    endless,
+    finite,
+    metric_on,
+    optimizer_of,
+)
+from edgeprune.recovery.layout import fast_layout, training_layout
+from edgeprune.sections import RegulariseSection
 
+GROWTHS = 10
 KINDS = tuple(method.name for method in METHODS if method.kind == "regularisation")
 
 
@@ -70,3 +83,86 @@ def regularise(
                 engine.update_reg()
 
     return Regulariser(apply, grow)
+
+
+class Trained(NamedTuple):
+    """A model trained with a penalty, its validation metric before and after, and the history.
+
+    `history` holds (step, loss, share of the channels' sizes that the weaker half holds).
+    """
+
+    model: nn.Module
+    before: float
+    after: float
+    history: tuple[tuple[int, float, float], ...]
+
+
+def train_regularised(
+    model: nn.Module,
+    data: Data,
+    groups: Sequence[ChannelGroup],
+    settings: RegulariseSection,
+    *,
+    seed: int,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> Trained:
+    """Return `model` after `settings.steps` steps of training with the penalty, on labels alone.
+
+    SGD with Nesterov momentum, one-cycle schedule, clipped gradients, as in recovery; the penalty
+    is added to the gradients after clipping. `growing` grows ten times, spread over the steps.
+
+    Raises:
+        DataError: there is no training data, or the loss stops being finite.
+        UsageError: the model has nothing to regularise.
+    """
+    if data.train is None:
+        raise DataError(
+            "regularise: the data has no training batches", "give train, or leave out [regularise]"
+        )
+    torch.manual_seed(seed)
+    trained = fast_layout(copy.deepcopy(model))
+    checked = first_batches(data.validation, CHECK_SAMPLES, "validation")
+    before = metric_on(trained, data, checked)
+    penalty = regularise(trained, data.example, groups, settings.kind, settings.strength)
+    optimizer, schedule = optimizer_of(trained, settings.learning_rate, settings.steps)
+    stream, layout = endless(data.train), training_layout(trained)
+    history: list[tuple[int, float, float]] = []
+    grown = max(1, settings.steps // GROWTHS)
+    running = 0.0
+    for step in range(1, settings.steps + 1):
+        trained.train()
+        inputs, target = next(stream)
+        loss = data.loss(call(trained, tuple(map(layout, inputs))), target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained.parameters(), GRADIENT_NORM)
+        penalty.apply()
+        optimizer.step()
+        schedule.step()
+        value = finite(loss, step, "[regularise] learning_rate or strength")
+        running = value if step == 1 else 0.95 * running + 0.05 * value
+        if step % grown == 0:
+            penalty.grow()
+            history.append((step, running, weak_share(trained, data, groups, settings.kind)))
+        progress(step, settings.steps, f"loss {running:.3f}")
+    trained.eval()
+    return Trained(trained, before, metric_on(trained, data, checked), tuple(history))
+
+
+def weak_share(model: nn.Module, data: Data, groups: Sequence[ChannelGroup], kind: str) -> float:
+    """Return the share of all channels' sizes that the weaker half of each group holds.
+
+    Sizes are L2 norms over the group, for `bn_scale` the scales. The share falls as regularisation
+    of this `kind` separates channels that can go from those that stay.
+    """
+    scales = kind == "bn_scale"
+    weak = total = 0.0
+    scores = group_scores(model, data.example, "bn_scale" if scales else "l2")
+    for group in groups:
+        if group.name not in scores:
+            continue
+        sizes = scores[group.name].double()
+        sizes = (sizes if scales else sizes.sqrt()).sort().values
+        weak += float(sizes[: len(sizes) // 2].sum())
+        total += float(sizes.sum())
+    return weak / total if total else 0.0

@@ -1,108 +1,123 @@
-"""When how much is cut: one shot, iterative, progressive, lottery.
+"""In how many steps a model is cut: one shot, iterative, progressive, lottery.
 
-Shares are of the dense model's channels and cumulative: 0.5 means that half are gone by then.
+Shares are of the dense model's cost: 0.5 means that half of it is left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from edgeprune.errors import UsageError, WeightsError
+from edgeprune.errors import BudgetError, WeightsError
 from edgeprune.pruning.groups import cut
+from edgeprune.sections import ScheduleSection
 
-FLOOR = 0.8
 T = TypeVar("T")
+CLOSE = 1e-9
 
 
-class Stage(NamedTuple):
-    """At the start of `epoch`, `share` of the channels is to be gone."""
+class Step(NamedTuple):
+    """A cut that leaves `share` of the dense cost, and the training steps that follow it."""
 
-    epoch: int
+    number: int
     share: float
+    training: int
 
 
 class Outcome(NamedTuple, Generic[T]):
-    """The last good state, the shares that were reached with their metric, and why it stopped."""
+    """The last good state, every state that was tried with its metric, and why it stopped."""
 
     state: T
-    history: tuple[tuple[float, float], ...]
+    tried: tuple[tuple[T, float], ...]
     stopped: str
 
 
-def one_shot(share: float) -> tuple[Stage, ...]:
-    """Return the schedule that cuts everything before recovery begins."""
-    return iterative(((0, share),))
+def plan_steps(
+    schedule: ScheduleSection, share: float, last: int, epoch: Callable[[], int]
+) -> tuple[Step, ...]:
+    """Return the steps in which `schedule` reaches `share` of the dense cost.
 
+    `progressive` and `lottery` take the same part of what is left each time: after step i of n,
+    share^(i / n) is left. `iterative` takes the listed amounts of the dense cost, at most down to
+    `share`.
 
-def iterative(steps: Sequence[tuple[int, float]]) -> tuple[Stage, ...]:
-    """Return the stages of a list of (epoch, amount), amounts being further shares of dense.
-
-    Raises:
-        UsageError: epochs do not rise, an amount is not above 0, or nothing would be left.
-    """
-    stages: list[Stage] = []
-    for epoch, amount in steps:
-        before = stages[-1] if stages else Stage(-1, 0.0)
-        share = before.share + amount
-        if epoch <= before.epoch or amount <= 0 or share >= 1:
-            raise UsageError(
-                f"schedule iterative: ({epoch}, {amount:g}) cannot follow epoch {before.epoch} "
-                f"with {before.share:g} gone",
-                "epochs rise from 0, amounts are above 0 and add up to less than 1",
-            )
-        stages.append(Stage(epoch, share))
-    if not stages:
-        raise UsageError("schedule iterative: no (epoch, amount) is given")
-    return tuple(stages)
-
-
-def progressive(share: float, stages: int) -> tuple[float, ...]:
-    """Return the cumulative shares of `stages` cuts, each taking the same part of what is left.
-
-    After stage i of n, (1 - share)^(i / n) of the channels are left.
+    Args:
+        schedule: the section of the job.
+        share: what the budget leaves.
+        last: training steps after the last cut.
+        epoch: returns the training steps of one epoch.
 
     Raises:
-        UsageError: `share` is not between 0 and 1, or there is no stage.
+        BudgetError: the listed amounts never reach `share`.
     """
-    if not 0 < share < 1 or stages < 1:
-        raise UsageError(f"schedule progressive: {stages} stages to a share of {share:g}")
-    return tuple(1 - (1 - share) ** (i / stages) for i in range(1, stages + 1))
+    if schedule.kind == "iterative":
+        return _iterative(schedule.cuts, share, last, epoch)
+    count = {"progressive": schedule.stages, "lottery": schedule.rounds}.get(schedule.kind, 1)
+    if share >= 1:
+        count = 1
+    between = [schedule.steps] * (count - 1)
+    return tuple(
+        Step(i, share ** (i / count), training)
+        for i, training in enumerate((*between, last), start=1)
+    )
+
+
+def _iterative(
+    cuts: Sequence[tuple[int, float]], share: float, last: int, epoch: Callable[[], int]
+) -> tuple[Step, ...]:
+    left, steps, length = 1.0, list[Step](), epoch() if len(cuts) > 1 else 0
+    for number, (start, amount) in enumerate(cuts, start=1):
+        left -= amount
+        if left <= share + CLOSE:
+            return (*steps, Step(number, share, last))
+        following = cuts[number][0] if number < len(cuts) else start
+        steps.append(Step(number, left, (following - start) * length))
+    raise BudgetError(
+        f"schedule iterative never reaches the budget: its cuts leave {100 * left:.1f} % of the "
+        f"dense cost, the budget {100 * share:.1f} %",
+        "add to [schedule] cuts, or ask for a larger budget",
+    )
 
 
 def carry_out(
-    start: T,
-    shares: Sequence[float],
-    advance: Callable[[T, float], T],
+    steps: Sequence[Step],
+    advance: Callable[[T | None, Step], T],
     metric: Callable[[T], float],
     *,
-    floor: float = FLOOR,
+    least_share: float | None = None,
 ) -> Outcome[T]:
-    """Cut and recover stage by stage; stop when the metric falls too far, with the last good state.
+    """Cut and recover step by step; stop when the metric falls too far, with the last good state.
 
     Args:
-        start: the dense state.
-        shares: cumulative shares, rising.
-        advance: (state, share) -> the state cut to this share and recovered.
+        steps: at least one.
+        advance: (state before, None at first; step) -> the state cut and recovered.
         metric: of a state on validation data, higher is better.
-        floor: a stage is good if its metric is at least this share of the first stage's.
+        least_share: a state is good if its metric is at least this share of the first one's.
     """
-    state = start
-    history: list[tuple[float, float]] = []
-    for index, share in enumerate(shares, start=1):
-        candidate = advance(state, share)
+    state = advance(None, steps[0])
+    first = metric(state)
+    tried = [(state, first)]
+    for step in steps[1:]:
+        candidate = advance(state, step)
         value = metric(candidate)
-        if history and value < floor * history[0][1]:
+        tried.append((candidate, value))
+        if least_share is not None and value < least_share * first:
             reason = (
-                f"stage {index} of {len(shares)}: metric {value:.4g} is under "
-                f"{floor:g} of the first stage's {history[0][1]:.4g}"
+                f"step {step.number} of {len(steps)}: the metric {value:.4g} is under "
+                f"{least_share:g} of the first step's {first:.4g}"
             )
-            return Outcome(state, tuple(history), reason)
+            return Outcome(state, tuple(tried), reason)
         state = candidate
-        history.append((share, value))
-    return Outcome(state, tuple(history), "")
+    return Outcome(state, tuple(tried), "")
+
+
+def epoch_steps(train: Iterable[object] | None) -> int:
+    """Return the number of batches of the training data; 0 without any."""
+    if train is None:
+        return 0
+    return len(train) if isinstance(train, Sized) else sum(1 for _ in train)
 
 
 def rewind(

@@ -6,14 +6,14 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from edgeprune.errors import EdgepruneError
-from edgeprune.report import figures, summary
+from edgeprune.report import figures, summary, transforms
 from edgeprune.report.progress import Stage
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ModelProfile,
         Parity,
         ProfileDifference,
+        SensitivityCurve,
         Unit,
         Verdict,
         WidthPlan,
@@ -168,6 +169,17 @@ class Console:
                 _add(loop, str(row.number), row.predicted, row.found, row.error)
             self.rich.print(loop)
 
+    def sensitivity(
+        self,
+        curves: Sequence[SensitivityCurve],
+        chosen: Mapping[str, SensitivityCurve],
+        metric: str,
+    ) -> None:
+        """Show what cutting a group alone costs at its widths, by the criterion it keeps."""
+        from edgeprune.report.sensitivity_screen import show
+
+        show(self, curves, chosen, metric)
+
     def verdict(self, verdict: Verdict, out: Path | None = None) -> None:
         """Show dense against slim, the ratio, parity and gates; the last lines say how it ended."""
         table = _table("", ">dense", ">slim", ">change", "how sure")
@@ -188,7 +200,14 @@ class Console:
             ),
             ("parity", _parity(verdict.parity)),
         )
+        if steps := summary.steps(verdict):
+            history = _table("step", ">cost", ">limit", ">recalibrated", ">recovered (validation)")
+            for step in steps:
+                _add(history, *step)
+            self.rich.print(history)
         self.rich.print(gates)
+        for text in transforms.sentences(verdict):
+            self.line(text)
         self.line(summary.outcome(verdict), "bold green" if verdict.passed else "bold red")
         if verdict.note:
             self.line(verdict.note[:1].upper() + verdict.note[1:] + ".")

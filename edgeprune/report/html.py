@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edgeprune.records import (
     Artifact,
     CostTable,
+    CSource,
     LayerProfile,
     ModelProfile,
     Record,
@@ -20,7 +21,7 @@ from edgeprune.records import (
     Views,
     WidthPlan,
 )
-from edgeprune.report import charts, figures, summary
+from edgeprune.report import arena, charts, figures, summary, transforms
 from edgeprune.report.pictures import pictures
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ TEMPLATES = Path(__file__).parent
 class ReportData(Record):
     """Everything that the report and the model card show.
 
-    `history` holds (step, loss, validation metric); `files` maps the name of a shipped file to its
-    SHA-256; `versions` maps a package to its version.
+    `code` is the C code of the slim model, where there is some. `history` holds (step, loss,
+    validation metric); `files` maps the name of a shipped file to its SHA-256; `versions` maps a
+    package to its version.
     """
 
     title: str
@@ -50,6 +52,7 @@ class ReportData(Record):
     files: dict[str, str]
     versions: dict[str, str]
     licence: str | None = None
+    code: CSource | None = None
     views: Views = Views()
 
 
@@ -58,7 +61,7 @@ def render(document: ReportData) -> str:
     from markupsafe import Markup
 
     drawn = {name: Markup(svg) for name, svg in _charts(document).items()}
-    page = fill("report.html.j2", document, charts=drawn, layers=_layers(document))
+    page = fill("report.html.j2", document, charts=drawn, layers=_layers(document), arena=arena)
     return page.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
@@ -84,7 +87,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals.update(figures=figures, summary=summary)
+    environment.globals.update(figures=figures, summary=summary, transforms=transforms)
     return environment
 
 
@@ -102,6 +105,13 @@ def _charts(document: ReportData) -> dict[str, str]:
     name = summary.ratio_name(verdict)
     return {
         "ratio": _ratio(verdict, name),
+        "arena": arena.timeline(
+            document.code,
+            verdict.slim.footprint,
+            title="The arena, step by step, and the whole RAM",
+        )
+        if document.code
+        else "",
         "layers": charts.bars(
             [
                 charts.Pair(
@@ -126,7 +136,12 @@ def _charts(document: ReportData) -> dict[str, str]:
             title="Loss and validation metric over the steps of recovery",
         ),
         **pictures(
-            document.views, plan, document.curves, document.dense_profile, document.slim_profile
+            document.views,
+            plan,
+            document.curves,
+            document.dense_profile,
+            document.slim_profile,
+            verdict.schedule,
         ),
     }
 

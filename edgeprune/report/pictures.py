@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeprune.records import LayerProfile, ModelProfile, SensitivityCurve, Views, WidthPlan
+from edgeprune.records import (
+    LayerProfile,
+    ModelProfile,
+    ScheduleHistory,
+    SensitivityCurve,
+    Views,
+    WidthPlan,
+)
 from edgeprune.report import charts, figures
 from edgeprune.report.graph import dependency_graph
 from edgeprune.report.heatmap import heatmap
 from edgeprune.report.histograms import histograms
 from edgeprune.report.patterns import patterns
+from edgeprune.report.scatter import Dot, scatter
 
 MOST_PANELS, MOST_BARS, MOST_LAYERS = 12, 24, 80
 
@@ -20,10 +28,12 @@ def pictures(
     curves: Sequence[SensitivityCurve],
     dense: ModelProfile,
     slim: ModelProfile | None,
+    schedule: ScheduleHistory | None = None,
 ) -> dict[str, str]:
     """Return name -> SVG; "" where a run has nothing to draw."""
     planned = {name: group.after for name, group in plan.groups.items()}
     return {
+        "steps": _steps(schedule, dense.total) if schedule and len(schedule.steps) > 1 else "",
         "graph": _graph(views, dense, planned),
         "heatmap": _heatmap(curves, plan),
         "parameters": _parameters(dense, slim) if slim else "",
@@ -72,6 +82,22 @@ def _parameters(dense: ModelProfile, slim: ModelProfile) -> str:
     largest = sorted(rows, key=lambda row: -row.before.value)[:MOST_BARS]
     return charts.bars(
         [row for row in rows if row in largest], title="Parameters of the layers, dense above slim"
+    )
+
+
+def _steps(schedule: ScheduleHistory, whole: float) -> str:
+    dots = []
+    for method in ("recovered", "before training"):
+        for step in schedule.steps:
+            metric = step.metric if method == "recovered" else step.recalibrated
+            hint = f"step {step.number}, {method}: {metric:.4g}"
+            dots.append(Dot(method, step.cost / whole, metric, hint))
+    return scatter(
+        dots,
+        across="cost of the plan, share of dense",
+        up="validation metric",
+        title=f"Validation metric after each step of schedule {schedule.kind}",
+        percent=True,
     )
 
 

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
         WidthPlan,
     )
 
+AT_LEAST = (
+    "schedule",
+    "class_floor",
+    "agreement",
+    "layers_kept",
+)  # gates whose limit is a lower one
+COUNTS = {"schedule": "steps", "layers_kept": "layers"}
+SHARES = ("accuracy", "class_floor", "agreement")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -143,7 +152,7 @@ def _gate_value(gate: Gate, unit: Unit) -> str:
 
 
 def _gate_limit(gate: Gate, unit: Unit) -> str:
-    direction = "above" if is_ratio(gate) else "at most"
+    direction = "above" if is_ratio(gate) else "at least" if gate.name in AT_LEAST else "at most"
     return f"{direction} {_gate_figure(gate, gate.limit, unit)}"
 
 
@@ -156,7 +165,9 @@ def _gate_figure(gate: Gate, value: float, unit: Unit) -> str:
         return f"{value:,.1f} KiB"
     if gate.name in ("macs", "parameters"):
         return figures.count(round(value))
-    return f"{value:.4f}" if gate.name == "accuracy" else f"{value:.2g}"
+    if gate.name in COUNTS:
+        return f"{value:.0f} {COUNTS[gate.name]}"
+    return f"{value:.4f}" if gate.name in SHARES else f"{value:.2g}"
 
 
 def unmet(verdict: Verdict) -> tuple[str, ...]:
@@ -236,6 +247,23 @@ def _round(index: int, entry: Round, unit: Unit, kind: Kind) -> RoundRow:
         error=figures.signed_percent(entry.predicted / entry.measured - 1)
         if entry.measured
         else "-",
+    )
+
+
+def steps(verdict: Verdict) -> tuple[tuple[str, str, str, str, str], ...]:
+    """Return the steps of the schedule: number, cost, limit, metric recalibrated and recovered."""
+    schedule = verdict.schedule
+    if schedule is None or schedule.planned < 2:
+        return ()
+    return tuple(
+        (
+            f"{step.number} of {schedule.planned}",
+            figures.cost(step.cost, verdict.unit),
+            figures.cost(step.limit, verdict.unit),
+            f"{step.recalibrated:.4f}",
+            f"{step.metric:.4f} after {step.training_steps} steps",
+        )
+        for step in schedule.steps
     )
 
 

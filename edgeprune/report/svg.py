@@ -54,6 +54,11 @@ def rect(x: float, y: float, width: float, height: float, fill: str, stroke: str
     )
 
 
+def hinted(drawn: str, hint: str) -> str:
+    """Return elements as a group that names itself on hovering and to screen readers."""
+    return f"<g><title>{escape(printable(hint))}</title>{drawn}</g>"
+
+
 def line(
     x1: float, y1: float, x2: float, y2: float, colour: str, *, thick: float = 1, dash: str = ""
 ) -> str:

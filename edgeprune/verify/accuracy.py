@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
@@ -14,13 +17,21 @@ from edgeprune.errors import DataError
 from edgeprune.records import Artifact
 from edgeprune.verify.inference import infer
 
+Answers = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The metric over all samples, and batch by batch with the batch's size."""
+    """The metric over all samples, and batch by batch with the batch's size.
+
+    `answers` and `labels` hold the class of largest output and the true one of every sample [N];
+    None where outputs are no scores of classes or targets no labels.
+    """
 
     value: float
     batches: tuple[tuple[float, int], ...]
+    answers: Answers | None = None
+    labels: Answers | None = None
 
     @property
     def samples(self) -> int:
@@ -41,13 +52,29 @@ def evaluate(
         DataError: the data is empty on this pass.
     """
     part = data.test if data.test is not None else data.validation
-    rows = tuple(
-        (data.metric(output, target), len(target))
-        for output, (_, target) in infer(device, path, artifact, part, progress)
-    )
+    rows: list[tuple[float, int]] = []
+    answers, labels = list[Tensor](), list[Tensor]()
+    for output, (_, target) in infer(device, path, artifact, part, progress):
+        rows.append((data.metric(output, target), len(target)))
+        if are_classes(output, target):
+            answers.append(output.argmax(1).flatten())
+            labels.append(target.flatten())
     if not rows:
         raise DataError("data: the evaluation data is empty or can be iterated only once")
-    return Accuracy(sum(v * n for v, n in rows) / sum(n for _, n in rows), rows)
+    value = sum(v * n for v, n in rows) / sum(n for _, n in rows)
+    if len(answers) < len(rows):
+        return Accuracy(value, tuple(rows))
+    return Accuracy(value, tuple(rows), torch.cat(answers).numpy(), torch.cat(labels).numpy())
+
+
+def are_classes(output: Tensor, target: Tensor) -> bool:
+    """Whether `output` [N, classes, ...] scores classes and `target` [N, ...] are their labels."""
+    return (
+        output.ndim >= 2
+        and output.shape[1] > 1
+        and not target.is_floating_point()
+        and target.shape == (output.shape[0], *output.shape[2:])
+    )
 
 
 def drop_interval(

@@ -19,6 +19,7 @@ from edgeprune.records import Figures, ModelProfile
 from edgeprune.verify.accuracy import Accuracy, evaluate
 from edgeprune.verify.firmware import firmware_parity, footprints
 from edgeprune.verify.gates import Evidence
+from edgeprune.verify.guards import gates
 from edgeprune.verify.inference import numeric_device
 from edgeprune.verify.parity import parity
 
@@ -111,5 +112,6 @@ def gather(
         recalibrated_accuracy=recalibrated,
         environment=environment,
         firmware=firmware,
+        guards=gates(job.guards, accuracies[0], accuracies[1], dense.model, slim.model),
     )
     return evidence, profiles[1]

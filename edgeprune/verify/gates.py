@@ -13,9 +13,11 @@ from edgeprune.records import (
     FirmwareParity,
     Gate,
     Kind,
+    Microcontroller,
     Parity,
     PlanSummary,
     Prediction,
+    ScheduleHistory,
     Speedup,
     Unit,
     Verdict,
@@ -24,6 +26,7 @@ from edgeprune.records import (
 from edgeprune.verify.accuracy import Accuracy, drop_interval
 
 DENSE = ".run/dense.onnx"  # in the shipped folder
+NESTED_DENSE = f"../{DENSE}"  # where the shipped folder is a member of a family
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Evidence:
     recalibrated_accuracy: float
     environment: Environment
     firmware: FirmwareParity | None = None
+    guards: tuple[Gate, ...] = ()
 
 
 def judge(
@@ -53,11 +57,16 @@ def judge(
     on_test: bool,
     functional_only: bool = False,
     measured_by: str | None = None,
+    dense: str = DENSE,
     note: str = "",
+    chip: Microcontroller | None = None,
+    schedule: ScheduleHistory | None = None,
 ) -> Verdict:
     """Return the verdict: every gate met, or not, or (met None) not measurable on this device.
 
-    `functional_only`, `measured_by` and `note` are those of the device's profile.
+    `functional_only`, `measured_by`, `note` and `chip` are those of the device's profile; the
+    memory of a board is a limit like those of the job. `schedule` is the history of the steps,
+    where there were several.
     """
     limit = job.request.limit(evidence.dense.cost, unit)
     budget = Budget(
@@ -66,9 +75,11 @@ def judge(
         reached=evidence.slim.cost,
         met=evidence.slim.cost <= limit,
     )
-    command = f"edgeprune verify {DENSE} model.onnx --device {measured_by}" if measured_by else ""
+    command = f"edgeprune verify {dense} model.onnx --device {measured_by}" if measured_by else ""
     speed = speed_gate(evidence.comparison, kind, functional_only=functional_only, command=command)
-    gates = _gates(job, evidence, budget, speed)
+    gates = _gates(job, evidence, budget, speed, chip)
+    if schedule is not None and schedule.planned > 1:
+        gates = (*gates, _schedule(schedule))
     low, high = drop_interval(evidence.dense_accuracy, evidence.slim_accuracy, seed=job.seed)
     return Verdict(
         job=job.name,
@@ -104,6 +115,7 @@ def judge(
         seed=job.seed,
         environment=evidence.environment,
         note=note,
+        schedule=schedule,
     )
 
 
@@ -133,7 +145,9 @@ def speed_gate(
     )
 
 
-def _gates(job: Job, evidence: Evidence, budget: Budget, speed: Gate) -> tuple[Gate, ...]:
+def _gates(
+    job: Job, evidence: Evidence, budget: Budget, speed: Gate, chip: Microcontroller | None
+) -> tuple[Gate, ...]:
     drop = evidence.dense.accuracy - evidence.slim.accuracy
     gates = [
         Gate(
@@ -153,27 +167,32 @@ def _gates(job: Job, evidence: Evidence, budget: Budget, speed: Gate) -> tuple[G
     ]
     if evidence.firmware is not None:
         gates.append(_firmware(evidence.firmware))
+    gates += evidence.guards
     for name in ("macs", "parameters"):
         if getattr(job.budget, name) is not None:
             limit = job.budget.limit_of(name, getattr(evidence.dense, name))
             value = getattr(evidence.slim, name)
             gates.append(Gate(name=name, met=value <= limit, limit=limit, value=value))
     footprint = evidence.slim.footprint
-    if job.budget.ram_kb is not None:
-        ram = footprint.ram_bytes if footprint else evidence.slim.peak_activation_bytes
-        used = ram / 1024
-        gates.append(
-            Gate(name="ram", met=used <= job.budget.ram_kb, limit=job.budget.ram_kb, value=used)
-        )
-    if job.budget.flash_kb is not None:
-        flash = footprint.flash_bytes if footprint else evidence.slim.file_bytes
-        size = flash / 1024
-        gates.append(
-            Gate(
-                name="flash", met=size <= job.budget.flash_kb, limit=job.budget.flash_kb, value=size
-            )
-        )
+    taken = {
+        "ram": footprint.ram_bytes if footprint else evidence.slim.peak_activation_bytes,
+        "flash": footprint.flash_bytes if footprint else evidence.slim.file_bytes,
+    }
+    for part, kilobytes in job.budget.memory(chip).items():
+        used = taken[part] / 1024
+        gates.append(Gate(name=part, met=used <= kilobytes, limit=kilobytes, value=used))
     return tuple(gates)
+
+
+def _schedule(found: ScheduleHistory) -> Gate:
+    good = len(found.steps) - bool(found.stopped)
+    return Gate(
+        name="schedule",
+        met=not found.stopped,
+        limit=found.planned,
+        value=good,
+        note=f"never reached the budget: {found.stopped}" if found.stopped else "",
+    )
 
 
 def _firmware(found: FirmwareParity) -> Gate:
@@ -183,5 +202,6 @@ def _firmware(found: FirmwareParity) -> Gate:
         limit=found.limit,
         value=found.max_units,
         note=f"units of int8; the same top-1 in {100 * found.top1_agreement:.1f} % "
-        f"of {found.samples} inputs",
+        f"of {found.samples} inputs; "
+        f"{'run twice, the same bytes' if found.repeats else 'RUN TWICE, OTHER BYTES'}",
     )

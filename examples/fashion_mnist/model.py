@@ -45,6 +45,7 @@ class FashionResNet(nn.Module):
         widths: channels of the three stages.
         blocks: residual blocks in each stage.
         classes: number of output classes.
+        stem_stride: stride of the stem; 2 quarters what everything behind it costs.
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class FashionResNet(nn.Module):
         widths: tuple[int, int, int] = (32, 64, 128),
         blocks: tuple[int, int, int] = (1, 1, 1),
         classes: int = 10,
+        stem_stride: int = 1,
     ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, widths[0], 3, 1, 1, bias=False)
+        self.stem = nn.Conv2d(1, widths[0], 3, stem_stride, 1, bias=False)
         self.stem_bn = nn.BatchNorm2d(widths[0])
         self.stem_relu = nn.ReLU()
         stages: list[nn.Module] = []
@@ -85,4 +87,9 @@ def build(**overrides: Any) -> nn.Module:
 
 def build_small(**overrides: Any) -> nn.Module:
     """Return the network in a microcontroller's size; the job adds `small.safetensors`."""
-    return build(**{"widths": (8, 16, 32), **overrides})
+    return build(**{"widths": (16, 32, 64), "stem_stride": 2, **overrides})
+
+
+def build_narrow(width: float) -> nn.Module:
+    """Return the network with all its widths times `width`: what pruning has to beat."""
+    return build(widths=tuple(max(1, round(width * w)) for w in (32, 64, 128)))

@@ -1,7 +1,7 @@
 """Train the dense network of this job and write dense.safetensors.
 
     make train        (about 40 minutes on 2 cores)
-    .venv/bin/python examples/fashion_mnist/train.py --size small --epochs 3
+    .venv/bin/python examples/fashion_mnist/train.py --size small    (some 5 minutes on 1 core)
 
 The second line trains the network of microcontroller.toml and writes small.safetensors.
 
@@ -16,7 +16,9 @@ import argparse
 import copy
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -26,7 +28,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 from data import Batches, read, split
 from model import build, build_small
 
-SIZES = {"dense": build, "small": build_small}
+
+class Size(NamedTuple):
+    """A network, the passes over the data that its weights took, and the threads."""
+
+    build: Callable[[], nn.Module]
+    epochs: int
+    threads: int
+
+
+SIZES = {"dense": Size(build, 15, 2), "small": Size(build_small, 30, 1)}
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -61,7 +72,7 @@ def train(size: str, epochs: int, limit: int | None, seed: int) -> nn.Module:
     images, labels = read("train")
     chosen, held_out, _ = split(len(labels))
     data = Batches(images[chosen], labels[chosen], 128, augment=True, seed=seed)
-    model = SIZES[size]().to(memory_format=torch.channels_last)
+    model = SIZES[size].build().to(memory_format=torch.channels_last)
     average = copy.deepcopy(model)
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim == 1]
@@ -104,7 +115,7 @@ def train(size: str, epochs: int, limit: int | None, seed: int) -> nn.Module:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, help="passes over the data")
     parser.add_argument(
         "--steps", type=int, help="stop after this many steps (to check reproducibility)"
     )
@@ -113,8 +124,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file to write (default: SIZE.safetensors)")
     arguments = parser.parse_args()
     out = arguments.out or Path(__file__).with_name(f"{arguments.size}.safetensors")
-    torch.set_num_threads(2)
-    model = train(arguments.size, arguments.epochs, arguments.steps, arguments.seed)
+    chosen = SIZES[arguments.size]
+    torch.set_num_threads(chosen.threads)
+    epochs = arguments.epochs or chosen.epochs
+    model = train(arguments.size, epochs, arguments.steps, arguments.seed)
     figure = accuracy(model, *read("t10k"))
     partial = out.with_suffix(".partial")
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

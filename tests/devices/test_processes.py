@@ -36,6 +36,25 @@ def test_what_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
     assert after <= before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of the dead")
+def test_a_tethered_command_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    child = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    parent = (
+        "import sys; from pathlib import Path\n"
+        "from edgeprune.devices.microcontroller.processes import run\n"
+        f"run([sys.executable, '-c', {child!r}], Path({str(tmp_path)!r}), 60.0, tethered=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", parent]) as started:
+        while not pid.exists() or not pid.read_text():
+            time.sleep(0.02)
+        tied = psutil.Process(int(pid.read_text()))
+        started.kill()
+    gone, alive = psutil.wait_procs([tied], timeout=10.0)
+    assert alive == []
+    assert gone == [tied]
+
+
 def test_what_other_threads_wait_for_can_be_ended(tmp_path: Path) -> None:
     codes: list[int] = []
     command = [sys.executable, "-c", NESTED]

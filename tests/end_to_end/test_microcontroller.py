@@ -49,5 +49,32 @@ def test_an_int8_job_ships_firmware_that_meets_its_budget(job, edgeprune, tmp_pa
     assert code | {"model.onnx", "model.int8.onnx"} <= listed
     assert {"c/quadrants.c", "c/quadrants.h", "c/README.md"} <= code
     subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=out, capture_output=True, check=True)
+    report = (out / "report.html").read_text()
+    section = report[report.index('<section id="memory">') :]
+    footprint = verdict["slim"]["footprint"]
+    for part in ("arena", "scratch", "stack"):
+        assert f'>{part}</th><td class="n">{footprint[f"{part}_bytes"]:,}</td>' in section
     for name in code:
         assert str(tmp_path).encode() not in (out / name).read_bytes(), name
+
+
+def test_ram_is_a_budget_like_any_other(job, edgeprune) -> None:
+    plain = job.read_text() + '[export]\nprecision = "int8"\n'
+    job.write_text(plain)
+    done = edgeprune("profile", job, "--device", "cortex_m4", "--json", timeout=100)
+    assert done.returncode == 0, done.stderr
+    dense = json.loads(done.stdout)["runtime_peak_bytes"]
+    limit = 0.6 * dense / 1024
+    job.write_text(plain.replace('latency = "60%"', f"ram_kb = {limit}"))
+    done = edgeprune("plan", job, "--device", "cortex_m4", "--json", timeout=300)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    (ram,) = document["resources"]
+    assert ram["name"] == "ram"
+    assert 0.5 * dense < ram["used"] <= 0.6 * dense  # found in the emulator, not predicted
+    assert document["held_by"] == ["ram"]
+    job.write_text(plain.replace('latency = "60%"', "ram_kb = 0.3"))
+    done = edgeprune("plan", job, "--device", "cortex_m4", timeout=300)
+    assert done.returncode == 1
+    assert "the budget ram of 307 bytes cannot be reached: the smallest value" in done.stderr
+    assert "[budget] ram_kb must be at least" in done.stderr

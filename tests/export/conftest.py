@@ -26,7 +26,10 @@ from edgeprune.records import CSource
 
 # The host is no Arm processor: CMSIS-NN's own switches for its plain C.
 HOST = ("-O2", "-fPIC", "-D__GNUC_PYTHON__", "-D__RESTRICT=__restrict")
-STRICT = ("-std=c11", "-Wall", "-Wextra", "-Werror")
+STRICT = (
+    "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Wundef",
+    "-Wstrict-prototypes", "-Wmissing-prototypes", "-Werror",
+)  # fmt: skip
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -120,19 +123,24 @@ def inputs(shape: tuple[int, ...], count: int, seed: int) -> NDArray[np.float32]
     return np.random.default_rng(seed).standard_normal((count, *shape[1:])).astype(np.float32)
 
 
-def compare(
-    model: Path, network: HostNetwork, samples: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], float]:
-    """Return the differences to onnxruntime in units of the last place, and top-1 agreement."""
+def reference(model: Path, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the outputs of onnxruntime, sample by sample."""
     options = onnxruntime.SessionOptions()
     # Without VNNI, x86 saturates sums of uint8 by int8 products unless told otherwise.
     options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    name, scale = session.get_inputs()[0].name, network.source.output.scale
+    name = session.get_inputs()[0].name
+    return np.concatenate([session.run(None, {name: sample[None]})[0] for sample in samples])
+
+
+def compare(
+    model: Path, network: HostNetwork, samples: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], float]:
+    """Return the differences to onnxruntime in units of the last place, and top-1 agreement."""
+    scale = network.source.output.scale
     differences, agree = [], 0
-    for sample in samples:
-        (expected,) = session.run(None, {name: sample[None]})
-        got = network.run(sample[None])
+    for sample, row in zip(samples, reference(model, samples), strict=True):
+        expected, got = row[None], network.run(sample[None])
         differences.append(np.abs(np.rint((got - expected) / scale)).astype(np.float64))
         agree += int(got.argmax() == expected.argmax())
     return np.stack(differences), agree / len(samples)

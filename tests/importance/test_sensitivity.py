@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from edgeprune.data import Data
+from edgeprune.errors import DataError
+from edgeprune.importance.kept import CurveStore
 from edgeprune.importance.scores import keep_best
 from edgeprune.importance.sensitivity import (
     best_curves,
     importance_curves,
-    mean_loss,
+    loss_and_metric,
     sensitivity_curves,
     trial_widths,
 )
@@ -68,9 +72,10 @@ def test_curve_equals_cutting_by_hand(build, groups_of) -> None:  # type: ignore
     for width in (4, 9, group.width):
         slim = cut(model, inputs, {group.name: keep_best(scores, width)})
         recalibrate(slim, [(x,)])
-        expected.append(mean_loss(slim, data, [((x,), y)]))
-    differences = [loss - expected[-1] for loss in expected]
+        expected.append(loss_and_metric(slim, data, [((x,), y)]))
+    differences = [loss - expected[-1][0] for loss, _ in expected]
     assert curve.increases == pytest.approx(differences, abs=1e-5)
+    assert curve.drops == pytest.approx([expected[-1][1] - metric for _, metric in expected])
 
 
 def test_progress_reaches_the_end(setting: tuple[nn.Module, Data]) -> None:
@@ -125,3 +130,58 @@ def test_the_better_criterion_is_kept_group_by_group() -> None:
         curve("b", "l2", 0.1),
     ]
     assert {g: c.criterion for g, c in best_curves(curves).items()} == {"a": "taylor", "b": "l2"}
+
+
+def test_losses_are_not_measured_without_labels(setting: tuple[nn.Module, Data]) -> None:
+    model, data = setting
+    x = torch.randn(8, 2)
+    unlabelled = Data(x[:1], None, [(x, torch.full((8,), -1))], data.validation)
+    with pytest.raises(DataError, match="sensitivity needs labels, and batch 0"):
+        sensitivity_curves(
+            model, unlabelled, {"0": (2, 8)}, {"l2": {"0": torch.arange(8.0)}}, samples=8
+        )
+
+
+class Stopped(RuntimeError):
+    """The measurement was cut short."""
+
+
+def test_finished_groups_are_kept_when_the_measurement_is_cut_short(
+    setting: tuple[nn.Module, Data], tmp_path: Path
+) -> None:
+    model, data = setting
+    scores = {"l2": {"0": torch.arange(8.0), "2": torch.arange(8.0)}}
+    widths, store = {"0": (1, 2, 8), "2": (1, 2, 8)}, CurveStore(tmp_path, "model")
+    evaluated: list[int] = []
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        evaluated.append(1)
+        return nn.functional.cross_entropy(output, target)
+
+    def stop(done: int, total: int, what: str) -> None:
+        if what.startswith("2"):
+            raise Stopped
+
+    counted = Data(data.example_inputs, None, data.calibration, data.validation, loss=loss)
+    with pytest.raises(Stopped):
+        sensitivity_curves(model, counted, widths, scores, samples=40, store=store, progress=stop)
+    assert len(evaluated) == 1 + 2  # dense, and two widths of group 0
+    curves = sensitivity_curves(model, counted, widths, scores, samples=40, store=store)
+    assert len(evaluated) == 3 + 1 + 2  # dense again, and group 2 alone
+    assert sensitivity_curves(model, counted, widths, scores, samples=40, store=store) == curves
+    assert len(evaluated) == 6
+    assert curves == sensitivity_curves(model, data, widths, scores, samples=40)
+
+
+def test_kept_curves_belong_to_their_content(tmp_path: Path) -> None:
+    curve = SensitivityCurve(group="a", criterion="l2", widths=(1, 2), increases=(0.5, 0.0))
+    store, scores = CurveStore(tmp_path, "model"), {"l2": torch.tensor([1.0, 2.0])}
+    store.save("a", (1, 2), scores, [curve])
+    assert store.load("a", (1, 2), scores) == (curve,)
+    assert store.load("b", (1, 2), scores) is None
+    assert store.load("a", (2,), scores) is None
+    assert store.load("a", (1, 2), {"l2": torch.tensor([1.0, 3.0])}) is None
+    assert store.load("a", (1, 2), {"l1": scores["l2"]}) is None
+    assert CurveStore(tmp_path, "another").load("a", (1, 2), scores) is None
+    next(tmp_path.iterdir()).write_text("{")
+    assert store.load("a", (1, 2), scores) is None

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from edgeprune.data import Data
 from edgeprune.errors import DataError
 from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
-from edgeprune.recovery.finetuning import _optimizer as optimizer_of
-from edgeprune.recovery.finetuning import distillation, recover
+from edgeprune.recovery.finetuning import distillation, optimizer_of, recover
 from edgeprune.sections import RecoverSection
 
 
@@ -160,9 +159,8 @@ def test_both_optimizers_win_accuracy_back(data, optimizer, rate) -> None:
 
 
 def test_adam_moves_by_its_learning_rate_whatever_the_size_of_the_gradient(data) -> None:
-    settings = RecoverSection(steps=1, optimizer="adam", learning_rate=0.01, distill=False)
     model = network(0)
-    optimizer, schedule = optimizer_of(model, settings)
+    optimizer, schedule = optimizer_of(model, 0.01, 1, "adam")
     before = [p.detach().clone() for p in model.parameters()]
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)

@@ -6,6 +6,9 @@ import pytest
 from edgeprune.records import (
     ChannelGroup,
     GroupList,
+    Regularised,
+    ScheduleHistory,
+    ScheduleStep,
     ScoreSpread,
     TensorInfo,
     Views,
@@ -84,6 +87,22 @@ def test_page_draws_groups_scores_and_weights_where_they_are_known():
     assert page.tags.count("svg") == 10
     assert "groups" in page.ids
     assert "Importance of the channels" in page.text
+
+
+def test_page_draws_the_steps_of_a_schedule():
+    steps = tuple(
+        ScheduleStep(
+            number=i, limit=1000.0 / i, cost=990.0 / i, recalibrated=0.7, metric=0.93 - 0.01 * i,
+            training_steps=10, widths={},
+        )
+        for i in (1, 2, 3)
+    )  # fmt: skip
+    history = ScheduleHistory(kind="progressive", planned=3, steps=steps)
+    verdict = factories.a_verdict(schedule=history)
+    source = render(factories.a_document(verdict=verdict))
+    assert Page(source).tags.count("svg") == 8
+    assert "step 3, recovered: 0.9" in source
+    assert "step 1, before training: 0.7" in source
 
 
 def test_page_is_light_dark_and_printable():
@@ -171,3 +190,21 @@ def test_page_of_a_run_with_little_to_show():
 def test_document_survives_json():
     document = factories.a_document()
     assert ReportData.model_validate_json(document.model_dump_json(by_alias=True)) == document
+
+
+def test_a_schedule_that_stopped_is_told_with_its_steps():
+    step = ScheduleStep(
+        number=1, limit=700.0, cost=690.0, recalibrated=0.81, metric=0.92, training_steps=200,
+        widths={"conv": 16},
+    )  # fmt: skip
+    trained = Regularised(kind="growing", before=0.931, after=0.924, history=())
+    schedule = ScheduleHistory(
+        kind="progressive", planned=3, steps=(step, step), stopped=EVIL, regularised=trained
+    )
+    verdict = factories.a_verdict(schedule=schedule)
+    found = Page(render(factories.a_document(verdict=verdict)))
+    text = " ".join(found.text.split())
+    assert "growing took the validation metric from 0.9310 to 0.9240" in text
+    assert "Schedule progressive, 3 steps planned; it never reached the budget" in text
+    assert "1 of 3" in text
+    assert "script" not in found.tags

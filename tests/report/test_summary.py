@@ -1,6 +1,6 @@
 import pytest
 
-from edgeprune.records import Speedup
+from edgeprune.records import Gate, ScheduleHistory, ScheduleStep, Speedup
 from edgeprune.report import summary
 from tests import factories
 
@@ -121,3 +121,26 @@ def test_rounds_of_an_estimate_have_no_interval():
     exact = plan.rounds[0].model_copy(update={"low": 450.0, "high": 450.0, "measured": 450.0})
     (row,) = summary.rounds(plan.model_copy(update={"rounds": (exact,)}), "estimated")
     assert row.found == "450 µs, by formula"
+
+
+def test_steps_of_a_schedule_are_told_with_cost_and_limit():
+    step = ScheduleStep(
+        number=1, limit=700.0, cost=690.0, recalibrated=0.81, metric=0.92, training_steps=200,
+        widths={"conv": 16},
+    )  # fmt: skip
+    schedule = ScheduleHistory(kind="progressive", planned=2, steps=(step, step), stopped="")
+    (first, _) = summary.steps(factories.a_verdict(schedule=schedule))
+    assert first == ("1 of 2", "690 µs", "700 µs", "0.8100", "0.9200 after 200 steps")
+    assert summary.steps(factories.a_verdict()) == ()
+    once = schedule.model_copy(update={"planned": 1})
+    assert summary.steps(factories.a_verdict(schedule=once)) == ()
+
+
+def test_gates_with_a_lower_limit_say_so():
+    gate = Gate(
+        name="class_floor", met=False, limit=0.8, value=0.71, note="under it: class 6: 0.71"
+    )
+    row = summary.gates(factories.a_verdict(gates=(gate,)))[0]
+    assert (row.name, row.value, row.limit) == ("class floor", "0.7100", "at least 0.8000")
+    gate = Gate(name="schedule", met=False, limit=3, value=1)
+    assert summary.gates(factories.a_verdict(gates=(gate,)))[0].limit == "at least 3 steps"

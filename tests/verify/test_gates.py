@@ -11,6 +11,7 @@ from edgeprune.records import (
     Comparison,
     Environment,
     Figures,
+    Microcontroller,
     Parity,
     PlannedGroup,
     Verdict,
@@ -28,7 +29,7 @@ PLAN = WidthPlan(
 def verdict(kind: str = "measured", **changes: Any) -> Verdict:
     settings = {
         "dense_accuracy": 0.93, "slim_accuracy": 0.925, "slim_cost": 490.0, "low": 1.98,
-        "parity": True, "budget": {"latency": "50%"}, "measured_by": None,
+        "parity": True, "budget": {"latency": "50%"}, "measured_by": None, "chip": None,
     } | changes  # fmt: skip
     job = Job.model_validate(
         {
@@ -69,6 +70,7 @@ def verdict(kind: str = "measured", **changes: Any) -> Verdict:
         metric="top-1 accuracy",
         on_test=True,  # type: ignore[arg-type]
         measured_by=settings["measured_by"],
+        chip=settings["chip"],
     )
 
 
@@ -105,6 +107,18 @@ def test_limits_are_inclusive() -> None:
     assert verdict(slim_accuracy=0.92).passed
     assert verdict(slim_cost=500.0).passed
     assert verdict(budget={"latency": "50%", "ram_kb": 8.0, "flash_kb": 4.0}).passed
+
+
+@pytest.mark.parametrize(("name", "own"), [("ram", 7), ("flash", 3)])
+def test_the_memory_of_a_board_is_a_limit_like_the_job_s(name: str, own: int) -> None:
+    roomy = Microcontroller(cpu="cortex-m4", machine="mps2-an386", ram_kb=64, flash_kb=64)
+    found = {g.name: g for g in verdict(chip=roomy).gates}
+    assert (found["ram"].limit, found["flash"].limit) == (64, 64)
+    small = roomy.model_copy(update={f"{name}_kb": own})
+    found = {g.name: g for g in verdict(budget={"latency": "50%", "ram_kb": 32}, chip=small).gates}
+    assert found[name].met is False
+    assert found[name].limit == own
+    assert found["ram"].limit == min(32, small.ram_kb)
 
 
 def test_an_estimate_never_proves_a_speedup() -> None:

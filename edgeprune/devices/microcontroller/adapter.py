@@ -71,7 +71,7 @@ uint32_t model_broken(void) {{
     for (volatile int i = 0; i < 4; ++i)
         broken |= (input.before[i] ^ GUARD) | (input.after[i] ^ GUARD) |
                   (output.before[i] ^ GUARD) | (output.after[i] ^ GUARD);
-    return broken;
+    return broken != 0;
 }}
 
 uint32_t model_scratch_bytes(void) {{ return 0; }}

@@ -18,6 +18,7 @@ from edgeprune.devices.microcontroller.toolchain import (
     toolchain,
 )
 from edgeprune.errors import DeviceError, InternalCheckError, UnsupportedModelError
+from edgeprune.export.c_text import FREESTANDING
 from edgeprune.records import Footprint, Microcontroller
 
 HARNESS = ("start.c", "host.c", "main.c")
@@ -100,7 +101,7 @@ def _compile(sources: Sources, tools: Toolchain, script: str, scratch: Path, mod
     linker.write_text(script, encoding="utf-8")
     compiler = (*tools.command, *tools.flags)
     includes = tuple(f"-I{sources.folder / folder}" for folder in sources.include_dirs)
-    library = ("-isystem", str(harness_folder())) if tools.bare else ()
+    library = ("-isystem", str(FREESTANDING)) if tools.bare else ()
     made = scratch / "harness_adapter.o"  # the linker script tells the harness by its file names
     fault = run_compiler(
         (*compiler, *includes, f"-I{harness_folder()}", "-c", str(adapter), "-o", str(made)),
@@ -129,8 +130,10 @@ def _harness(tools: Toolchain) -> list[Path]:
             pairs = [(file, f"harness_{Path(file).stem}.o") for file in HARNESS]
             if tools.bare:
                 pairs.append(("math.c", "math.o"))  # not part of the harness: models call it
+            library = ("-isystem", str(FREESTANDING)) if tools.bare else ()
             for file, name in pairs:
-                command = (*tools.command, *tools.flags, "-c", str(harness_folder() / file))
+                source = str(harness_folder() / file)
+                command = (*tools.command, *tools.flags, *library, "-c", source)
                 fault = run_compiler((*command, "-o", str(made / name)), made)
                 if fault:
                     raise _explained(fault, tools, file)
@@ -145,8 +148,8 @@ def _script(sources: Sources, machine: str) -> str:
 
 
 def _harness_texts() -> list[bytes]:
-    names = (*HARNESS, "harness.h", "math.c", "math.h", "string.h")
-    return [(harness_folder() / name).read_bytes() for name in names]
+    own = [harness_folder() / name for name in (*HARNESS, "harness.h", "math.c")]
+    return [path.read_bytes() for path in (*own, *sorted(FREESTANDING.iterdir()))]
 
 
 def _explained(fault: str, tools: Toolchain, model: str) -> DeviceError | UnsupportedModelError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import tempfile
 import threading
@@ -20,8 +21,14 @@ from numpy.typing import NDArray
 from edgeprune.devices.microcontroller import emulate as unicorn
 from edgeprune.devices.microcontroller import qemu
 from edgeprune.devices.microcontroller.build import Firmware, build
+from edgeprune.devices.microcontroller.counting import Counts
 from edgeprune.devices.microcontroller.emulation import Job, Outcome
-from edgeprune.devices.microcontroller.sources import Sources, write_sources
+from edgeprune.devices.microcontroller.sources import (
+    Sources,
+    is_integer,
+    write_joined,
+    write_sources,
+)
 from edgeprune.devices.microcontroller.toolchain import INSTALL, compiler_obstacle, toolchain
 from edgeprune.devices.processes import end_all
 from edgeprune.devices.protocol import (
@@ -32,11 +39,12 @@ from edgeprune.devices.protocol import (
     Obstacle,
     Request,
 )
-from edgeprune.errors import BudgetError, DataError, DeviceError
-from edgeprune.records import DeviceSpec, Environment, Footprint, Microcontroller
+from edgeprune.errors import DataError, DeviceError
+from edgeprune.records import DeviceSpec, Environment, Microcontroller
 
 GRACE_SECONDS = 120.0  # for the start of the emulator, on top of the request's deadline
 AT_ONCE = 8  # models that one emulator process takes
+JOINED, JOINED_BYTES = 24, 1 << 20  # models, and bytes of their files, that share one firmware
 GENERATING = threading.Lock()  # the writers of C code are not made for threads
 Array = NDArray[Any]
 Item = TypeVar("Item")
@@ -62,7 +70,9 @@ class MicrocontrollerDevice:
 
         Tasks `time` and `layers` run one inference on seeded random inputs and give its
         instructions (once, however many rounds are asked for), `layers` those of every layer too;
-        `run` gives the outputs that the firmware computes.
+        `run` gives the outputs that the firmware computes. Joined int8 models share one firmware:
+        only the instructions of their layers are told, which differ from those of firmware of
+        their own by the few that load addresses.
 
         Raises:
             UnsupportedModelError: a model cannot become firmware for this core.
@@ -73,6 +83,10 @@ class MicrocontrollerDevice:
         seconds = request.deadline_seconds + GRACE_SECONDS
         if request.task == "run":
             answers = [self._outputs(request, seconds)]
+        elif request.joined and all(is_integer(Path(model.file)) for model in request.models):
+            groups = _groups(request.models)
+            found = _in_parallel(lambda group: self._joined(group, request, seconds), groups)
+            answers = [answer for part in found for answer in part]
         else:
             parts = [
                 request.models[i : i + AT_ONCE] for i in range(0, len(request.models), AT_ONCE)
@@ -90,6 +104,11 @@ class MicrocontrollerDevice:
         assert self.spec.microcontroller is not None
         return self.spec.microcontroller
 
+    @property
+    def _machine(self) -> str:
+        """The memory layout that firmware is linked for."""
+        return self.chip.machine if self.chip.emulator == "qemu" else unicorn.MACHINE
+
     def _counted(
         self, models: Sequence[ModelFile], request: Request, seconds: float
     ) -> list[ModelAnswer]:
@@ -100,6 +119,30 @@ class MicrocontrollerDevice:
         outcomes = self._emulate(jobs, seconds)
         detailed = request.task == "layers"
         return [_answer(b, o, detailed) for b, o in zip(built, outcomes, strict=True)]
+
+    def _joined(
+        self, models: Sequence[ModelFile], request: Request, seconds: float
+    ) -> list[ModelAnswer]:
+        """Count the layers of several int8 models in one firmware."""
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
+            paths = [Path(model.file) for model in models]
+            with GENERATING:
+                sources, sizes = write_joined(paths, Path(scratch, "code"), self.chip)
+            name = f"{models[0].name} and {len(models) - 1} more" if sizes[1:] else models[0].name
+            firmware = build(sources, self.chip, self._machine, name)
+        share = (time.monotonic() - started) / len(models)
+        job = Job(name, firmware, _random(sources, request.seed), True)
+        counts = self._emulate([job], seconds)[0].counts
+        assert counts is not None
+        nodes = iter(_layer_costs(sources, counts))
+        own = [list(itertools.islice(nodes, size)) for size in sizes]
+        # A model of reshapes alone executes nothing.
+        nothing = [NodeCosts(name=sources.infer, operator=None, provider="firmware", values=(0.0,))]
+        return [
+            ModelAnswer(name=model.name, load_seconds=share, nodes=tuple(found or nothing))
+            for model, found in zip(models, own, strict=True)
+        ]
 
     def _outputs(self, request: Request, seconds: float) -> ModelAnswer:
         if request.inputs is None or request.outputs is None:
@@ -128,8 +171,7 @@ class MicrocontrollerDevice:
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
             with GENERATING:
                 sources = write_sources(Path(model.file), Path(scratch, "code"), self.chip)
-            machine = self.chip.machine if self.chip.emulator == "qemu" else unicorn.MACHINE
-            firmware = build(sources, self.chip, machine, model.name)
+            firmware = build(sources, self.chip, self._machine, model.name)
         return Built(model.name, firmware, time.monotonic() - started)
 
     def _emulate(self, jobs: Sequence[Job], seconds: float) -> list[Outcome]:
@@ -181,34 +223,11 @@ def tools_of(spec: DeviceSpec) -> str:
     return f"{toolchain(spec.microcontroller).version}, {engine.emulator_version()}"
 
 
-def require_fit(spec: DeviceSpec, name: str, footprint: Footprint) -> None:
-    """Make sure that a model fits the board.
-
-    Raises:
-        BudgetError: it does not; says what it needs and what there is.
-    """
-    chip = spec.microcontroller
-    if chip is None:
-        return
-    for what, need, limit in (
-        ("flash", footprint.flash_bytes, chip.flash_kb),
-        ("RAM", footprint.ram_bytes, chip.ram_kb),
-    ):
-        if limit is not None and need > 1024 * limit:
-            raise BudgetError(
-                f"{name} needs {need / 1024:.1f} KB of {what}, {spec.name} has {limit} KB",
-                f"prune it further: [budget] {what.lower()}_kb = {limit} in the job file",
-            )
-
-
 def _answer(built: Built, outcome: Outcome, detailed: bool) -> ModelAnswer:
     counts = outcome.counts
     assert counts is not None
     sources = built.firmware.sources
-    nodes = [
-        NodeCosts(name=layer.name, operator=layer.operator, provider="firmware", values=(float(n),))
-        for layer, n in zip(sources.layers, counts.layers, strict=True)
-    ]
+    nodes = _layer_costs(sources, counts)
     nodes.append(
         NodeCosts(
             name=sources.infer, operator=None, provider="firmware", values=(float(counts.infer),)
@@ -224,6 +243,27 @@ def _answer(built: Built, outcome: Outcome, detailed: bool) -> ModelAnswer:
         peak_bytes=footprint.ram_bytes,
         footprint=footprint,
     )
+
+
+def _layer_costs(sources: Sources, counts: Counts) -> list[NodeCosts]:
+    return [
+        NodeCosts(name=layer.name, operator=layer.operator, provider="firmware", values=(float(n),))
+        for layer, n in zip(sources.layers, counts.layers, strict=True)
+    ]
+
+
+def _groups(models: Sequence[ModelFile]) -> list[list[ModelFile]]:
+    """Split `models` so that each part is small enough for one firmware."""
+    groups: list[list[ModelFile]] = []
+    room = 0
+    for model in models:
+        size = Path(model.file).stat().st_size
+        if not groups or size > room or len(groups[-1]) == JOINED:
+            groups.append([])
+            room = JOINED_BYTES
+        groups[-1].append(model)
+        room -= size
+    return groups
 
 
 def _random(sources: Sources, seed: int) -> bytes:

@@ -44,6 +44,7 @@ def emulate(chip: Microcontroller, jobs: Sequence[Job], seconds: float) -> list[
                 [sys.executable, "-I", str(WORKER), str(asked), str(answered)],
                 Path(scratch),
                 seconds,
+                tethered=True,
             )
         except subprocess.TimeoutExpired:
             raise overdue(jobs, seconds) from None

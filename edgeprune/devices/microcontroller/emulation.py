@@ -12,6 +12,7 @@ from edgeprune.errors import DeviceError
 
 STATUS = struct.Struct("<3I")  # struct status of harness.h
 FAULT, NO_FILES = 99, 98  # exit codes of harness.h
+OVERRUN = 1  # bit of what the check says; the other is that of a kernel that refused
 
 
 class Job(NamedTuple):
@@ -56,9 +57,13 @@ def collect(job: Job, folder: Path) -> Outcome:
     for index, start in enumerate(range(0, len(data), record)):
         stack, broken, scratch = STATUS.unpack_from(data, start + size)
         if broken:
+            what = (
+                "a canary was overwritten in sample {}: the firmware wrote beyond its memory"
+                if broken & OVERRUN
+                else "a kernel of CMSIS-NN refused its arguments in sample {}"
+            )
             raise DeviceError(
-                f"{job.name}: a canary was overwritten in sample {index}: "
-                f"the firmware wrote beyond its memory (check: 0x{broken:08x})",
+                f"{job.name}: {what.format(index)}",
                 "its outputs and counts are not used; please report the model",
             )
         outputs.append(data[start : start + size])

@@ -56,7 +56,7 @@ def _run(chip: Microcontroller, job: Job, folder: Path, seconds: float) -> Outco
         plugin = host_library("qemu_counter.c", f"-DPLUGIN_VERSION={_plugin_version()}")
         command += ["-plugin", f"{plugin},table=table,counts=counts"]
     try:
-        done = run(command, folder, seconds)
+        done = run(command, folder, seconds, tethered=True)
     except subprocess.TimeoutExpired:
         raise overdue([job], seconds) from None
     said = done.stdout + done.stderr

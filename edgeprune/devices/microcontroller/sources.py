@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.devices.microcontroller.adapter import float_adapter, integer_adapter
-from edgeprune.export.c_source import generate
+from edgeprune.export.c_source import generate, generate_graph
 from edgeprune.export.float_source import NAME, FloatSource, generate_float
+from edgeprune.export.integer_graph import read_integer_graph
+from edgeprune.export.joined import computing, join
 from edgeprune.export.onnx_graph import load
 from edgeprune.export.tensors import decode, encode
 from edgeprune.records import CSource, Microcontroller, Shape
@@ -70,11 +72,39 @@ def write_sources(model: Path, folder: Path, chip: Microcontroller) -> Sources:
         UnsupportedModelError: there is no C code for an operator; names it.
         DeviceError: a package that writes or holds C code is not installed.
     """
-    if any(node.op_type in QUANTIZED for node in load(model).graph.node):
+    if is_integer(model):
         cmsis = Path(chip.cmsis) if chip.cmsis else None
         return integer_sources(generate(model, folder, name="net", target=chip.target, cmsis=cmsis))
     folder.mkdir()
     return float_sources(generate_float(model, folder), folder)
+
+
+def is_integer(model: Path) -> bool:
+    """Return whether the ONNX file `model` is quantised."""
+    return any(node.op_type in QUANTIZED for node in load(model).graph.node)
+
+
+def write_joined(
+    models: Sequence[Path], folder: Path, chip: Microcontroller
+) -> tuple[Sources, list[int]]:
+    """Write one C program with the layers of all int8 `models` into the new folder `folder`.
+
+    Returns what `write_sources` returns, and how many of its layers belong to each model.
+
+    Raises:
+        UnsupportedModelError: there is no C code for an operator; names it.
+        DeviceError: a package that writes or holds C code is not installed.
+    """
+    graphs = [read_integer_graph(model) for model in models]
+    source = generate_graph(
+        join(graphs),
+        folder,
+        name="net",
+        target=chip.target,
+        cmsis=Path(chip.cmsis) if chip.cmsis else None,
+        title=f"{len(models)} models",
+    )
+    return integer_sources(source), [computing(graph) for graph in graphs]
 
 
 def integer_sources(source: CSource) -> Sources:

@@ -38,6 +38,12 @@ def test_rounding_is_half_to_even(library, name: str) -> None:
     assert math.isnan(call(library, name, math.nan))
 
 
+def test_rounding_doubles_is_half_to_even(library) -> None:
+    library.llrint.restype, library.llrint.argtypes = ctypes.c_longlong, [ctypes.c_double]
+    for x in (-2.5, -1.5, -0.4, 0.0, 0.5, 1.5, 2.5, 3.49, 1e15 + 0.5, -(2.0**60)):
+        assert library.llrint(x) == round(x)
+
+
 def test_powers(library) -> None:
     for x, y in (
         (2.0, 10.0),

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* For compilers that bring no C library: the compiler's runtime defines these functions. The
    macros let it see through copies of a known size, which -ffreestanding would forbid. */
 #pragma once

@@ -1,5 +1,6 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* For compilers that bring no C library. What is inline in the instruction set, or defined by the
-   compiler's runtime, is only declared; math.c holds the rest. */
+   compiler's runtime, is only declared; edgeprune's harness holds the rest (math.c). */
 #pragma once
 
 #define INFINITY __builtin_inff()
@@ -17,4 +18,6 @@ float floorf(float), ceilf(float), roundf(float), truncf(float);
 float fmaxf(float, float), fminf(float, float);
 
 float rintf(float), nearbyintf(float);
+double nearbyint(double);
+long long llrint(double);
 float tanhf(float), erff(float), powf(float, float);

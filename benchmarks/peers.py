@@ -1,0 +1,114 @@
+"""edgeprune against its peers at equal measured cost, on the Fashion-MNIST job.
+
+    make bench-peers                              hours on an idle machine; goes on where it stopped
+    python benchmarks/peers.py --keep DIR         keeps, and reuses, what is in DIR
+    python benchmarks/peers.py --only-docs   writes the section from what is there, no more
+
+Writes the section "Allocators at equal measured cost" of docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from page import BENCHMARKS, write_section
+
+from edgeprune.records import BenchResult
+from edgeprune.report.bench_summary import condition, entries, markdown
+
+ROOT = Path(__file__).parents[1]
+JOB = ROOT / "examples" / "fashion_mnist" / "job.toml"
+RUNS = (("mobile_cpu", "50%,35%,25%"), ("arm64_emulated", "50%"))
+OURS = "exact"
+TORCH_PRUNING = ("uniform", "global", "isomorphic")
+
+
+def main() -> int:
+    """Run what is missing, and write the section."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--keep", type=Path, default=ROOT / "bench", help="folder of the results")
+    parser.add_argument("--steps", type=int, help="of recovery; the job's by default")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--methods", help="instead of all")
+    parser.add_argument("--only-docs", action="store_true")
+    arguments = parser.parse_args()
+    folders = [(device, arguments.keep / device / JOB.parent.name, b) for device, b in RUNS]
+    if not arguments.only_docs:
+        for device, folder, budgets in folders:
+            words = ["bench", str(JOB), "--device", device, "--budget", budgets, "--resume"]
+            words += ["--out", str(folder), "--seeds", arguments.seeds]
+            words += ["--methods", arguments.methods] if arguments.methods else []
+            steps = arguments.steps
+            for extra in (["--steps", "0"], [] if steps is None else ["--steps", str(steps)]):
+                done = subprocess.run(
+                    [sys.executable, "-m", "edgeprune", *words, *extra], check=False
+                )
+                if done.returncode:
+                    return done.returncode
+    found = [
+        BenchResult.model_validate_json((folder / "bench.json").read_bytes())
+        for _, folder, _ in folders
+        if (folder / "bench.json").exists()
+    ]
+    write_section(BENCHMARKS, "peers", section(found))
+    return 0
+
+
+def section(results: list[BenchResult]) -> str:
+    """Return the section as Markdown: what was reached, and what was not."""
+    lines = [
+        "## Allocators at equal measured cost",
+        "",
+        "Every method is brought to the same cost on the device by turning its own knob",
+        "(`edgeprune bench`), and recovers in the same way. `global/taylor@8` is torch-pruning's",
+        "global pruning by Taylor scores, rounded to 8; `exact` is edgeprune's default. A method",
+        "marked *over* did not get down to the budget.",
+        "Written by `make bench-peers`.",
+        "",
+    ]
+    for result in results:
+        lines += [f"### {result.job} on {result.device}", "", f"{condition(result)}.", ""]
+        runtime = result.facts.get("onnxruntime")
+        machine = result.facts.get("processor") or result.facts.get("cpu")
+        where = ", ".join(t for t in (machine, runtime and f"onnxruntime {runtime}") if t)
+        lines += [f"{where}.", ""] if where else []
+        lines += [markdown(result), *verdicts(result), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def verdicts(result: BenchResult) -> list[str]:
+    """Return a sentence for each target and question."""
+    lines = []
+    for target in result.targets:
+        found = [e for e in entries(result, target) if not e.over]
+        ours = next((e for e in found if e.method == OURS), None)
+        peers = [e for e in found if e.method != OURS]
+        if ours is None or not peers:
+            continue
+        share = f"{100 * target:.0f} %"
+        if result.steps:
+            best = max(peers, key=lambda e: e.accuracy)
+            word = "above" if ours.accuracy > best.accuracy else "**not** above"
+            lines.append(
+                f"- {share}, after recovery: `{OURS}` {ours.accuracy:.4f} is {word} the best peer, "
+                f"`{best.method}` {best.accuracy:.4f}."
+            )
+        theirs = [e for e in peers if e.method.partition("/")[0] in TORCH_PRUNING]
+        if ours.before is None or not theirs:
+            continue
+        best = max(theirs, key=lambda e: e.before or 0.0)
+        dense = result.dense.accuracy
+        lost, other = dense - ours.before, dense - (best.before or 0.0)
+        lines.append(
+            f"- {share}, after BatchNorm recalibration alone: `{OURS}` loses {100 * lost:.2f} "
+            f"points, torch-pruning's best setting (`{best.method}`) {100 * other:.2f}: "
+            f"{'at most half' if lost <= other / 2 else '**more than half**'}."
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""From prices and losses to widths: the problem that a job poses, and its solution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from edgeprune.allocation.candidates import Candidates
+from edgeprune.allocation.closed_loop import close_the_loop
+from edgeprune.allocation.firmware_rows import FirmwareMemory
+from edgeprune.allocation.problem import Problem, Resource, build_problem, flat_curves
+from edgeprune.allocation.reachable import require_reachable
+from edgeprune.allocation.reaching import reach
+from edgeprune.allocation.resources import Model, resource_rows
+from edgeprune.allocation.task import Task
+from edgeprune.export.integer_graph import read_integer_graph
+from edgeprune.export.segments import as_int8, read_graph
+from edgeprune.importance.sensitivity import best_curves
+from edgeprune.records import (
+    CostTable,
+    GroupList,
+    ModelProfile,
+    Sensitivity,
+    SensitivityCurve,
+    WidthPlan,
+)
+from edgeprune.stages import Run
+from edgeprune.verify.firmware import footprints
+
+
+def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitivity) -> Task:
+    """Return what allocators work on."""
+    scores: dict[str, dict[str, Tensor]] = {}
+    for key, score in load_file(run.scores).items():
+        criterion, _, group = key.partition("/")
+        scores.setdefault(criterion, {})[group] = score
+    return Task(
+        run.model,
+        run.data,
+        tuple(group for group in groups.groups if group.name in table.widths),
+        table,
+        best_curves(sensitivity.curves),
+        scores,
+        criterion=next(iter(scores)) if len(scores) == 1 else None,
+        round_to=run.job.prune.round_to,
+        kind=run.device.spec.kind,
+        seed=run.job.seed,
+    )
+
+
+def candidates_of(run: Run, table: CostTable, sensitivity: Sensitivity) -> Candidates:
+    """Return what builds and measures candidate plans."""
+    return Candidates(
+        run.model,
+        run.data,
+        run.device,
+        run.precision,
+        folder=run.folder.path,
+        dense=run.file(run.start),
+        table=table,
+        curves=best_curves(sensitivity.curves),
+        scores=load_file(run.scores),
+        opset=run.job.export.opset,
+        seed=run.job.seed,
+        relative=run.job.request.share is not None,
+    )
+
+
+def pose(
+    run: Run,
+    groups: GroupList,
+    dense: ModelProfile,
+    table: CostTable,
+    curves: Mapping[str, SensitivityCurve] | None = None,
+) -> Problem:
+    """Return the allocation problem of the job: losses of `curves` (None: no loss), all limits."""
+    graph = read_graph(run.file(run.start))
+    if run.precision.name == "int8":
+        graph = as_int8(graph)
+    model = Model(run.model, graph, groups.groups, dense.file_bytes)
+    own_memory = run.device.spec.runtime == "firmware"
+    rows = resource_rows(run.job.budget, table, model, memory=not own_memory)
+    if own_memory:
+        rows += _firmware_rows(run, table)
+    return build_problem(table, curves or flat_curves(table), rows)
+
+
+def _firmware_rows(run: Run, table: CostTable) -> tuple[Resource, ...]:
+    """Return the rows of RAM and flash of int8 firmware, within the limits of job and board."""
+    chip, file = run.device.spec.microcontroller, run.precision.file(run.file(run.start))
+    limits = run.job.budget.memory(chip)
+    if chip is None or run.precision.name != "int8" or not limits:
+        return ()  # float32 code keeps its tensors on the stack: only the gates know its memory
+    (dense,) = footprints(run.device, (file,), run.job.seed)
+    memory = FirmwareMemory(read_integer_graph(file), table, chip.target, dense)
+    rows: tuple[Resource, ...] = ()
+    if "ram" in limits:
+        rows += memory.ram(1024 * limits["ram"])
+    if "flash" in limits:
+        rows += memory.flash(1024 * limits["flash"])
+    return rows
+
+
+def check_budgets(run: Run, groups: GroupList, dense: ModelProfile, table: CostTable) -> None:
+    """Make sure, before losses are measured, that all limits can be reached.
+
+    Raises:
+        BudgetError: they cannot.
+    """
+    unit = run.device.spec.unit
+    limit = run.limit(table.dense_cost)
+    require_reachable(pose(run, groups, dense, table), limit, unit)
+
+
+def allocate(
+    run: Run,
+    groups: GroupList,
+    dense: ModelProfile,
+    table: CostTable,
+    sensitivity: Sensitivity,
+    tighter: float = 1.0,
+) -> WidthPlan:
+    """Find the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
+    table = run.present.table(table)
+    candidates = candidates_of(run, table, sensitivity)
+    problem = pose(run, groups, dense, table, candidates.curves)
+    limit = run.limit(table.dense_cost) / tighter
+    with run.console.stage("Allocating widths") as stage:
+        if run.job.prune.allocation != "exact":
+            return reach(
+                run.job.prune.allocation,
+                task_of(run, groups, table, sensitivity),
+                limit,
+                measure=candidates.measure,
+                note=stage.note,
+            )
+        return close_the_loop(
+            problem,
+            limit,
+            kept=candidates.planned,
+            measure=candidates.measure,
+            unit=run.device.spec.unit,
+            dense_cost=table.dense_cost,
+            seed=run.job.seed,
+            note=stage.note,
+        )

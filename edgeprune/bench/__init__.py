@@ -1,0 +1,1 @@
+"""edgeprune against its peers at equal measured cost."""

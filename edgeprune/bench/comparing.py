@@ -1,0 +1,284 @@
+"""The comparison: every method to the same measured cost, the same recovery, several seeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from torch import nn
+
+from edgeprune import allocating, stages
+from edgeprune.allocation.candidates import Candidates
+from edgeprune.allocation.reaching import reach
+from edgeprune.allocation.task import Task
+from edgeprune.bench import narrower
+from edgeprune.bench.kept import Losses, Rows, remembered
+from edgeprune.bench.training import Trained, final_metric, from_scratch, recovered
+from edgeprune.bench.variants import BASELINES, OURS, Variant
+from edgeprune.budget import parse_budget
+from edgeprune.data import Data
+from edgeprune.devices.protocol import Device
+from edgeprune.identity import identity_of, versions
+from edgeprune.job import Job
+from edgeprune.loading import load_data, seed_everything
+from edgeprune.pipeline import Prices, prices_of
+from edgeprune.pruning.shrink import shrink
+from edgeprune.records import (
+    BenchDense,
+    BenchResult,
+    BenchRow,
+    CostTable,
+    ModelProfile,
+    Narrow,
+    WidthPlan,
+)
+from edgeprune.report.console import Console
+from edgeprune.report.progress import Stage
+from edgeprune.store import RunFolder
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, where, and how long recovery may take.
+
+    Args:
+        job: the job; its [recover] section is every method's, but for the steps.
+        folder: where the job's relative paths start.
+        model: the dense model.
+        data: the job's data.
+        device: where costs come from.
+        out: receives the results; its `.run` keeps what is finished.
+        budgets: as in [budget] latency.
+        variants: what to compare.
+        seeds: of recovery. Widths are allocated once, with the first.
+        steps: of recovery; 0 compares before recovery.
+        console: shows progress.
+    """
+
+    job: Job
+    folder: Path
+    model: nn.Module
+    data: Data
+    device: Device
+    out: Path
+    budgets: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    console: Console
+
+    def run(self, *, resume: bool = False) -> BenchResult:
+        """Compare, row by row; rows that are finished are not done again.
+
+        Raises:
+            BudgetError: a budget is below the smallest reachable cost.
+            UsageError: a budget in another unit than the device's.
+        """
+        first = self.job.with_overrides(budget=self.budgets[0], seed=self.seeds[0])
+        for budget in self.budgets:
+            parse_budget(budget).limit(1.0, self.device.spec.unit)
+        seed_everything(first.seed)
+        identity = identity_of(first, self.model, self.data, self.device) | {"budget": "several"}
+        with RunFolder(self.out, identity, resume=resume) as folder:
+            this = stages.Run(first, self.model, self.data, self.device, folder, self.console)
+            prices = prices_of(this)
+            spec = self.device.spec
+            targets = {
+                b: parse_budget(b).limit(prices.table.dense_cost, spec.unit)
+                / prices.table.dense_cost
+                for b in self.budgets
+            }
+            for budget in self.budgets:
+                asked = replace(this, job=first.with_overrides(budget=budget))
+                allocating.check_budgets(asked, prices.groups, prices.dense, prices.table)
+            dense = folder.stage("dense-accuracy", BenchDense, self._dense)
+            rows, skipped = Rows(folder.file("rows.jsonl")), self._impossible()
+            work = _Work(self, this, prices, targets, rows)
+            left = [v for v in self.variants if v.label not in skipped]
+            work.plan(left)
+            for budget, variant, seed in self._order(left):
+                work.row(budget, variant, seed)
+            found = [
+                rows.get(v.label, targets[b], seed, self.steps) for b, v, seed in self._order(left)
+            ]
+            return BenchResult(
+                job=self.job.name,
+                device=spec.name,
+                kind=spec.figure,
+                unit=spec.unit,
+                target=targets[self.budgets[0]],
+                targets=tuple(targets.values()),
+                seeds=self.seeds,
+                steps=self.steps,
+                rows=tuple(row for row in found if row is not None),
+                dense=dense,
+                metric=self.data.metric_name,
+                accuracy_on="validation" if self.data.test is None else "test",
+                samples=self.samples,
+                skipped=tuple(f"{name}: {why}" for name, why in skipped.items()),
+                versions=versions(),
+                facts=prices.table.environment.facts,
+            )
+
+    def _order(self, variants: Sequence[Variant]) -> Iterator[tuple[str, Variant, int]]:
+        """Yield one seed after the other, so that an interrupted comparison compares something."""
+        for seed in self.seeds[: 1 if self.steps == 0 else None]:
+            for budget in self.budgets:
+                for variant in variants:
+                    yield budget, variant, seed
+
+    def _impossible(self) -> dict[str, str]:
+        """Return what cannot be compared, and why; each is told aloud."""
+        found: dict[str, str] = {}
+        for name in BASELINES:
+            if all(variant.name != name for variant in self.variants):
+                continue
+            if self.data.train is None:
+                found[name] = "the job has no training data"
+            elif self.steps == 0:
+                found[name] = "there is nothing to compare before training"
+            elif name == "narrower" and self.job.bench.narrower is None:
+                found[name] = "the job has no factory with a width: [bench] narrower"
+        for name, why in found.items():
+            self.console.warning(f"{name} is left out: {why}")
+        return found
+
+    @cached_property
+    def samples(self) -> int:
+        """Number of samples that accuracies are taken on."""
+        part = self.data.test if self.data.test is not None else self.data.validation
+        return sum(len(target) for _, target in part)
+
+    def _dense(self) -> BenchDense:
+        with self.console.stage("Evaluating the dense model"):
+            return BenchDense(accuracy=final_metric(self.model, self.data))
+
+
+@dataclass
+class _Work:
+    """The comparison under way."""
+
+    bench: Comparison
+    this: stages.Run
+    prices: Prices
+    targets: dict[str, float]
+    rows: Rows
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        return allocating.candidates_of(self.this, self.prices.table, self.prices.curves)
+
+    @cached_property
+    def task(self) -> Task:
+        prices = self.prices
+        task = allocating.task_of(self.this, prices.groups, prices.table, prices.curves)
+        return replace(task, measured=Losses(self.this.file("losses.jsonl")))
+
+    def plan(self, variants: Sequence[Variant]) -> None:
+        """Bring every method to every budget."""
+        for budget in self.bench.budgets:
+            for variant in variants:
+                if variant.name == "narrower":
+                    self.narrow(budget)
+                elif variant.name != "scratch":
+                    self.planned(budget, variant)
+        if any(v.name == "scratch" for v in variants):
+            for budget in self.bench.budgets:
+                self.planned(budget, Variant(OURS))
+
+    def planned(self, budget: str, variant: Variant) -> WidthPlan:
+        """Return the plan of a method at a budget."""
+        name = f"plan-{budget}-{variant.slug}"
+
+        def work() -> WidthPlan:
+            limit = self.targets[budget] * self.prices.table.dense_cost
+            job = self.this.job.with_overrides(budget=budget)
+            if variant.name == OURS:
+                prune = job.prune.model_copy(update={"allocation": OURS, "round_to": None})
+                run = replace(self.this, job=job.model_copy(update={"prune": prune}))
+                p = self.prices
+                return allocating.allocate(run, p.groups, p.dense, p.table, p.curves)
+            task = replace(
+                self.task,
+                criterion=variant.criterion or self.task.criterion,
+                round_to=variant.round_to,
+            )
+            measure = remembered(self.this.file("measured.jsonl"), self.candidates.measure)
+            with self.bench.console.stage(f"{variant.label} at {budget}") as stage:
+                return reach(variant.name, task, limit, measure=measure, note=stage.note)
+
+        return self.this.folder.stage(name, WidthPlan, work)
+
+    def narrow(self, budget: str) -> Narrow:
+        """Return the smaller uniform width at a budget."""
+
+        def work() -> Narrow:
+            with self.bench.console.stage(f"narrower at {budget}") as stage:
+                return narrower.reach(
+                    self.bench.job, self.bench.folder, self.candidates,
+                    self.targets[budget], stage.note,
+                )  # fmt: skip
+
+        return self.this.folder.stage(f"plan-{budget}-narrower", Narrow, work)
+
+    def row(self, budget: str, variant: Variant, seed: int) -> None:
+        """Do one row, unless it is finished."""
+        bench, target = self.bench, self.targets[budget]
+        if self.rows.get(variant.label, target, seed, bench.steps) is not None:
+            return
+        started = time.monotonic()
+        with bench.console.stage(f"{variant.label} at {budget}, seed {seed}") as stage:
+            data = load_data(bench.job.with_overrides(seed=seed), bench.folder)
+            if variant.name == "narrower":
+                ratios = self.narrow(budget)
+                cost, macs = ratios.cost_ratio, ratios.macs_ratio
+            else:
+                plan = self.planned(budget, Variant(OURS) if variant.name == "scratch" else variant)
+                cost = plan.corrected / self.prices.table.dense_cost
+                macs = macs_ratio(self.prices.table, self.prices.dense, plan)
+            trained = self._train(budget, variant, seed, data, stage)
+        self.rows.add(
+            BenchRow(
+                method=variant.label,
+                target=target,
+                seed=seed,
+                steps=bench.steps,
+                cost_ratio=cost,
+                macs_ratio=macs,
+                accuracy_before_recovery=trained.before,
+                accuracy=trained.after,
+                seconds=time.monotonic() - started,
+            )
+        )
+
+    def _train(self, budget: str, variant: Variant, seed: int, data: Data, stage: Stage) -> Trained:
+        bench, dense = self.bench, self.bench.model
+        settings = bench.job.recover.model_copy(update={"steps": bench.steps})
+        if variant.name not in BASELINES:
+            plan = self.planned(budget, variant)
+            return recovered(dense, data, plan, settings, seed=seed, progress=stage.update)
+        long = settings.model_copy(update={"steps": bench.steps + bench.job.bench.dense_steps})
+        if variant.name == "narrower":
+            fresh = narrower.build(bench.job, bench.folder, self.narrow(budget).factor)
+        else:
+            fresh = shrink(dense, data.example, self.planned(budget, Variant(OURS)))
+        return from_scratch(fresh, dense, data, long, seed=seed, progress=stage.update)
+
+
+def macs_ratio(table: CostTable, dense: ModelProfile, plan: WidthPlan) -> float:
+    """Return the multiply-accumulates of the planned model over those of the dense one."""
+    macs = {layer.name: layer.macs for layer in dense.layers}
+    widths = {name: (group.after, group.before) for name, group in plan.groups.items()}
+    total = after = 0.0
+    for layer in table.layers:
+        share = 1.0
+        for group in {layer.group_in, layer.group_out}:  # one for both: depthwise
+            if group in widths:
+                kept, before = widths[group]
+                share *= kept / before
+        count = macs.get(layer.name, 0)
+        total, after = total + count, after + count * share
+    return after / total if total else 1.0

@@ -1,0 +1,102 @@
+"""The command that compares methods: bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+
+from edgeprune.commands.jobs import budgets_of, prepare
+from edgeprune.errors import DONE, UsageError
+from edgeprune.options import DEFAULT, Budget, Common, Device, Flag
+
+Steps = Annotated[int | None, Parameter(validator=validators.Number(gte=0))]
+
+
+def bench(
+    job: Path,
+    *,
+    device: Device,
+    budget: Budget = None,
+    seeds: str = "0,1,2",
+    methods: str | None = None,
+    steps: Steps = None,
+    out: Path | None = None,
+    resume: Flag = False,
+    common: Common = DEFAULT,
+) -> int:
+    """Compare edgeprune with its peers at equal cost on the device, with the same recovery.
+
+    Parameters
+    ----------
+    job:
+        The job file (job.toml).
+    device:
+        Name of a device profile, or the path of one.
+    budget:
+        Instead of the job's; several with commas: "50%,35%,25%".
+    seeds:
+        Seeds of recovery, with commas.
+
+    Methods:
+        What to compare, with commas: NAME, NAME/IMPORTANCE or NAME/IMPORTANCE@ROUND; all by
+        default. Names are those of [prune] allocation, and the baselines narrower and scratch.
+    steps:
+        Steps of recovery, instead of the job's; 0 compares after BatchNorm recalibration alone.
+    out:
+        The folder that receives bench.json and bench.html, instead of bench/<device>/<job>.
+    resume:
+        Go on where an earlier comparison stopped; finished rows are kept.
+    """
+    numbers = _seeds(seeds)
+    budgets = budgets_of(budget)
+    console = common.console
+    here = Path.cwd()  # a factory may go elsewhere
+    settings, model, data, opened = prepare(job, device, budgets[0], None, common)
+    from edgeprune.bench.comparing import Comparison
+    from edgeprune.bench.variants import everything, variant
+    from edgeprune.report.bench_page import render
+    from edgeprune.report.bench_screen import show
+    from edgeprune.store import write_text
+
+    if opened.spec.figure == "estimated":
+        console.warning(f"the figures of {opened.spec.name} are estimates, not measurements")
+    criteria = settings.prune.importance
+    wanted = [part for part in (methods or "").split(",") if part.strip()]
+    variants = tuple(dict.fromkeys(variant(text, criteria) for text in wanted))
+    folder = here / (out or Path("bench", opened.spec.name, settings.name))
+    comparison = Comparison(
+        job=settings,
+        folder=(here / job).resolve().parent,
+        model=model,
+        data=data,
+        device=opened,
+        out=folder,
+        budgets=tuple(text or settings.request.text for text in budgets),
+        variants=variants or everything(criteria),
+        seeds=numbers,
+        steps=settings.recover.steps if steps is None else steps,
+        console=console,
+    )
+    result = comparison.run(resume=resume)
+    write_text(folder / "bench.json", result.model_dump_json(by_alias=True, indent=1) + "\n")
+    write_text(folder / "bench.html", render(result))
+    common.answer(result.model_dump(mode="json", by_alias=True))
+    show(console, result)
+    console.info(f"wrote {folder / 'bench.html'}")
+    return DONE
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """Return the seeds in "0,1,2".
+
+    Raises:
+        UsageError: not numbers, out of range, or named twice.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) < 2**31 for part in parts):
+        raise UsageError(f"--seeds {text!r}: seeds are whole numbers below 2147483648, with commas")
+    if len(set(map(int, parts))) < len(parts):
+        raise UsageError(f"--seeds {text!r}: a seed is named twice")
+    return tuple(map(int, parts))

@@ -1,0 +1,63 @@
+"""Sensitivity curves kept on disk, group by group, under a hash of what they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from edgeprune.records import Sensitivity, SensitivityCurve
+from edgeprune.store import write_text
+
+FORM = 1  # of the measurement: raised when the same inputs give other curves
+
+
+def default_folder() -> Path:
+    """Return where curves are kept for this user."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "edgeprune" / "sensitivity"
+
+
+@dataclass(frozen=True)
+class CurveStore:
+    """Keeps the curves of each group as soon as they are measured.
+
+    Args:
+        folder: where.
+        base: hash of model, data, loss, samples and versions: all that the groups share.
+    """
+
+    folder: Path
+    base: str
+
+    def load(
+        self, group: str, widths: Sequence[int], scores: Mapping[str, Tensor]
+    ) -> tuple[SensitivityCurve, ...] | None:
+        """Return the curves of `group` for these `widths` and criterion -> scores [width]."""
+        try:
+            text = self._path(group, widths, scores).read_bytes()
+            return Sensitivity.model_validate_json(text).curves
+        except (OSError, ValidationError):
+            return None  # not there, or of another version: they are measured again
+
+    def save(
+        self,
+        group: str,
+        widths: Sequence[int],
+        scores: Mapping[str, Tensor],
+        curves: Sequence[SensitivityCurve],
+    ) -> None:
+        """Keep the finished `curves` of `group`."""
+        text = Sensitivity(curves=tuple(curves)).model_dump_json()
+        write_text(self._path(group, widths, scores), text)
+
+    def _path(self, group: str, widths: Sequence[int], scores: Mapping[str, Tensor]) -> Path:
+        digest = hashlib.sha256(f"{FORM} {self.base} {group} {list(widths)}".encode())
+        for criterion in scores:
+            digest.update(criterion.encode() + scores[criterion].contiguous().numpy().tobytes())
+        return self.folder / f"{digest.hexdigest()[:40]}.json"

@@ -1,0 +1,94 @@
+"""A comparison of methods, summed up over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from edgeprune.records import BenchResult, BenchRow
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method at one target, over its seeds; `spread` is the standard deviation, 0 for one."""
+
+    method: str
+    target: float
+    seeds: int
+    cost_ratio: float
+    macs_ratio: float
+    before: float | None
+    accuracy: float
+    spread: float
+    seconds: float
+
+    @property
+    def over(self) -> bool:
+        """Whether it costs more than was asked for."""
+        return self.cost_ratio > self.target * (1 + 1e-9)
+
+
+def entries(result: BenchResult, target: float) -> tuple[Entry, ...]:
+    """Return one entry a method at `target`: those within the budget first, best accuracy first."""
+    methods: dict[str, list[BenchRow]] = {}
+    for row in result.rows:
+        if abs(row.target - target) < 1e-9:
+            methods.setdefault(row.method, []).append(row)
+    found = [_entry(method, target, rows) for method, rows in methods.items()]
+    return tuple(sorted(found, key=lambda e: (e.over, -e.accuracy)))
+
+
+def _entry(method: str, target: float, rows: Sequence[BenchRow]) -> Entry:
+    values = [row.accuracy for row in rows]
+    before = [row.accuracy_before_recovery for row in rows]
+    known = [value for value in before if value is not None]
+    return Entry(
+        method=method,
+        target=target,
+        seeds=len(rows),
+        cost_ratio=mean(row.cost_ratio for row in rows),
+        macs_ratio=mean(row.macs_ratio for row in rows),
+        before=mean(known) if known else None,
+        accuracy=mean(values),
+        spread=stdev(values) if len(values) > 1 else 0.0,
+        seconds=mean(row.seconds for row in rows),
+    )
+
+
+def accuracy_text(entry: Entry) -> str:
+    """Return the mean accuracy with its doubt in words."""
+    if entry.seeds == 1:
+        return f"{entry.accuracy:.4f} (one seed)"
+    return f"{entry.accuracy:.4f} ± {entry.spread:.4f}"
+
+
+def condition(result: BenchResult) -> str:
+    """Return the conditions under which the rows hold."""
+    seeds = f"{len(result.seeds)} seed{'s' if len(result.seeds) > 1 else ''}"
+    after = f"after {result.steps} steps of recovery, {seeds}, mean ± standard deviation"
+    return (
+        f"{result.metric} on {result.samples:,} {result.accuracy_on} samples, "
+        f"{after if result.steps else 'after BatchNorm recalibration alone'}; "
+        f"costs are {result.kind} on {result.device}"
+    )
+
+
+def markdown(result: BenchResult) -> str:
+    """Return the tables as Markdown, one for each target."""
+    lines: list[str] = []
+    for target in result.targets:
+        lines += [
+            f"**{100 * target:.0f} % of the dense cost** (dense {result.dense.accuracy:.4f})",
+            "",
+            "| method | cost | MACs | before recovery | after | seeds |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]
+        lines += [
+            f"| `{e.method}` | {100 * e.cost_ratio:.1f} %{' (over)' if e.over else ''} "
+            f"| {100 * e.macs_ratio:.1f} % | {'' if e.before is None else f'{e.before:.4f}'} "
+            f"| {accuracy_text(e) if result.steps else ''} | {e.seeds} |"
+            for e in entries(result, target)
+        ]
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,124 @@
+"""The steps of a schedule: how many there are, what comes before the first, what each leaves."""
+
+from __future__ import annotations
+
+from safetensors.torch import load_file
+
+from edgeprune import stages
+from edgeprune.data import Data
+from edgeprune.errors import UsageError
+from edgeprune.job import Job
+from edgeprune.pruning.remainder import Remainder
+from edgeprune.records import CostTable, GroupList, Recovered, Regularised, ScheduleStep, WidthPlan
+from edgeprune.recovery.finetuning import recover
+from edgeprune.recovery.regularisation import train_regularised
+from edgeprune.recovery.schedules import Step, epoch_steps, plan_steps, rewind
+
+REGULARISED = "regularised.safetensors"
+
+
+def steps_of(run: stages.Run, table: CostTable) -> tuple[Step, ...]:
+    """Return the steps of the schedule.
+
+    Raises:
+        BudgetError: they never reach the budget.
+    """
+    limit = run.limit(table.dense_cost)
+    return steps_to(run.job, run.data, limit / table.dense_cost)
+
+
+def steps_to(job: Job, data: Data, share: float) -> tuple[Step, ...]:
+    """Return the steps in which the job's schedule reaches `share` of the dense cost."""
+    return plan_steps(job.schedule, share, job.recover.steps, lambda: epoch_steps(data.train))
+
+
+def check(job: Job, data: Data) -> None:
+    """Make sure, before any work, that the schedule reaches a budget that is a share of dense.
+
+    Raises:
+        BudgetError: it does not.
+        UsageError: the allocation cannot go on from a step.
+    """
+    kind, allocation = job.schedule.kind, job.prune.allocation
+    if kind != "one_shot" and allocation != "exact":
+        raise UsageError(
+            f"schedule {kind} cuts what is left from step to step, which allocation {allocation} "
+            "cannot: it decides on the dense model",
+            'take allocation "exact", or schedule "one_shot"',
+        )
+    if job.request.share is not None:
+        steps_to(job, data, job.request.share)
+
+
+def without_other_limits(job: Job) -> Job:
+    """Return the job with latency alone as its limit: the others count in the last step."""
+    others = dict.fromkeys(("macs", "parameters", "ram_kb", "flash_kb"))
+    return job.model_copy(update={"budget": job.budget.model_copy(update=others)})
+
+
+def least_share(job: Job) -> float | None:
+    """Return the share of the first step's metric under which the schedule stops."""
+    return job.schedule.least_share if job.schedule.kind == "progressive" else None
+
+
+def told(step: Step, plan: WidthPlan, recovered: Recovered) -> ScheduleStep:
+    """Return what became of a step, for the record."""
+    return ScheduleStep(
+        number=step.number,
+        limit=plan.budget,
+        cost=plan.corrected,
+        recalibrated=recovered.recalibrated,
+        metric=recovered.best,
+        training_steps=step.training,
+        widths={name: group.after for name, group in plan.groups.items()},
+    )
+
+
+def regularise(run: stages.Run, groups: GroupList) -> Regularised:
+    """Train the dense model towards weak channels, before anything is cut."""
+    settings = run.job.regularise
+    assert settings is not None
+    with run.console.stage("Training with regularisation") as stage:
+        found = train_regularised(
+            run.model,
+            run.data,
+            groups.groups,
+            settings,
+            seed=run.job.seed,
+            progress=stage.update,
+        )
+        stages.save_state(found.model, run.file(REGULARISED))
+    return Regularised(
+        kind=settings.kind, before=found.before, after=found.after, history=found.history
+    )
+
+
+def begin_early(run: stages.Run) -> Recovered:
+    """Keep the weights to which `lottery` rewinds: initial ones, or those after a few steps."""
+    schedule, initial = run.job.schedule, run.given.initial
+    if initial is None:
+        raise UsageError(
+            "schedule lottery needs the weights from before the training",
+            "run it from a job file whose model factory makes them, or give slim(initial=state)",
+        )
+    with run.console.stage("Preparing early weights") as stage:
+        fresh = rewind(run.model, run.data.example, {}, initial)
+        early = schedule.early_steps if schedule.rewind == "early" else 0
+        settings = run.job.recover.model_copy(
+            update={"steps": early, "distill": False, "reconstruct": False}
+        )
+        found = recover(
+            fresh, run.model, run.data, settings, seed=run.job.seed, progress=stage.update
+        )
+        stages.save_state(found.model if early else fresh, run.file(stages.EARLY))
+    return Recovered(recalibrated=found.recalibrated, best=found.best, history=found.history)
+
+
+def after_regularising(run: stages.Run) -> Remainder:
+    """Return the whole model with its regularised weights."""
+    return Remainder(rewind(run.model, run.data.example, {}, load_file(run.file(REGULARISED))))
+
+
+def after_step(run: stages.Run, plan: WidthPlan) -> Remainder:
+    """Return what a finished step left."""
+    return Remainder.of(stages.slim_model(run, plan), plan)

@@ -1,0 +1,1 @@
+"""Changes of a model before widths are chosen: masks made physical, linear collapse."""

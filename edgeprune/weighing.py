@@ -1,0 +1,74 @@
+"""What channels and widths are worth: scores, and what each width costs in loss."""
+
+from __future__ import annotations
+
+from safetensors.torch import save_file
+from torch import nn
+
+from edgeprune.data import Data
+from edgeprune.identity import curves_base, origin_of
+from edgeprune.importance.kept import CurveStore, default_folder
+from edgeprune.importance.scores import score_channels
+from edgeprune.importance.sensitivity import importance_curves, sensitivity_curves
+from edgeprune.importance.shared import Scored, merge, require_same
+from edgeprune.job import Job
+from edgeprune.records import CostTable, GroupList, Sensitivity
+from edgeprune.stages import Run
+from edgeprune.store import atomic
+
+
+def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
+    """Score channels and measure what each width costs in loss."""
+    settings, present = run.job.prune, run.present
+    left, table = present.groups(groups), present.table(table)
+    with run.console.stage("Measuring sensitivity") as stage:
+        scores = _shared(run, groups) or score(run.job, present.model, run.data, left)
+        with atomic(run.scores) as partial:
+            save_file(
+                {
+                    f"{criterion}/{name}": score.contiguous()
+                    for criterion, by_group in scores.items()
+                    for name, score in present.scores(by_group, groups).items()
+                },
+                partial,
+            )
+        if settings.loss == "importance":
+            first = next(iter(scores))
+            return Sensitivity(curves=importance_curves(table.widths, scores[first], first))
+        curves = sensitivity_curves(
+            present.model,
+            run.data,
+            table.widths,
+            scores,
+            samples=settings.calibration_samples,
+            store=CurveStore(default_folder(), curves_base(present.model, run.data, settings)),
+            progress=stage.update,
+        )
+        return Sensitivity(curves=curves)
+
+
+def score(job: Job, model: nn.Module, data: Data, groups: GroupList) -> Scored:
+    """Return criterion -> group -> scores [width], by all criteria of the job."""
+    settings = job.prune
+    return {
+        name: score_channels(
+            model,
+            data,
+            groups.groups,
+            name,
+            samples=settings.calibration_samples,
+            seed=job.seed,
+            fused=settings.fused,
+            probes=settings.probes,
+        )
+        for name in settings.importance
+    }
+
+
+def _shared(run: Run, groups: GroupList) -> Scored | None:
+    """Return the merged scores of data holders, if the run was given any."""
+    given = run.given
+    if not given.shared:
+        return None
+    require_same(given.shared, origin_of(run.job, run.model, groups))
+    return merge(given.shared, given.merge)

@@ -1,0 +1,99 @@
+"""Scores computed where the data is, and a run elsewhere that merges them; the look at curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
+
+HOLDERS = """
+
+def part(first, last):
+    def load_part(seed=0):
+        whole = load(seed)
+        batches = whole.calibration[first:last]
+        return edgeprune.Data(whole.example_inputs, None, batches, whole.validation)
+    return load_part
+
+
+first, second = part(0, 1), part(1, 3)
+"""
+
+
+def test_merged_scores_give_the_plan_of_pooled_data(job: Path, inside, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    data = job.with_name("data.py")
+    data.write_text(data.read_text() + HOLDERS)
+    text = job.read_text().replace("[prune]", '[prune]\nimportance = "fisher"')
+    text = text.replace("calibration_samples = 128", "calibration_samples = 192")
+    job.write_text(text.replace("steps = 40", "steps = 0"))
+    device, files = job.with_name("exact.toml"), []
+    for name in ("first", "second"):
+        own = job.with_name(f"{name}.toml")
+        own.write_text(job.read_text().replace("data:load", f"data:{name}"))
+        files.append(tmp_path / f"{name}.safetensors")
+        done = inside("importance", own, "--out", files[-1], "--json")
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert (told["samples"], told["criteria"]) == (
+            {"first": 64, "second": 128}[name],
+            ["fisher"],
+        )
+    pooled = inside("run", job, "--device", device, "--out", tmp_path / "pooled", "--json")
+    merged = inside(
+        "run",
+        job,
+        "--device",
+        device,
+        "--out",
+        tmp_path / "merged",
+        "--json",
+        "--importance",
+        *files,
+    )
+    plans = [json.loads(done.stdout)["plan"] for done in (pooled, merged)]
+    assert plans[0]["widths"] == plans[1]["widths"]
+    assert (
+        plans[0]["digest"] == plans[1]["digest"]
+    )  # the kept channels too: Fisher scores are means
+
+    # another model: other weights; and nothing is reused of a run with other scores
+    state = load_file(job.with_name("dense.safetensors"))
+    state["0.weight"] += 0.01
+    save_file(state, job.with_name("dense.safetensors"))
+    refused = inside(
+        "run", job, "--device", device, "--out", tmp_path / "other", "--importance", files[0]
+    )
+    assert refused.returncode == 2
+    assert "scores of another model" in refused.stderr
+    assert "weights:" in refused.stderr
+    assert "architecture" not in refused.stderr
+
+
+def test_scores_do_not_serve_a_schedule_of_several_steps(job: Path, inside, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    job.write_text(job.read_text() + '[schedule]\nkind = "progressive"\n')
+    device = job.with_name("exact.toml")
+    done = inside("run", job, "--device", device, "--importance", "none.safetensors")
+    assert done.returncode == 2
+    assert "schedule progressive estimates importance anew" in done.stderr
+
+
+def test_sensitivity_shows_every_group_and_needs_no_budget(job: Path, inside) -> None:  # type: ignore[no-untyped-def]
+    text = job.read_text().replace('latency = "60%"\n', "")
+    job.write_text(text.replace("[prune]", '[prune]\nimportance = ["l2", "fisher"]'))
+    done = inside("sensitivity", job, "--device", job.with_name("exact.toml"), "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["chosen"].keys() == {"0", "3", "6"}
+    assert {(c["group"], c["criterion"]) for c in document["curves"]} == {
+        (group, criterion) for group in "036" for criterion in ("l2", "fisher")
+    }
+    for curve in document["curves"]:
+        assert len(curve["widths"]) == len(curve["increases"]) == len(curve["drops"])
+        assert (curve["increases"][-1], curve["drops"][-1]) == (0.0, 0.0)
+    assert "better than" in done.stderr
+    again = inside("sensitivity", job, "--device", job.with_name("exact.toml"), "--json")
+    assert json.loads(again.stdout)["curves"] == document["curves"]
