@@ -48,7 +48,8 @@ def tensor_name(life: Lifetime) -> str:
 def parts(code: CSource, footprint: Footprint | None) -> tuple[tuple[str, int], ...]:
     """Return what the RAM is made of, from the bottom: (name, bytes); the stack where it is known.
 
-    "checks" are the canaries and what the kernels returned. "alignment" is what lies between them, and static memory of the kernels if they have any.
+    "checks" are the canaries and what the kernels returned; "alignment" is what lies between all
+    of them, and static memory of the kernels if they have any.
     """
     found = [
         ("arena", code.arena_bytes),
