@@ -26,7 +26,7 @@ from edgeprune.export.c_source import generate
 from edgeprune.export.float_source import generate_float
 from edgeprune.export.integer_graph import read_integer_graph
 from edgeprune.export.integer_operators import IntegerGraph
-from edgeprune.export.tensors import decode, encode
+from edgeprune.export.tensors import border, decode, encode
 from edgeprune.records import CSource, Microcontroller
 
 BAKENN_ADAPTER = """\
@@ -175,7 +175,7 @@ def _bakenn(model: Path, folder: Path, options: bakenn.CBackendOptions) -> Code:
     made = bakenn.compile(rebuilt, folder, model_name="net", backend_options=options).artifacts
     header = (folder / "bknn_net.h").read_text(encoding="utf-8")
     arena = int(re.findall(r"ARENA_SIZE (\d+)u", header)[0])
-    source, target = (_border(graph, name) for name in (graph.input, graph.output))
+    source, target = (border(graph.tensors[name]) for name in (graph.input, graph.output))
     support = tuple(str(path.relative_to(folder)) for path in made.support_sources)
     sources = Sources(
         folder=folder,
@@ -197,12 +197,6 @@ def _bakenn(model: Path, folder: Path, options: bakenn.CBackendOptions) -> Code:
     )
     caller = arena + math.prod(source.shape) + math.prod(target.shape)
     return Code(sources, caller, remarks)
-
-
-def _border(graph: IntegerGraph, name: str):
-    from edgeprune.export.c_source import border
-
-    return border(graph.tensors[name])
 
 
 GENERATORS: dict[str, Generator] = {

@@ -3,6 +3,7 @@
     make bench-methods                                            all of it: a quarter of an hour
     python benchmarks/methods.py --parts time --criteria taylor   time and memory of one criterion
     python benchmarks/methods.py --parts gain                     accuracy each criterion leaves
+    python benchmarks/methods.py --parts regularised              what training before the cut gains
     python benchmarks/methods.py --parts reconstruction           what least squares wins back
 
 The reference network is that of examples/fashion_mnist. Run it on an idle machine.
@@ -36,15 +37,18 @@ from edgeprune.recovery.batchnorm import recalibrate
 from edgeprune.recovery.finetuning import metric_on
 from edgeprune.recovery.layout import fast_layout
 from edgeprune.recovery.reconstruction import reconstruct
+from edgeprune.recovery.regularisation import train_regularised
 from edgeprune.report.console import Console
+from edgeprune.sections import RegulariseSection
 
 ROOT = Path(__file__).resolve().parent.parent
 JOB = ROOT / "examples" / "fashion_mnist" / "job.toml"
 TIMED = ("taylor", "fisher", "hessian", "fused")
 BATCHES, BATCH = 100, 32
+STEPS = 200  # of training before the cut
 STEP = 64  # samples of a training step, as in the job's recovery
 FEW = 4000  # test images on which cut models are compared
-PARTS = ("time", "gain", "reconstruction")
+PARTS = ("time", "gain", "regularised", "reconstruction")
 Network = tuple[nn.Module, Data]
 
 
@@ -68,6 +72,8 @@ def main() -> None:
         times(asked.criteria or TIMED, asked.threads)
     if "gain" in asked.parts:
         gains(asked.criteria or tuple(CRITERIA))
+    if "regularised" in asked.parts:
+        regularised()
     if "reconstruction" in asked.parts:
         reconstruction(asked.budget)
 
@@ -147,15 +153,55 @@ def gains(criteria: Sequence[str]) -> None:
     test = first(data)
     print(f"\nhalf of every group, recalibrated, nothing trained; {FEW} test images")
     print(f"{'dense':16s} {metric_on(model, data, test):.4f}")
-    for name in criteria:
+    variants = [(name, name, settings.fused) for name in criteria]
+    if "fused" in criteria:
+        for fusion in ("adaptive", "learned"):
+            other = settings.fused.model_copy(update={"fusion": fusion})
+            variants.append((f"fused {fusion}", "fused", other))
+    for told, name, fused in variants:
         started = time.perf_counter()
         scores = score_channels(
-            model, data, groups, name, samples=settings.calibration_samples, seed=0
+            model, data, groups, name, samples=settings.calibration_samples, seed=0, fused=fused
         )
         seconds = time.perf_counter() - started
         slim = cut(model, data.example, layer_wise(scores, 0.5))
         recalibrate(slim, [(x,) for x in calibration])
-        print(f"{name:16s} {metric_on(slim, data, test):.4f} {seconds:6.1f} s to score", flush=True)
+        print(f"{told:16s} {metric_on(slim, data, test):.4f} {seconds:6.1f} s to score", flush=True)
+
+
+def regularised() -> None:
+    """Accuracy before and after half of every group goes, with and without a penalty before."""
+    model, data = network()
+    groups = find_groups(model, data.example).groups
+    calibration, test = [(x,) for x, _ in data.calibration], first(data)
+    print(
+        f"\n{STEPS} steps before the cut, then half of every group, recalibrated; {FEW} test images"
+    )
+    for kind, strength in (
+        ("group_norm", 1e-12),
+        ("group_norm", 1e-3),
+        ("group_norm", 1e-2),
+        ("growing", 1e-3),
+        ("growing", 1e-2),
+        ("bn_scale", 1e-12),
+        ("bn_scale", 1e-3),
+        ("bn_scale", 1e-2),
+    ):
+        settings = RegulariseSection(kind=kind, steps=STEPS, strength=strength)
+        started = time.perf_counter()
+        found = train_regularised(model, data, groups, settings, seed=0)
+        seconds = time.perf_counter() - started
+        criterion = "bn_scale" if kind == "bn_scale" else "l2"
+        scores = score_channels(found.model, data, groups, criterion, samples=512)
+        slim = cut(found.model, data.example, layer_wise(scores, 0.5))
+        recalibrate(slim, calibration)
+        whole, half = (metric_on(one, data, test) for one in (found.model, slim))
+        weak = found.history[-1][2]
+        print(
+            f"{kind:12s} {strength:7.0e}: dense {whole:.4f}, cut by {criterion} {half:.4f}; "
+            f"weaker halves hold {weak:.3f}; {seconds:.0f} s",
+            flush=True,
+        )
 
 
 def reconstruction(budget: str) -> None:

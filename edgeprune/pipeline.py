@@ -12,11 +12,11 @@ from torch import nn
 
 from edgeprune import allocating, preparation, stages, steps, weighing
 from edgeprune.allocation.registry import allocator
-from edgeprune.data import Data, batches
+from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UsageError
-from edgeprune.identity import identity_of, origin_of, versions
-from edgeprune.importance.shared import Merge, Origin, read_scores, write_scores
+from edgeprune.identity import identity_of, versions
+from edgeprune.importance.shared import Merge, read_scores
 from edgeprune.job import Job
 from edgeprune.loading import (
     check_runs,
@@ -43,7 +43,6 @@ from edgeprune.records import (
 )
 from edgeprune.recovery.schedules import Outcome, Step, carry_out
 from edgeprune.report.console import Console
-from edgeprune.sections import BudgetSection
 from edgeprune.ship import require_ours, ship
 from edgeprune.store import RunFolder
 from edgeprune.verify import guards
@@ -103,20 +102,6 @@ def load_given(
         )
     initial = initial_state(job, folder) if kind == "lottery" else None
     return stages.Given(initial, tuple(map(read_scores, scores)), merge)
-
-
-def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -> Origin:
-    """Score the channels on the job's own data and write the scores to `out`, to be shared."""
-    seed_everything(job.seed)
-    with console.stage("Finding channel groups"):
-        groups = stages.find(job, model, data)
-    with console.stage(f"Scoring channels by {', '.join(job.prune.importance)}"):
-        scores = weighing.score(job, model, data, groups)
-    available = sum(len(target) for _, target in batches(data.calibration, "calibration"))
-    samples = min(job.prune.calibration_samples, available)
-    origin = origin_of(job, model, groups, samples)
-    write_scores(out, scores, origin)
-    return origin
 
 
 def run(
@@ -206,19 +191,6 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
             prices = prices_of(this)
             plan = allocate(this, prices)
             return Planned(prices.groups, prices.dense, prices.table, plan)
-
-
-def sensitivity_only(
-    job: Job, model: nn.Module, data: Data, device: Device, console: Console
-) -> Sensitivity:
-    """Profile, price and measure what each width costs in loss; curves are kept by content."""
-    seed_everything(job.seed)
-    whole = job.model_copy(update={"budget": BudgetSection(latency="100%")})  # only to look
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
-        identity = identity_of(whole, model, data, device)
-        with RunFolder(Path(scratch), identity, resume=False) as folder:
-            this = prepared(stages.Run(whole, model, data, device, folder, console))
-            return prices_of(this).curves
 
 
 @dataclass(frozen=True)
@@ -344,13 +316,15 @@ def _cut_in_steps(
     regularised, start = _before_the_first(this, prices.groups)
 
     def advance(before: _Cut | None, step: Step) -> _Cut:
-        left = steps.after_step(before.run, before.plan) if before else start
+        left = steps.after_step(before.run, before.plan) if before else start or this.left
         run, aim, known = replace(this, left=left, training=step.training), tighter, prices
         own = f"{this.attempt.removesuffix('again-')}step{step.number}-"
         if step is not planned[-1]:
             run = replace(run, attempt=own, job=steps.without_other_limits(this.job))
             aim = planned[-1].share / step.share
-        if left is not None:  # the model is another one: what is known of it is old
+        if (
+            left is not None and left is not this.left
+        ):  # the model is another one: what is known of it is old
             run = replace(run, step=own)
             known = replace(prices, curves=_weigh(run, prices.groups, prices.table))
         plan = allocate(run, known, aim)

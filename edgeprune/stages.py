@@ -45,7 +45,7 @@ from edgeprune.sections import RecoverSection
 from edgeprune.store import RunFolder, atomic
 from edgeprune.transforms.masks import hold_zeros, release
 from edgeprune.verify.evidence import Subject, gather
-from edgeprune.verify.gates import judge
+from edgeprune.verify.gates import DENSE, NESTED_DENSE, judge
 
 PROOF_SAMPLES = 64
 EARLY = "early.safetensors"  # to which schedule lottery rewinds
@@ -80,7 +80,7 @@ class Run:
     `attempt` stands before the names of files that an attempt, or a step of the schedule, owns.
     `left` is what earlier steps left of the model, and `training` how long this one recovers.
     `model` is what is cut; where it was `prepared` before, `original` is the dense model, and
-    `profiled` its profile.
+    `profiled` its profile. `nested`: what is made ships into a folder inside that of the run.
     """
 
     job: Job
@@ -97,6 +97,7 @@ class Run:
     original: nn.Module | None = None
     prepared: Prepared | None = None
     profiled: ModelProfile | None = None
+    nested: bool = False
 
     @property
     def dense(self) -> nn.Module:
@@ -296,6 +297,7 @@ def verify(
         on_test=run.data.test is not None,
         functional_only=spec.functional_only,
         measured_by=spec.measured_by,
+        dense=NESTED_DENSE if run.nested else DENSE,
         note=spec.note,
         schedule=schedule,
         chip=spec.microcontroller,

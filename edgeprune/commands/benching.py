@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
-from edgeprune.commands.jobs import prepare
+from edgeprune.commands.jobs import budgets_of, prepare
 from edgeprune.errors import DONE, UsageError
 from edgeprune.options import DEFAULT, Budget, Common, Device, Flag
 
@@ -50,23 +50,16 @@ def bench(
         Go on where an earlier comparison stopped; finished rows are kept.
     """
     numbers = _seeds(seeds)
-    budgets = tuple(part.strip() for part in budget.split(",")) if budget else None
-    if budgets and len(set(budgets)) < len(budgets):
-        raise UsageError(f"--budget {budget}: a budget is named twice")
+    budgets = budgets_of(budget)
     console = common.console
     here = Path.cwd()  # a factory may go elsewhere
-    settings, model, data, opened = prepare(
-        job, device, budgets[0] if budgets else None, None, common
-    )
+    settings, model, data, opened = prepare(job, device, budgets[0], None, common)
     from edgeprune.bench.comparing import Comparison
     from edgeprune.bench.variants import everything, variant
-    from edgeprune.budget import parse_budget
     from edgeprune.report.bench_page import render
     from edgeprune.report.bench_screen import show
     from edgeprune.store import write_text
 
-    for text in budgets or ():
-        parse_budget(text)
     if opened.spec.figure == "estimated":
         console.warning(f"the figures of {opened.spec.name} are estimates, not measurements")
     criteria = settings.prune.importance
@@ -80,7 +73,7 @@ def bench(
         data=data,
         device=opened,
         out=folder,
-        budgets=budgets or (settings.request.text,),
+        budgets=tuple(text or settings.request.text for text in budgets),
         variants=variants or everything(criteria),
         seeds=numbers,
         steps=settings.recover.steps if steps is None else steps,

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgeprune.errors import DONE, GateError
 from edgeprune.options import DEFAULT, Budget, Common, Device, Files, Flag, Seed
+
+if TYPE_CHECKING:
+    from edgeprune.devices.protocol import Device as Opened
+    from edgeprune.job import Job
+    from edgeprune.pipeline import Planned
 
 
 def plan(
@@ -21,36 +26,37 @@ def plan(
     device:
         Name of a device profile, or the path of one.
     budget:
-        Instead of the job's: "50%", "2x", "0.8ms", "1.2Minsn".
+        Instead of the job's: "50%", "2x", "0.8ms", "1.2Minsn"; several with commas.
     seed:
         Instead of the job's.
     """
-    from edgeprune.pipeline import plan_only
-
     console = common.console
-    settings, model, data, opened = prepare(job, device, budget, seed, common)
+    budgets = budgets_of(budget)
+    settings, model, data, opened = prepare(job, device, budgets[0], seed, common)
+    from edgeprune.pipeline import Planned, plan_only
+
+    if several := [text for text in budgets if text and len(budgets) > 1]:
+        from tempfile import TemporaryDirectory
+
+        from edgeprune import family
+
+        with TemporaryDirectory(prefix="edgeprune-") as scratch:
+            prices, members = family.plan_only(
+                settings, several, model, data, opened, Path(scratch), console
+            )
+        plans = [
+            (one, Planned(prices.groups, prices.dense, prices.table, chosen))
+            for one, chosen in members
+        ]
+        documents = [_document(one, opened, planned) for one, planned in plans]
+        whole = {"schema": 1, "job": settings.name, "device": opened.spec.name}
+        common.answer({**whole, "members": documents})
+        for one, planned in plans:
+            console.info(f"budget {one.budget.asked}")
+            console.plan(planned.plan, planned.table)
+        return DONE
     found = plan_only(settings, model, data, opened, console)
-    document = {
-        "schema": 1,
-        "job": settings.name,
-        "device": opened.spec.name,
-        "kind": opened.spec.figure,
-        "unit": opened.spec.unit,
-        "dense_cost": found.table.dense_cost,
-        "budget": {"asked": settings.budget.asked, "limit": found.plan.budget},
-        "widths": {name: [g.before, g.after] for name, g in found.plan.groups.items()},
-        "criteria": {name: g.criterion for name, g in found.plan.groups.items()},
-        "offered": found.table.widths,
-        "predicted": {"cost": found.plan.predicted, "error": found.plan.predicted_error},
-        "measured": found.plan.corrected,
-        "gap": found.plan.gap,
-        "resources": [r.model_dump(mode="json") for r in found.plan.resources],
-        "held_by": found.plan.held_by,
-        "digest": found.plan.digest,
-        "rounds": [r.model_dump(mode="json") for r in found.plan.rounds],
-        "skipped": [s.model_dump(mode="json") for s in found.groups.skipped],
-    }
-    common.answer(document)
+    common.answer(_document(settings, opened, found))
     console.plan(found.plan, found.table)
     return DONE
 
@@ -76,7 +82,8 @@ def run(
     device:
         Name of a device profile, or the path of one.
     budget:
-        Instead of the job's: "50%", "2x", "0.8ms", "1.2Minsn".
+        Instead of the job's: "50%", "2x", "0.8ms", "1.2Minsn". Several, as in "70%,50%,30%", make a
+        family: each model starts from the one before and ships into a folder of its own.
     out:
         The folder that receives the files, instead of deploy/<device>/<job>.
     importance:
@@ -92,11 +99,30 @@ def run(
 
     console = common.console
     here = Path.cwd()  # a factory may go elsewhere
-    settings, model, data, opened = prepare(job, device, budget, seed, common)
+    budgets = budgets_of(budget)
+    settings, model, data, opened = prepare(job, device, budgets[0], seed, common)
     folder = out or Path("deploy", opened.spec.name, settings.name)
     folder = folder if Path.cwd() == here else here / folder
     files = [path if path.is_absolute() else here / path for path in importance or ()]
     given = pipeline.load_given(settings, job.resolve().parent, files, merge)
+    if several := [text for text in budgets if text and len(budgets) > 1]:
+        from edgeprune import family
+
+        made = family.run(
+            settings,
+            several,
+            model,
+            data,
+            opened,
+            folder,
+            resume=resume,
+            console=console,
+            given=given,
+        )
+        common.answer(made.document())
+        for member in made.members:
+            console.verdict(member.verdict, out=member.folder)
+        return DONE if made.passed else GateError.exit_code
     result = pipeline.run(
         settings, model, data, opened, folder, resume=resume, console=console, given=given
     )
@@ -120,7 +146,7 @@ def sensitivity(job: Path, *, device: Device, seed: Seed = None, common: Common 
         Instead of the job's.
     """
     from edgeprune.importance.sensitivity import best_curves
-    from edgeprune.pipeline import sensitivity_only
+    from edgeprune.previews import sensitivity_only
 
     settings, model, data, opened = prepare(job, device, None, seed, common, budget_needed=False)
     found = sensitivity_only(settings, model, data, opened, common.console)
@@ -155,7 +181,8 @@ def importance(job: Path, *, out: Path, seed: Seed = None, common: Common = DEFA
         Instead of the job's.
     """
     from edgeprune.job import load_job
-    from edgeprune.pipeline import load, score
+    from edgeprune.pipeline import load
+    from edgeprune.previews import score
 
     here = Path.cwd()
     settings = load_job(job).with_overrides(seed=seed)
@@ -190,6 +217,49 @@ def report(run_dir: Path, *, common: Common = DEFAULT) -> int:
     common.answer({"schema": 1, "report": str(path)})
     common.console.info(f"wrote {path}")
     return DONE
+
+
+def _document(settings: Job, opened: Opened, found: Planned) -> dict[str, Any]:
+    """Return the answer of `plan --json` for one budget."""
+    return {
+        "schema": 1,
+        "job": settings.name,
+        "device": opened.spec.name,
+        "kind": opened.spec.figure,
+        "unit": opened.spec.unit,
+        "dense_cost": found.table.dense_cost,
+        "budget": {"asked": settings.budget.asked, "limit": found.plan.budget},
+        "widths": {name: [g.before, g.after] for name, g in found.plan.groups.items()},
+        "criteria": {name: g.criterion for name, g in found.plan.groups.items()},
+        "offered": found.table.widths,
+        "predicted": {"cost": found.plan.predicted, "error": found.plan.predicted_error},
+        "measured": found.plan.corrected,
+        "gap": found.plan.gap,
+        "resources": [r.model_dump(mode="json") for r in found.plan.resources],
+        "held_by": found.plan.held_by,
+        "digest": found.plan.digest,
+        "rounds": [r.model_dump(mode="json") for r in found.plan.rounds],
+        "skipped": [s.model_dump(mode="json") for s in found.groups.skipped],
+    }
+
+
+def budgets_of(text: str | None) -> tuple[str | None, ...]:
+    """Return the budgets in "70%,50%,30%"; a single None where none is given.
+
+    Raises:
+        UsageError: one cannot be read, or is named twice.
+    """
+    from edgeprune.budget import parse_budget
+    from edgeprune.errors import UsageError
+
+    if text is None:
+        return (None,)
+    budgets = tuple(part.strip() for part in text.split(","))
+    for budget in budgets:
+        parse_budget(budget)
+    if len(set(budgets)) < len(budgets):
+        raise UsageError(f"--budget {text}: a budget is named twice")
+    return budgets
 
 
 def prepare(

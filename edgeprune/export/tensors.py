@@ -7,7 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeprune.export.integer_operators import Tensor
 from edgeprune.records import QuantizedTensor
+
+
+def border(tensor: Tensor) -> QuantizedTensor:
+    """Return an input or output of a network as the C code holds it."""
+    rank = len(tensor.shape)
+    permutation = (0, *range(2, rank), 1) if rank > 2 else tuple(range(rank))
+    return QuantizedTensor(
+        name=tensor.name.removesuffix("_QuantizeLinear_Output"),
+        shape=tensor.shape,
+        permutation=permutation,
+        scale=tensor.scale,
+        zero_point=tensor.zero_point,
+    )
 
 
 def encode(tensor: QuantizedTensor, array: NDArray[Any]) -> NDArray[np.int8]:

@@ -26,6 +26,7 @@ from edgeprune.records import (
 from edgeprune.verify.accuracy import Accuracy, drop_interval
 
 DENSE = ".run/dense.onnx"  # in the shipped folder
+NESTED_DENSE = f"../{DENSE}"  # where the shipped folder is a member of a family
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def judge(
     on_test: bool,
     functional_only: bool = False,
     measured_by: str | None = None,
+    dense: str = DENSE,
     note: str = "",
     chip: Microcontroller | None = None,
     schedule: ScheduleHistory | None = None,
@@ -73,7 +75,7 @@ def judge(
         reached=evidence.slim.cost,
         met=evidence.slim.cost <= limit,
     )
-    command = f"edgeprune verify {DENSE} model.onnx --device {measured_by}" if measured_by else ""
+    command = f"edgeprune verify {dense} model.onnx --device {measured_by}" if measured_by else ""
     speed = speed_gate(evidence.comparison, kind, functional_only=functional_only, command=command)
     gates = _gates(job, evidence, budget, speed, chip)
     if schedule is not None and schedule.planned > 1:

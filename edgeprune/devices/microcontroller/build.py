@@ -18,7 +18,7 @@ from edgeprune.devices.microcontroller.toolchain import (
     toolchain,
 )
 from edgeprune.errors import DeviceError, InternalCheckError, UnsupportedModelError
-from edgeprune.export.c_source import FREESTANDING
+from edgeprune.export.c_text import FREESTANDING
 from edgeprune.records import Footprint, Microcontroller
 
 HARNESS = ("start.c", "host.c", "main.c")

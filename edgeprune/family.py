@@ -1,0 +1,239 @@
+"""Several budgets in one run: profile, prices and losses are shared.
+
+As in ZipLM (arXiv 2302.04089) each model starts from the one before: the widest member is cut from
+the dense model and recovered, the next is cut from that one, and so on; each has its own verdict.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edgeprune import allocating, stages, steps
+from edgeprune.data import Data
+from edgeprune.devices.protocol import Device
+from edgeprune.errors import UsageError
+from edgeprune.identity import identity_of
+from edgeprune.job import Job
+from edgeprune.loading import seed_everything
+from edgeprune.pipeline import Prices, Result, allocate, attempts, deliver, prices_of
+from edgeprune.preparing import prepared
+from edgeprune.pruning.remainder import Remainder
+from edgeprune.records import Sensitivity, Verdict, WidthPlan
+from edgeprune.report import figures
+from edgeprune.report.console import Console
+from edgeprune.ship import require_ours
+from edgeprune.store import RunFolder, write_text
+from edgeprune.verify import guards
+
+INDEX, PAGE = "index.json", "README.md"
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a run for several budgets leaves: a result each, from the largest budget down."""
+
+    members: tuple[Result, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate of every member is met."""
+        return all(member.verdict.passed for member in self.members)
+
+    def document(self) -> dict[str, Any]:
+        """Return the answer of `run --json`: the members' verdicts."""
+        return document([member.verdict for member in self.members])
+
+
+def document(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Return one JSON document of several verdicts."""
+    first = verdicts[0]
+    return {
+        "schema": 1,
+        "job": first.job,
+        "device": first.device,
+        "kind": first.kind,
+        "unit": first.unit,
+        "passed": all(verdict.passed for verdict in verdicts),
+        "members": [verdict.model_dump(mode="json", by_alias=True) for verdict in verdicts],
+    }
+
+
+def run(
+    job: Job,
+    budgets: Sequence[str],
+    model: nn.Module,
+    data: Data,
+    device: Device,
+    out: Path,
+    *,
+    resume: bool = False,
+    console: Console,
+    given: stages.Given | None = None,
+) -> Family:
+    """Make a model for each budget and ship each into `out`/<budget>, with an index in `out`.
+
+    Raises:
+        UsageError: a budget is named twice.
+        EdgepruneError: any of its kinds; finished stages stay in `out`/.run.
+    """
+    seed_everything(job.seed)
+    guards.check(job.guards, model, data)
+    for budget in budgets:
+        _check(job.with_overrides(budget=budget), data, device)
+        require_ours(out / budget)
+    if (out / PAGE).exists() and not (out / INDEX).exists():
+        require_ours(out)
+    given = given or stages.Given()
+    identity = _identity(job, budgets, model, data, device) | given.identity()
+    with RunFolder(out, identity, resume=resume) as folder:
+        first = job.with_overrides(budget=budgets[0])
+        this = prepared(stages.Run(first, model, data, device, folder, console, given=given))
+        prices = prices_of(this)
+        left: Remainder | None = None
+        members: list[Result] = []
+        for member in _members(this, budgets, prices):
+            console.info(f"budget {member.job.budget.asked}")
+            made = attempts(replace(member, left=left), _left_of(prices, left))
+            members.append(deliver(member, prices, made, out / member.job.budget.asked))
+            left = Remainder.of(made.model, made.plan)
+        family = Family(tuple(members))
+        with console.stage("Writing the index"):
+            write_text(out / PAGE, page(family))
+            write_text(out / INDEX, json.dumps(_index(family), indent=2) + "\n")
+        return family
+
+
+def plan_only(
+    job: Job,
+    budgets: Sequence[str],
+    model: nn.Module,
+    data: Data,
+    device: Device,
+    scratch: Path,
+    console: Console,
+) -> tuple[Prices, list[tuple[Job, WidthPlan]]]:
+    """Profile, price and allocate for each budget; only `scratch` is written to."""
+    seed_everything(job.seed)
+    for budget in budgets:
+        _check(job.with_overrides(budget=budget), data, device)
+    found: list[tuple[Job, WidthPlan]] = []
+    identity = _identity(job, budgets, model, data, device)
+    with RunFolder(scratch, identity, resume=False) as folder:
+        first = job.with_overrides(budget=budgets[0])
+        this = prepared(stages.Run(first, model, data, device, folder, console))
+        prices = prices_of(this)
+        left: Remainder | None = None
+        for member in _members(this, budgets, prices):
+            plan = allocate(replace(member, left=left), _left_of(prices, left))
+            found.append((member.job, plan))
+            left = Remainder.of(this.model, plan)
+    return prices, found
+
+
+def _check(job: Job, data: Data, device: Device) -> None:
+    """Make sure, before any work, that a budget fits the device and the schedule reaches it.
+
+    Raises:
+        UsageError: it does not, or the allocation cannot go on from another model.
+    """
+    job.request.limit(1.0, device.spec.unit)
+    steps.check(job, data)
+    if job.prune.allocation != "exact":
+        raise UsageError(
+            f"several budgets: allocation {job.prune.allocation} decides on the dense model, and "
+            "cannot go on from the model for the budget before",
+            'take allocation "exact", or one budget a run',
+        )
+
+
+def _left_of(prices: Prices, left: Remainder | None) -> Prices:
+    """Return `prices` with the losses of the widths that are left, against those now held."""
+    if left is None:
+        return prices
+    offered = left.table(prices.table).widths
+    curves = []
+    for curve in prices.curves.curves:
+        losses = dict(zip(curve.widths, curve.increases, strict=True))
+        kept = [width for width in curve.widths if width <= offered[curve.group][-1]]
+        if kept and kept[-1] == offered[curve.group][-1]:
+            increases = tuple(losses[width] - losses[kept[-1]] for width in kept)
+            update = {"widths": tuple(kept), "increases": increases}
+            curves.append(curve.model_copy(update=update))
+    return replace(prices, curves=Sensitivity(curves=tuple(curves)))
+
+
+def _members(this: stages.Run, budgets: Sequence[str], prices: Prices) -> list[stages.Run]:
+    """Return a run for each budget, from the largest down; all budgets can be reached.
+
+    Raises:
+        BudgetError: one cannot.
+        UsageError: two budgets are the same.
+    """
+    unit, dense = this.device.spec.unit, prices.table.dense_cost
+    runs = [
+        replace(this, job=this.job.with_overrides(budget=budget), attempt=f"{budget}-", nested=True)
+        for budget in budgets
+    ]
+    for run in runs:
+        allocating.check_budgets(run, prices.groups, prices.dense, prices.table)
+    limits = [run.job.request.limit(dense, unit) for run in runs]
+    if len({round(limit, 9) for limit in limits}) < len(limits):
+        raise UsageError(f"budgets {', '.join(budgets)}: two of them are the same")
+    return [run for _, run in sorted(zip(limits, runs, strict=True), key=lambda p: -p[0])]
+
+
+def _identity(
+    job: Job, budgets: Sequence[str], model: nn.Module, data: Data, device: Device
+) -> dict[str, str]:
+    identity = identity_of(job.with_overrides(budget=budgets[0]), model, data, device)
+    return identity | {"budget": ", ".join(sorted(budgets))}
+
+
+def _index(family: Family) -> dict[str, Any]:
+    """Return the index: what each member costs and reaches, and where it is."""
+    whole = document([member.verdict for member in family.members])
+    whole["members"] = [
+        {
+            "budget": m.verdict.budget.asked,
+            "folder": m.folder.name,
+            "passed": m.verdict.passed,
+            "cost": m.verdict.slim.cost,
+            "limit": m.verdict.budget.limit,
+            "accuracy": m.verdict.slim.accuracy,
+            "parameters": m.verdict.slim.parameters,
+            "model_sha256": m.artifact.sha256,
+        }
+        for m in family.members
+    ]
+    return whole
+
+
+def page(family: Family) -> str:
+    """Return the index as Markdown."""
+    first = family.members[0].verdict
+    lines = [
+        f"# {first.job} on {first.device}",
+        "",
+        f"One dense model, {len(family.members)} budgets; costs are {first.kind}. "
+        f"Dense: {figures.cost(first.dense.cost, first.unit)}, "
+        f"{first.metric} {first.dense.accuracy:.4f}, {first.dense.parameters:,} parameters.",
+        "",
+        f"| budget | cost | ratio | {first.metric} | parameters | gates |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for member in family.members:
+        v = member.verdict
+        unmet = ", ".join(gate.name for gate in v.gates if gate.met is False)
+        lines.append(
+            f"| [{v.budget.asked}]({member.folder.name.replace('%', '%25')}/README.md) "
+            f"| {figures.cost(v.slim.cost, v.unit)} | {figures.ratio(v.speedup.median)} "
+            f"| {v.slim.accuracy:.4f} | {v.slim.parameters:,} "
+            f"| {f'not met: {unmet}' if unmet else 'met'} |"
+        )
+    return "\n".join(lines) + "\n"

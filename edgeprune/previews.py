@@ -1,0 +1,49 @@
+"""What can be had without a run: sensitivity curves, and scores to be shared."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from torch import nn
+
+from edgeprune import stages, weighing
+from edgeprune.data import Data, batches
+from edgeprune.devices.protocol import Device
+from edgeprune.identity import identity_of, origin_of
+from edgeprune.importance.shared import Origin, write_scores
+from edgeprune.job import Job
+from edgeprune.loading import seed_everything
+from edgeprune.pipeline import prices_of
+from edgeprune.preparing import prepared
+from edgeprune.records import Sensitivity
+from edgeprune.report.console import Console
+from edgeprune.sections import BudgetSection
+from edgeprune.store import RunFolder
+
+
+def sensitivity_only(
+    job: Job, model: nn.Module, data: Data, device: Device, console: Console
+) -> Sensitivity:
+    """Profile, price and measure what each width costs in loss; curves are kept by content."""
+    seed_everything(job.seed)
+    whole = job.model_copy(update={"budget": BudgetSection(latency="100%")})  # only to look
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
+        identity = identity_of(whole, model, data, device)
+        with RunFolder(Path(scratch), identity, resume=False) as folder:
+            this = prepared(stages.Run(whole, model, data, device, folder, console))
+            return prices_of(this).curves
+
+
+def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -> Origin:
+    """Score the channels on the job's own data and write the scores to `out`, to be shared."""
+    seed_everything(job.seed)
+    with console.stage("Finding channel groups"):
+        groups = stages.find(job, model, data)
+    with console.stage(f"Scoring channels by {', '.join(job.prune.importance)}"):
+        scores = weighing.score(job, model, data, groups)
+    available = sum(len(target) for _, target in batches(data.calibration, "calibration"))
+    samples = min(job.prune.calibration_samples, available)
+    origin = origin_of(job, model, groups, samples)
+    write_scores(out, scores, origin)
+    return origin
