@@ -27,8 +27,7 @@ from edgeprune.sections import (
     Section,
     job_name,
 )
-
-SEEDS = 2**31
+from edgeprune.seeds import SEEDS
 
 
 class Job(Section):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from edgeprune.devices.processes import Done, run
 from edgeprune.devices.protocol import Answer, Obstacle, Request
 from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
 from edgeprune.records import DeviceSpec
@@ -42,30 +43,14 @@ class LocalDevice:
             command = [self.python or sys.executable, "-I", str(WORKER), str(asked), str(answered)]
             limit = request.deadline_seconds + GRACE_SECONDS + 2.0 * len(request.models)
             try:
-                done = subprocess.run(
-                    command,
-                    cwd=scratch,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    errors="replace",
-                    timeout=limit,
-                    check=False,
-                )
+                done = run(command, Path(scratch), limit)
             except subprocess.TimeoutExpired:
                 raise DeadlineError(
                     f"device {self.spec.name}: no answer within {limit:.0f} s",
                     "is the machine overloaded?",
                 ) from None
-            if done.returncode != 0:
-                raise failure(
-                    self.spec,
-                    request,
-                    done.returncode,
-                    done.stderr,
-                    "edgeprune doctor checks this machine",
-                )
+            if done.code != 0:
+                raise failure(self.spec, request, done, "edgeprune doctor checks this machine")
             try:
                 return Answer.model_validate_json(answered.read_bytes())
             except (OSError, ValidationError) as error:
@@ -84,10 +69,11 @@ def session_of(spec: DeviceSpec) -> dict[str, object]:
 
 
 def failure(
-    spec: DeviceSpec, request: Request, code: int, stderr: str, hint: str
+    spec: DeviceSpec, request: Request, done: Done, hint: str
 ) -> DeviceError | UnsupportedModelError:
-    """Tell a model that the runtime refuses from a device that fails; `code` is the worker's."""
-    last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "no message")
+    """Tell a model that the runtime refuses from a device that fails, by the worker's end."""
+    code, lines = done.code, done.stderr.splitlines()
+    last = next((line for line in reversed(lines) if line.strip()), "no message")
     models = ", ".join(dict.fromkeys(model.name for model in request.models[:3]))
     if "onnxruntime_pybind11_state" in last or last.startswith("ValueError"):
         reason = last.partition(": ")[2] or last

@@ -130,7 +130,13 @@ class Console:
 
     def plan(self, plan: WidthPlan, table: CostTable) -> None:
         """Show each group's width before and after, the prediction, and the rounds."""
-        rows = _table("group", ">before", ">after", ">kept", "", "criterion", "offered widths")
+        rows = _table(
+            "group", ">before", ">after", ">kept", "", ">saves", ">loses", "criterion",
+            "offered widths",
+        )  # fmt: skip
+        why = (
+            {reason.group: reason for reason in plan.explanation.groups} if plan.explanation else {}
+        )
         for name, group in plan.groups.items():
             share = group.after / group.before
             _add(
@@ -140,6 +146,8 @@ class Console:
                 str(group.after),
                 figures.percent(share),
                 self.bar(share),
+                figures.cost(why[name].saves, plan.unit) if name in why else "-",
+                f"{why[name].loses:.4f}" if name in why else "-",
                 group.criterion,
                 " ".join(map(str, table.widths.get(name, ()))) or "dense only",
             )

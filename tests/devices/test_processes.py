@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgeprune.devices.microcontroller.processes import end_all, run
+from edgeprune.devices.processes import end_all, run
 
 # A child that starts a child of its own, as zig does, and waits.
 NESTED = (
