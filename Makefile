@@ -110,8 +110,8 @@ bench-methods: $(STAMP) ## Time, memory and gain of importance criteria and reco
 	$(BIN)/python benchmarks/methods.py
 
 .PHONY: bench-microcontroller
-bench-microcontroller: $(MCU) ## Compare generated C with two other generators, emulated; writes docs/benchmarks.md
-	$(BIN)/python benchmarks/microcontroller.py --docs docs/benchmarks.md
+bench-microcontroller: $(MCU) ## Compare generated C with two other generators, emulated; writes docs/benchmarks.md [KEEP=folder]
+	$(BIN)/python benchmarks/microcontroller.py --docs docs/benchmarks.md $(if $(KEEP),--keep "$(KEEP)")
 
 .PHONY: bench-peers
 bench-peers: $(STAMP) ## Compare allocators at equal cost, hours on an idle machine; writes docs/benchmarks.md [STEPS=]

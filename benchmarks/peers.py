@@ -14,15 +14,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from page import BENCHMARKS, write_section
+
 from edgeprune.records import BenchResult
 from edgeprune.report.bench_summary import condition, entries, markdown
-from edgeprune.store import write_text
 
 ROOT = Path(__file__).parents[1]
 JOB = ROOT / "examples" / "fashion_mnist" / "job.toml"
 RUNS = (("mobile_cpu", "50%,35%,25%"), ("arm64_emulated", "50%"))
-BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
-PAGE = "# Benchmarks\n\nFigures with their conditions. Programs write this page.\n"
 OURS = "exact"
 TORCH_PRUNING = ("uniform", "global", "isomorphic")
 
@@ -54,7 +53,7 @@ def main() -> int:
         for _, folder, _ in folders
         if (folder / "bench.json").exists()
     ]
-    write_section(ROOT / "docs" / "benchmarks.md", section(found))
+    write_section(BENCHMARKS, "peers", section(found))
     return 0
 
 
@@ -109,15 +108,6 @@ def verdicts(result: BenchResult) -> list[str]:
             f"{'at most half' if lost <= other / 2 else '**more than half**'}."
         )
     return lines
-
-
-def write_section(page: Path, text: str) -> None:
-    """Put the section into the page, in place of an older one."""
-    old = page.read_text(encoding="utf-8") if page.exists() else PAGE
-    before, found, rest = old.partition(BEGIN)
-    after = rest.partition(END)[2].strip() if found else ""
-    body = f"{before.rstrip()}\n\n{BEGIN}\n{text}{END}\n"
-    write_text(page, body + (f"\n{after}\n" if after else ""))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from textwrap import fill
-
-from edgeprune.store import write_text
-
-BEGIN = "<!-- microcontroller: written by benchmarks/microcontroller.py -->"
-END = "<!-- microcontroller: end -->"
-PAGE = "# Benchmarks\n"
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,6 @@ def section(rows: Sequence[Row], conditions: Conditions) -> str:
     columns = list(dict.fromkeys(row.column for row in rows))
     networks = list(dict.fromkeys(row.network for row in rows))
     parts = [
-        BEGIN,
         "## Microcontrollers: generated C code against two other generators",
         "",
         "    make bench-microcontroller",
@@ -91,7 +83,7 @@ def section(rows: Sequence[Row], conditions: Conditions) -> str:
     parts += _memory([row for row in rows if row.generator == "edgeprune"], columns)
     parts += ["Conditions: " + ", ".join(f"{n} {v}" for n, v in conditions.versions.items()) + "."]
     parts += [f"- {column}: `{text}`" for column, text in conditions.tools.items()]
-    return "\n".join([*parts, END, ""])
+    return "\n".join(parts)
 
 
 def _table(name: str, rows: Sequence[Row], columns: Sequence[str], notes: list[str]) -> list[str]:
@@ -146,11 +138,3 @@ def _memory(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
         cells = " | ".join(f"{figure:,}" for figure in figures if figure is not None)
         lines.append(f"| {row.network}, {row.column} | {cells} |")
     return [*lines, ""]
-
-
-def write_section(page: Path, text: str) -> None:
-    """Put the section into the page, in place of an older one."""
-    old = page.read_text(encoding="utf-8") if page.exists() else PAGE
-    before, found, rest = old.partition(BEGIN)
-    after = rest.partition(END)[2].lstrip("\n") if found else ""
-    write_text(page, f"{before.rstrip()}\n\n{text}" + (f"\n{after}" if after else ""))
