@@ -38,7 +38,8 @@ def build_table(
 
     First each group's own widths are swept, all else dense, and the stairs are read off; then all
     pairs of the offered widths are priced in several fresh processes. Layers that no group touches,
-    or whose shape logic is unknown, keep their dense cost of `profile` as a fixed price. Groups
+    or whose shape logic is unknown, keep their dense cost of `profile` as a fixed price; where the
+    device compiled them into one piece with others, they are priced alone like the rest. Groups
     that feed a layer which cannot be priced at other widths (a convolution behind a concatenation)
     are left alone, and `warn` is told. Layers go to the device in the given `precision`. No width
     below the `floors` (group -> width) is offered.
@@ -86,21 +87,24 @@ def build_table(
         if layer.name in templates
         for pair in _pairs(layer, offered)
     ]
+    fixed, costs = _fixed(graph, layers, templates, profile), profile.costs
     probes.take(
-        [(templates[layer.name], pair) for layer, pair in pairs],
+        [(templates[layer.name], pair) for layer, pair in pairs]
+        + [(shape, shape.widths) for shape in fixed.values()],
         processes=processes,
         rounds=15,
         again=True,
         progress=lambda done, total: report("prices", done, total),
     )
     prices = [priced(layer.name, pair) for layer, pair in pairs]
-    measured = {layer.name: layer for layer in profile.layers}
     prices += [
         Price(
             layer=layer.name,
             width_in=layer.width_in,
             width_out=layer.width_out,
-            cost=measured[layer.name].cost,
+            cost=costs[layer.name]
+            if layer.name in costs
+            else probes.price(fixed[layer.name], fixed[layer.name].widths),
             origin=origin,
         )
         for layer in layers
@@ -261,6 +265,21 @@ def _fits(shape: Template, group_in: ChannelGroup | None, group_out: ChannelGrou
     return (group_in is None or shape.width_in == group_in.width) and (
         group_out is None or shape.width_out == group_out.width
     )
+
+
+def _fixed(
+    graph: Graph,
+    layers: Sequence[PricedLayer],
+    templates: Mapping[str, Template],
+    profile: ModelProfile,
+) -> dict[str, Template]:
+    """Return, of the layers whose widths stay, those without a cost of their own in the profile."""
+    segments = {segment.name: segment for segment in graph.segments}
+    return {
+        layer.name: template(graph, segments[layer.name])
+        for layer in layers
+        if layer.name not in templates and layer.name not in profile.costs
+    }
 
 
 def _sweep(

@@ -208,6 +208,14 @@ class Explanation(Record):
     steps: tuple[NextStep, ...]
 
 
+class FrontPoint(Record):
+    """A plan of a search that no other it found beats in both predicted cost and measured loss."""
+
+    widths: dict[str, int]
+    cost: float
+    loss: float
+
+
 class WidthPlan(Record):
     """How wide each group is to be.
 
@@ -237,6 +245,7 @@ class WidthPlan(Record):
     whole_loss: float | None = None
     explanation: Explanation | None = None
     allocation: str = "exact"
+    front: tuple[FrontPoint, ...] = ()
 
     @property
     def digest(self) -> str:

@@ -301,8 +301,7 @@ def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:
 
 def profiled_run(profile: ModelProfile) -> float:
     """Return the cost of the profiled run, of which the layers' costs and `layout` are parts."""
-    layers = sum(layer.cost for layer in profile.layers)
-    return layers / profile.coverage if profile.coverage and layers else profile.total
+    return max(profile.total, sum(layer.cost for layer in profile.layers) + profile.layout)
 
 
 def listed(names: tuple[str, ...]) -> str:
