@@ -19,7 +19,6 @@ from edgeprune import allocating, stages, weighing
 from edgeprune.allocation.exact import solve
 from edgeprune.devices.opening import open_device
 from edgeprune.identity import identity_of
-from edgeprune.importance.sensitivity import best_curves
 from edgeprune.job import load_job
 from edgeprune.pipeline import load
 from edgeprune.records import CostTable, GroupList, ModelProfile, Sensitivity, Verdict
@@ -39,11 +38,11 @@ def budgets(
     """Yield names and budgets: instructions, MACs, MACs at the same instructions, RAM."""
     yield "half of the instructions", BudgetSection(latency=f"{SHARE:.0%}")
     yield "half of the MACs", BudgetSection(macs=f"{SHARE:.0%}")
-    best, share = best_curves(curves.curves), SHARE
+    share = SHARE
     while True:
         budget = BudgetSection(macs=f"{100 * share:.0f}%")
         run = replace(this, job=this.job.model_copy(update={"budget": budget}))
-        problem = allocating.pose(run, groups, dense, table, best)
+        problem = allocating.pose(run, groups, dense, table, curves)
         found = solve(problem, table.dense_cost, seed=this.job.seed)
         if found is not None and found.cost <= SHARE * table.dense_cost:
             break
