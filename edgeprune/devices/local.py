@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,13 @@ IMPORT = (
     "import onnxruntime as o; print(*o.get_available_providers())"
 )
 GRACE_SECONDS = 120.0  # for the start of the process, opening of sessions and warm-up
+# What onnxruntime says of its own sources and error classes before it says what is wrong.
+NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S*onnxruntime_src/\S+ .*?\) (?=[A-Z])")
+ADVICE = {
+    "Opset": "export the model for an opset that this onnxruntime supports",
+    "not a registered function/op": "export it without that operator, or where it is registered",
+    "No Op registered": "export it without that operator, or with an opset that has it",
+}
 WORKER = Path(__file__).resolve().parent.parent / "profiler" / "worker.py"
 
 
@@ -76,10 +84,19 @@ def failure(
     last = next((line for line in reversed(lines) if line.strip()), "no message")
     models = ", ".join(dict.fromkeys(model.name for model in request.models[:3]))
     if "onnxruntime_pybind11_state" in last or last.startswith("ValueError"):
-        reason = last.partition(": ")[2] or last
-        return UnsupportedModelError(f"onnxruntime on {spec.name} refuses {models}: {reason}")
+        reason = NOISE.sub("", last.partition(": ")[2] or last)
+        advice = next((advice for sign, advice in ADVICE.items() if sign in reason), "")
+        return UnsupportedModelError(
+            f"onnxruntime on {spec.name} refuses {models}: {reason}", advice
+        )
+    if "MemoryError" in last or "bad_alloc" in last:
+        return UnsupportedModelError(
+            f"{models} needs more memory than {spec.name} has: {last.partition(': ')[2] or last}"
+        )
     if code < 0:
         last = f"its process was ended by signal {-code}"
+        if code == -9:
+            hint = f"the system does that when memory runs out; {hint}"
     return DeviceError(f"device {spec.name}: the worker failed: {last}", hint)
 
 

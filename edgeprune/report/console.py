@@ -56,7 +56,7 @@ class Console:
 
         width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else WIDTH_WITHOUT_TERMINAL
         colors: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
-        return RichConsole(
+        console = RichConsole(
             stderr=True,
             width=width,
             markup=False,
@@ -64,6 +64,8 @@ class Console:
             emoji=False,
             color_system=colors,
         )
+        console.on_broken_pipe = _left  # type: ignore[method-assign]
+        return console
 
     @property
     def live(self) -> bool:
@@ -351,6 +353,11 @@ def _parity(parity: Parity) -> str:
         f"{state}: largest difference {parity.max_abs:.2g}, relative {parity.max_rel:.2g}, "
         f"over {parity.samples} samples"
     )
+
+
+def _left() -> None:
+    """Tell that nobody reads the output any more; rich on its own would end with exit code 1."""
+    raise BrokenPipeError
 
 
 @contextmanager
