@@ -236,6 +236,8 @@ def _document(settings: Job, opened: Opened, found: Planned) -> dict[str, Any]:
         "predicted": {"cost": found.plan.predicted, "error": found.plan.predicted_error},
         "measured": found.plan.corrected,
         "gap": found.plan.gap,
+        "allocation": found.plan.allocation,
+        "front": [point.model_dump(mode="json") for point in found.plan.front],
         "resources": [r.model_dump(mode="json") for r in found.plan.resources],
         "held_by": found.plan.held_by,
         "loss": {"summed": found.plan.loss, "whole": found.plan.whole_loss},

@@ -162,7 +162,7 @@ def test_a_worker_that_fails(
     monkeypatch.setattr(module, "GRACE_SECONDS", -1.0)
     with pytest.raises(error, match=message) as caught:
         local.ask(request(exported("mlp"), deadline_seconds=2.0))
-    assert caught.value.exit_code == (124 if error is DeadlineError else 3)
+    assert caught.value.exit_code == error.exit_code
 
 
 def test_nothing_of_this_process_leaks_into_the_worker(

@@ -184,6 +184,20 @@ def test_control_characters_of_others_do_not_reach_the_terminal(shown):
     assert ESCAPE not in shown()
 
 
+@pytest.mark.parametrize("columns", [60, 80, 100, 120, 200])
+def test_no_row_of_a_profile_is_broken(shown, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    Console().profile(factories.a_profile())
+    text = shown()
+    table = text.partition("changes of layout")[0].splitlines()
+    rows = [line for line in table if line.strip().partition(" ")[0] in factories.COSTS]
+    assert len(rows) == len(factories.COSTS)
+    assert all(re.search(r" % .*µs \[.*\]", row) for row in rows)
+    assert max(map(len, table)) <= columns
+    assert ("activations" in text.partition("stem")[0]) == (columns == 200)
+    assert ("too wide for here" in text) == (columns < 200)
+
+
 def test_profile_is_sorted_by_cost_and_accounts_for_everything(shown):
     Console().profile(factories.a_profile())
     text = shown()
