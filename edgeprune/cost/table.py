@@ -52,7 +52,11 @@ def build_table(
     points = _points(device, probes.precision)
     least = floors or {}
     grids = {
-        group.name: tuple(w for w in grid(group.width, points) if w >= least.get(group.name, 0))
+        group.name: tuple(
+            width
+            for width in grid(group.width, points, group.divisor)
+            if width >= max(group.narrowest, least.get(group.name, 0))
+        )
         for group in groups
     }
     sweep = _sweep(layers, templates, grids)
@@ -60,6 +64,13 @@ def build_table(
         [(templates[layer], pair) for layer, pair in sweep],
         progress=lambda done, total: report("stairs", done, total),
     )
+    origin = device.spec.figure
+
+    def priced(layer: str, pair: tuple[int, int]) -> Price:
+        cost = probes.price(templates[layer], pair)
+        return Price(layer=layer, width_in=pair[0], width_out=pair[1], cost=cost, origin=origin)
+
+    swept = tuple(priced(layer, pair) for layer, pair in dict.fromkeys(sweep))
     offered = {
         group.name: worth_offering(
             grids[group.name],
@@ -85,17 +96,7 @@ def build_table(
         again=True,
         progress=lambda done, total: report("prices", done, total),
     )
-    origin = device.spec.figure
-    prices = [
-        Price(
-            layer=layer.name,
-            width_in=pair[0],
-            width_out=pair[1],
-            cost=probes.price(templates[layer.name], pair),
-            origin=origin,
-        )
-        for layer, pair in pairs
-    ]
+    prices = [priced(layer.name, pair) for layer, pair in pairs]
     prices += [
         Price(
             layer=layer.name,
@@ -120,6 +121,7 @@ def build_table(
         layers=tuple(layers),
         widths=offered,
         prices=tuple(prices),
+        swept=swept,
         probes=len(probes.taken),
         environment=profile.environment,
     )
