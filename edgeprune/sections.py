@@ -200,7 +200,8 @@ class PruneSection(Section):
 
     `probes` is how many vectors the traces of importance `hessian` are estimated with, at least:
     every batch of 32 samples gets the same number, one or more. `round_to` rounds widths down to
-    its multiples, for the allocations of torch-pruning.
+    its multiples, for the allocations of torch-pruning. `polish` changes the exact allocator's plan
+    in a few groups where that lowers the loss of the whole plan at the same cost.
     """
 
     importance: Annotated[tuple[str, ...], BeforeValidator(_criteria)] = AUTO
@@ -212,6 +213,7 @@ class PruneSection(Section):
     keep: tuple[str, ...] = ()
     floors: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     blocks: bool = True
+    polish: bool = False
     calibration_samples: int = Field(default=512, ge=1)
 
     @field_validator("round_to")
