@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--criteria", nargs="+", choices=tuple(CRITERIA), default=None)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--budget", default="35%")
+    parser.add_argument("--device", default="mobile_cpu", help="whose plan is reconstructed")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # measured in a process of its own
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -75,7 +76,7 @@ def main() -> None:
     if "regularised" in asked.parts:
         regularised()
     if "reconstruction" in asked.parts:
-        reconstruction(asked.budget)
+        reconstruction(asked.budget, asked.device)
 
 
 def network() -> Network:
@@ -204,11 +205,11 @@ def regularised() -> None:
         )
 
 
-def reconstruction(budget: str) -> None:
+def reconstruction(budget: str, device: str) -> None:
     """What least squares wins back of what the exact allocator's plan loses."""
     job = load_job(JOB).with_overrides(budget=budget)
     model, data = load(job, JOB.parent)
-    plan = plan_only(job, model, data, open_device("mobile_cpu"), Console(quiet=True)).plan
+    plan = plan_only(job, model, data, open_device(device), Console(quiet=True)).plan
     kept = {name: group.kept for name, group in plan.groups.items()}
     test = [((x,), y) for x, y in data.test]  # type: ignore[union-attr]
     dense = metric_on(model, data, test)
@@ -224,7 +225,8 @@ def reconstruction(budget: str) -> None:
     recalibrate(found.model, inputs)
     both = metric_on(found.model, data, test)
     widths = ", ".join(f"{n} {g.before}->{g.after}" for n, g in plan.groups.items())
-    print(f"\nexact allocation at {budget}: {plan.corrected / plan.budget:.3f} of the budget")
+    used = plan.corrected / plan.budget
+    print(f"\nexact allocation at {budget} on {device}: {used:.3f} of the budget")
     print(f"{widths}\ndense {dense:.4f}; {sum(len(y) for _, y in test)} test images")
     print(f"as cut {as_cut:.4f}; recalibrated {recalibrated:.4f}")
     print(f"reconstructed {rebuilt:.4f}, and then recalibrated {both:.4f}, in {seconds:.1f} s")

@@ -35,7 +35,7 @@ from edgeprune.devices.microcontroller import emulate as unicorn
 from edgeprune.devices.microcontroller import qemu
 from edgeprune.devices.microcontroller.build import build
 from edgeprune.devices.microcontroller.emulation import Job
-from edgeprune.devices.microcontroller.toolchain import toolchain
+from edgeprune.devices.microcontroller.toolchain import compiler_obstacle, toolchain
 from edgeprune.devices.spec import load_spec
 from edgeprune.errors import DeviceError, UnsupportedModelError
 from edgeprune.records import Microcontroller
@@ -85,11 +85,12 @@ def main() -> None:
     )
     parser.add_argument("--docs", type=Path, help="page whose section is written anew")
     asked = parser.parse_args()
-    columns = [
+    wanted = [
         Column(device, _chip(device, compiler))
         for device, compiler in COLUMNS
         if device in asked.devices and compiler in asked.compilers
     ]
+    columns = [column for column in wanted if available(column)]
     rows = []
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         for name in asked.networks:
@@ -105,6 +106,15 @@ def main() -> None:
     for row in lost:
         print(f"beaten on {row.network}, {row.column}", file=sys.stderr)
     sys.exit(1 if lost else 0)
+
+
+def available(column: Column) -> bool:
+    """Whether compiler and emulator of a column are here; says what is missing."""
+    missing = compiler_obstacle(column.chip) or column.engine.emulator_obstacle()
+    if missing:
+        name = f"{column.device} with {column.chip.compiler}"
+        print(f"LEFT OUT: {name}: {missing.why} ({missing.help})", file=sys.stderr)
+    return missing is None
 
 
 def measure(

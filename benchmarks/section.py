@@ -70,7 +70,9 @@ def section(rows: Sequence[Row], conditions: Conditions) -> str:
             " emulated, not cycles. RAM is all that an application sets aside, int8 input and"
             " output, scratch and the painted stack included; flash is code and constants. The"
             " difference is the largest one of the outputs to onnxruntime's on"
-            f" {conditions.samples} inputs, in units of the last place of int8, over all columns.",
+            f" {conditions.samples} inputs, in units of the last place of int8, over all columns."
+            " bakenn and CMSIS-NN scale with fixed-point multipliers where onnxruntime scales in"
+            " single precision, so that they round some results to the other side.",
             100,
         ),
         "",

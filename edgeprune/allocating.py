@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -13,17 +13,17 @@ from edgeprune.allocation.firmware_rows import FirmwareMemory
 from edgeprune.allocation.problem import Problem, Resource, build_problem, flat_curves
 from edgeprune.allocation.reachable import require_reachable
 from edgeprune.allocation.reaching import reach
+from edgeprune.allocation.removal import with_removals
 from edgeprune.allocation.resources import Model, resource_rows
 from edgeprune.allocation.task import Task
 from edgeprune.export.integer_graph import read_integer_graph
 from edgeprune.export.segments import as_int8, read_graph
-from edgeprune.importance.sensitivity import best_curves
+from edgeprune.importance.sensitivity import LossMeter, best_curves
 from edgeprune.records import (
     CostTable,
     GroupList,
     ModelProfile,
     Sensitivity,
-    SensitivityCurve,
     WidthPlan,
 )
 from edgeprune.stages import Run
@@ -73,9 +73,9 @@ def pose(
     groups: GroupList,
     dense: ModelProfile,
     table: CostTable,
-    curves: Mapping[str, SensitivityCurve] | None = None,
+    sensitivity: Sensitivity | None = None,
 ) -> Problem:
-    """Return the allocation problem of the job: losses of `curves` (None: no loss), all limits."""
+    """Return the allocation problem of the job with all limits; None measures no loss."""
     graph = read_graph(run.file(run.start))
     if run.precision.name == "int8":
         graph = as_int8(graph)
@@ -84,7 +84,12 @@ def pose(
     rows = resource_rows(run.job.budget, table, model, memory=not own_memory)
     if own_memory:
         rows += _firmware_rows(run, table)
-    return build_problem(table, curves or flat_curves(table), rows)
+    if sensitivity is None:
+        free = dict.fromkeys((block.last for block in groups.blocks), 0.0)
+        return with_removals(build_problem(table, flat_curves(table), rows), groups.blocks, free)
+    problem = build_problem(table, best_curves(sensitivity.curves), rows)
+    losses = {loss.last: loss.increase for loss in sensitivity.blocks}
+    return with_removals(problem, groups.blocks, losses)
 
 
 def _firmware_rows(run: Run, table: CostTable) -> tuple[Resource, ...]:
@@ -125,7 +130,8 @@ def allocate(
     """Find the widths in a closed loop with the device, for 1 / `tighter` of the budget."""
     table = run.present.table(table)
     candidates = candidates_of(run, table, sensitivity)
-    problem = pose(run, groups, dense, table, candidates.curves)
+    candidates = replace(candidates, blocks=groups.blocks)
+    problem = pose(run, groups, dense, table, sensitivity)
     limit = run.limit(table.dense_cost) / tighter
     with run.console.stage("Allocating widths") as stage:
         if run.job.prune.allocation != "exact":
@@ -136,7 +142,7 @@ def allocate(
                 measure=candidates.measure,
                 note=stage.note,
             )
-        return close_the_loop(
+        plan = close_the_loop(
             problem,
             limit,
             kept=candidates.planned,
@@ -146,3 +152,10 @@ def allocate(
             seed=run.job.seed,
             note=stage.note,
         )
+        if run.job.prune.loss != "sensitivity" or run.present.kept:
+            return plan  # the sum is no loss of the dense model's
+        meter = LossMeter(run.model, run.data, run.job.prune.calibration_samples)
+        kept = {name: group.kept for name, group in plan.groups.items()}
+        whole = meter.increase(kept, plan.removed)
+        stage.note(f"loss of the whole plan {whole:+.4f}, sum over groups {plan.loss:+.4f}")
+        return plan.model_copy(update={"whole_loss": whole})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import traceback
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from edgeprune.commands import benching, jobs, looks
-from edgeprune.errors import DONE, INTERRUPTED, EdgepruneError, UsageError
+from edgeprune.errors import DONE, INTERRUPTED, EdgepruneError, OutputError, UsageError
 from edgeprune.options import answers
 
 BUG = 70
@@ -78,6 +79,8 @@ def _execute(arguments: list[str], verbose: bool) -> int:
             "interrupted; with --resume, profile, run and bench go on from what is finished"
         )
         return INTERRUPTED
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if verbose:
             traceback.print_exc()
@@ -93,4 +96,36 @@ def _execute(arguments: list[str], verbose: bool) -> int:
 def main() -> None:
     """Run the command line of this process; a request to end it is taken as Ctrl-C is."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(execute(sys.argv[1:]))
+    closed = _open_standard_streams()
+    if 1 in closed and any(a.partition("=")[0] == "--json" for a in sys.argv[1:]):
+        print("error: --json needs an open standard output", file=sys.stderr)
+        sys.exit(OutputError.exit_code)
+    try:
+        code = execute(sys.argv[1:])
+        sys.stdout.flush()
+    except OSError as error:
+        code = OutputError.exit_code
+        if not isinstance(error, BrokenPipeError):  # that is: whoever read the output has left
+            print(f"error: standard output: {error.strerror}", file=sys.stderr)
+        for number in (1, 2):  # what Python still flushes at its end goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    sys.exit(code)
+
+
+def _open_standard_streams() -> list[int]:
+    """Open /dev/null for the standard streams that are closed, and return their numbers.
+
+    Otherwise the next file that is opened would take the place of one, and receive its text.
+    """
+    closed = []
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            closed.append(number)
+    if 1 in closed:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if 2 in closed:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+    return closed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from edgeprune.errors import DataError, EdgepruneError, UserFunctionError
 
+WORKER_PLACE = re.compile(r'File "(.+?)", line (\d+), in (\w+)')
 Inputs = Tensor | tuple[Tensor, ...]
 Batch = tuple[Inputs, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -181,7 +183,7 @@ def _told(part: Iterable[Batch], name: str) -> Iterator[Any]:
     except (EdgepruneError, GeneratorExit, MemoryError):
         raise
     except Exception as error:
-        raise fault(error, f"data: the loader of {name}", part) from error
+        raise _fault(error, f"data: the loader of {name}", part) from error
 
 
 def _guard(function: Callable[..., Any], role: str, read: Callable[[Any], Any]) -> Any:
@@ -198,7 +200,7 @@ def _guard(function: Callable[..., Any], role: str, read: Callable[[Any], Any]) 
         except Exception as error:
             what = f"data: {role} {_name(function)}"
             shapes = f"; its arguments: {_shape(output)} and {_shape(target)}"
-            raise fault(error, what, function, shapes) from error
+            raise _fault(error, what, function, shapes) from error
         return read(found)
 
     called._guards = role  # type: ignore[attr-defined]
@@ -224,20 +226,22 @@ def _figure(found: Any, role: str) -> float:
     return value
 
 
-def fault(error: Exception, what: str, owner: object, more: str = "") -> UserFunctionError:
+def _fault(error: Exception, what: str, owner: object, more: str = "") -> UserFunctionError:
     """Return the error that tells a fault in a function of the user: where, and what it said.
 
     The place is the innermost frame of the fault outside of edgeprune and torch.
     """
     ours = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
-    frames = [
-        f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)
-    ]
-    where = (
-        f" in {frames[-1].name} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    )
-    said = str(error).strip().splitlines()
-    told = f"{type(error).__name__}: {said[0] if said else 'no message'}"
+    places = [(f.filename, f.lineno, f.name) for f in traceback.extract_tb(error.__traceback__)]
+    said = str(error).strip().splitlines() or ["no message"]
+    told = f"{type(error).__name__}: {said[0]}"
+    if "Original Traceback" in str(error):  # of a worker process of a DataLoader, as text
+        places, told = WORKER_PLACE.findall(str(error)), said[-1]
+    outside = [place for place in places if not place[0].startswith(ours)]
+    where = ""
+    if outside:
+        file, line, name = outside[-1]
+        where = f" in {name} ({file}, line {line})"
     return UserFunctionError(
         f"{what} failed{where}: {told}{more}",
         f"the fault lies in {_name(owner)}, which the data factory gave; -v shows the traceback",

@@ -82,6 +82,7 @@ def run(
         UsageError: a budget is named twice.
         EdgepruneError: any of its kinds; finished stages stay in `out`/.run.
     """
+    job = _with_branches(job)
     seed_everything(job.seed)
     guards.check(job.guards, model, data)
     for budget in budgets:
@@ -119,6 +120,7 @@ def plan_only(
     console: Console,
 ) -> tuple[Prices, list[tuple[Job, WidthPlan]]]:
     """Profile, price and allocate for each budget; only `scratch` is written to."""
+    job = _with_branches(job)
     seed_everything(job.seed)
     for budget in budgets:
         _check(job.with_overrides(budget=budget), data, device)
@@ -134,6 +136,11 @@ def plan_only(
             found.append((member.job, plan))
             left = Remainder.of(this.model, plan)
     return prices, found
+
+
+def _with_branches(job: Job) -> Job:
+    """Return the job without removal of branches: each model is cut from the one before."""
+    return job.model_copy(update={"prune": job.prune.model_copy(update={"blocks": False})})
 
 
 def _check(job: Job, data: Data, device: Device) -> None:

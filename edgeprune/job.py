@@ -27,8 +27,7 @@ from edgeprune.sections import (
     Section,
     job_name,
 )
-
-SEEDS = 2**31
+from edgeprune.seeds import SEEDS
 
 
 class Job(Section):
@@ -103,7 +102,7 @@ def load_job(path: Path) -> Job:
         ) from None
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise JobError(str(path), [f"not TOML: {error}"]) from None
     try:
         return Job.model_validate(table)

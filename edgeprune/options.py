@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, validators
 
+from edgeprune.seeds import SEEDS
+
 if TYPE_CHECKING:
     from edgeprune.report.console import Console
 
@@ -50,6 +52,6 @@ class Common:
 DEFAULT = Common()
 Device = Annotated[str, Parameter(name="--device")]
 Budget = Annotated[str | None, Parameter(name="--budget")]
-Seed = Annotated[int | None, Parameter(name="--seed", validator=validators.Number(gte=0, lt=2**31))]
+Seed = Annotated[int | None, Parameter(name="--seed", validator=validators.Number(gte=0, lt=SEEDS))]
 Flag = Annotated[bool, Parameter(negative=())]
 Files = Annotated[list[Path] | None, Parameter(consume_multiple=True)]

@@ -190,6 +190,8 @@ class PruneSection(Section):
     allocation: Annotated[str, _known("allocation")] = "exact"
     round_to: int | None = Field(default=None, ge=1)
     keep: tuple[str, ...] = ()
+    floors: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    blocks: bool = True
     calibration_samples: int = Field(default=512, ge=1)
 
     @field_validator("round_to")

@@ -23,6 +23,8 @@ from edgeprune.identity import state_digest
 from edgeprune.importance.shared import Merge, Shared, digest_of
 from edgeprune.job import Job
 from edgeprune.profiler.layers import profile_model
+from edgeprune.pruning.blocks import find_blocks
+from edgeprune.pruning.floors import group_floors
 from edgeprune.pruning.groups import find_groups
 from edgeprune.pruning.remainder import Remainder
 from edgeprune.pruning.shrink import rebuild, shrink
@@ -145,8 +147,21 @@ class Run:
 def group(run: Run) -> GroupList:
     """Find and prove the channel groups."""
     with run.console.stage("Finding channel groups") as stage:
+        settings = run.job.prune
         found = find(run.job, run.model, run.data, none=run.original is not None)
-        stage.note(f"{len(found.groups)} groups to cut, {len(found.skipped)} left alone")
+        if (
+            settings.blocks
+            and settings.allocation == "exact"
+            and run.job.schedule.kind == "one_shot"
+        ):
+            stay = (*settings.keep, *run.job.guards.layers, *settings.floors)
+            blocks = find_blocks(run.model, run.data.example, found.groups, stay)
+            found = found.model_copy(update={"blocks": blocks})
+        group_floors(settings.floors, found)  # faults are told before anything is measured
+        stage.note(
+            f"{len(found.groups)} groups to cut, {len(found.skipped)} left alone, "
+            f"{len(found.blocks)} branches that can go"
+        )
     return found
 
 
@@ -193,6 +208,7 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
             dense,
             seed=run.job.seed,
             precision=run.precision,
+            floors=group_floors(run.job.prune.floors, groups),
             report=lambda what, done, total: stage.update(done, total, what),
             warn=run.console.warning,
         )
@@ -227,7 +243,7 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
             run.model if run.job.recover.reconstruct else run.dense,
             run.data,
             _recovery(run),
-            kept={name: group.kept for name, group in plan.groups.items()},
+            kept={name: group.kept for name, group in plan.groups.items() if group.after},
             seed=run.job.seed,
             progress=stage.update,
         )

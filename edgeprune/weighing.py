@@ -9,10 +9,14 @@ from edgeprune.data import Data
 from edgeprune.identity import curves_base, origin_of
 from edgeprune.importance.kept import CurveStore, default_folder
 from edgeprune.importance.scores import score_channels
-from edgeprune.importance.sensitivity import importance_curves, sensitivity_curves
+from edgeprune.importance.sensitivity import (
+    block_losses,
+    importance_curves,
+    sensitivity_curves,
+)
 from edgeprune.importance.shared import Scored, merge, require_same
 from edgeprune.job import Job
-from edgeprune.records import CostTable, GroupList, Sensitivity
+from edgeprune.records import BlockLoss, CostTable, GroupList, Sensitivity
 from edgeprune.stages import Run
 from edgeprune.store import atomic
 
@@ -34,7 +38,14 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
             )
         if settings.loss == "importance":
             first = next(iter(scores))
-            return Sensitivity(curves=importance_curves(table.widths, scores[first], first))
+            sums = {name: float(found.sum()) for name, found in scores[first].items()}
+            return Sensitivity(
+                curves=importance_curves(table.widths, scores[first], first),
+                blocks=tuple(
+                    BlockLoss(last=block.last, increase=sum(sums[g] for g in block.groups))
+                    for block in groups.blocks
+                ),
+            )
         curves = sensitivity_curves(
             present.model,
             run.data,
@@ -44,7 +55,9 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
             store=CurveStore(default_folder(), curves_base(present.model, run.data, settings)),
             progress=stage.update,
         )
-        return Sensitivity(curves=curves)
+        samples = settings.calibration_samples
+        blocks = block_losses(present.model, run.data, groups.blocks, samples=samples)
+        return Sensitivity(curves=curves, blocks=blocks)
 
 
 def score(job: Job, model: nn.Module, data: Data, groups: GroupList) -> Scored:

@@ -171,6 +171,25 @@ def test_a_fault_in_a_loader_names_the_part_and_the_place() -> None:
         list(batches(Failing(), "train"))
 
 
+class Unreadable(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        raise ValueError(f"image {index} is damaged")
+
+
+def test_a_fault_in_a_worker_of_a_loader_is_found_too() -> None:
+    line = Unreadable.__getitem__.__code__.co_firstlineno + 1
+    loader = torch.utils.data.DataLoader(Unreadable(), batch_size=2, num_workers=1)
+    with pytest.raises(UserFunctionError) as caught:
+        list(batches(loader, "validation"))
+    assert f"loader of validation failed in __getitem__ ({__file__}, line {line})" in str(
+        caught.value
+    )
+    assert "ValueError: image 0 is damaged" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("role", "returned", "words"),
     [

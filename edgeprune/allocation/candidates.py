@@ -16,7 +16,13 @@ from edgeprune.export.precision import Precision
 from edgeprune.importance.scores import keep_best
 from edgeprune.profiler.timing import compare
 from edgeprune.pruning.shrink import shrink
-from edgeprune.records import CostTable, PlannedGroup, SensitivityCurve, WidthPlan
+from edgeprune.records import (
+    CostTable,
+    PlannedGroup,
+    ResidualBlock,
+    SensitivityCurve,
+    WidthPlan,
+)
 from edgeprune.verify.firmware import footprints
 
 CANDIDATE = "candidate.onnx"
@@ -39,6 +45,7 @@ class Candidates:
         opset: of exported candidates.
         seed: order of the runs.
         relative: whether the budget is a share of the dense cost.
+        blocks: branches that are removed where all of their groups have width 0.
     """
 
     model: nn.Module
@@ -53,6 +60,7 @@ class Candidates:
     opset: int
     seed: int = 0
     relative: bool = True
+    blocks: tuple[ResidualBlock, ...] = ()
 
     def planned(self, widths: Mapping[str, int]) -> dict[str, PlannedGroup]:
         """Return what each group keeps at these `widths`."""
@@ -63,10 +71,15 @@ class Candidates:
             found[name] = PlannedGroup(
                 before=len(scores),
                 after=width,
-                kept=keep_best(scores, width),
+                kept=keep_best(scores, width) if width else (),
                 criterion=criterion,
             )
         return found
+
+    def removed(self, groups: Mapping[str, PlannedGroup]) -> tuple[ResidualBlock, ...]:
+        """Return the branches that go in a plan."""
+        widths = {name: group.after for name, group in groups.items()}
+        return tuple(block for block in self.blocks if block.gone(widths))
 
     def measure(self, groups: dict[str, PlannedGroup]) -> Measured:
         """Cut, export and measure a plan against the dense model.
@@ -77,6 +90,7 @@ class Candidates:
         plan = WidthPlan(
             groups=groups, budget=0.0, unit=self.device.spec.unit, predicted=0.0,
             predicted_error=0.0, corrected=0.0, gap=0.0, loss=0.0,
+            removed=self.removed(groups),
         )  # fmt: skip
         return self.measure_model(shrink(self.model, self.data.example, plan))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from edgeprune.allocation.correction import NOISE, Observation, corrected
 from edgeprune.allocation.exact import Solution, solve
+from edgeprune.allocation.explanation import explain
 from edgeprune.allocation.problem import Problem, observed
 from edgeprune.allocation.reachable import over_limits, require_reachable, unreachable
 from edgeprune.records import PlannedGroup, ResourceUse, Round, Unit, WidthPlan
@@ -132,6 +133,12 @@ def close_the_loop(
                     dense=dense[name],
                 )
                 for name, resource in problem.limits().items()
+            ),
+            "explanation": explain(corrected(problem, seen), best.solution.choice, budget, unit),
+            "removed": tuple(
+                block
+                for block in problem.blocks
+                if block.gone(problem.widths_of(best.solution.choice))
             ),
             "held_by": (_held(problem, best.solution, budget) or (WIDTHS,)) if held else (),
         }

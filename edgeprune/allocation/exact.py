@@ -5,6 +5,7 @@
                 sum_j y[p,i,j] = x[a(p),i]                    pairs agree with both ends
                 sum_i y[p,i,j] = x[b(p),j]
                 lower <= fixed + sum cost[p,i,j] y[p,i,j] <= budget
+                x[g,0] = x[h,0]                               groups of a removable branch
                 fixed[r] + sum value[r,p,i,j] y[p,i,j] <= limit[r]
                 x binary, 0 <= y <= 1
 
@@ -112,6 +113,9 @@ def _solve(
     rows = _Rows([0], [], [], [], [])
     for g, size in enumerate(sizes):
         rows.add([(int(offsets[g]) + k, 1.0) for k in range(size)], 1.0, 1.0)
+    for first, *others in problem.tied:
+        for other in others:
+            rows.add([(int(offsets[first]), 1.0), (int(offsets[other]), -1.0)], 0.0, 0.0)
     places = _pairs(problem, sizes, offsets, rows)
     count, columns = int(offsets[-1]), max(places.end, int(offsets[-1]))
     costs = places.sum(problem.layers, columns)

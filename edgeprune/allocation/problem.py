@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeprune.cost.table import PriceList
 from edgeprune.errors import InternalCheckError
-from edgeprune.records import CostTable, PricedLayer, SensitivityCurve
+from edgeprune.records import CostTable, PricedLayer, ResidualBlock, SensitivityCurve
 
 Matrix = NDArray[np.float64]
 Choice = Sequence[int]  # an option for each group
@@ -69,6 +69,7 @@ class Problem:
         layers: cost terms in the device's unit.
         fixed: cost of everything that no group touches.
         resources: further limits.
+        blocks: branches that may be removed: option 0 of all of their groups, or of none.
     """
 
     names: tuple[str, ...]
@@ -77,6 +78,12 @@ class Problem:
     layers: tuple[LayerTerm, ...]
     fixed: float
     resources: tuple[Resource, ...] = ()
+    blocks: tuple[ResidualBlock, ...] = ()
+
+    @property
+    def tied(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of one branch: all of them take option 0, or none does."""
+        return tuple(tuple(self.names.index(g) for g in block.groups) for block in self.blocks)
 
     @property
     def dense(self) -> tuple[int, ...]:

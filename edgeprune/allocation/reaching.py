@@ -8,7 +8,7 @@ from typing import Any
 from edgeprune.allocation.closed_loop import AIM, FULL_USE, GOOD, Measured
 from edgeprune.allocation.registry import allocator as allocator_of
 from edgeprune.allocation.task import Proposal, Task
-from edgeprune.records import PlannedGroup, Round, WidthPlan
+from edgeprune.records import FrontPoint, PlannedGroup, Round, WidthPlan
 
 ROUNDS = 6  # plans measured at the most
 TRIES = 24  # targets tried; most of them give a plan that is known already
@@ -83,6 +83,9 @@ def reach(
         loss=task.loss(proposal.kept),
         rounds=rounds,
         allocation=name,
+        front=tuple(
+            FrontPoint(widths=dict(p.widths), cost=p.cost, loss=p.loss) for p in proposal.front
+        ),
     )
 
 

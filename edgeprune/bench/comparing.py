@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from edgeprune import allocating, stages
+from edgeprune import allocating, preparation, stages
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.reaching import reach
 from edgeprune.allocation.task import Task
@@ -21,6 +21,7 @@ from edgeprune.bench.variants import BASELINES, OURS, Variant
 from edgeprune.budget import parse_budget
 from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
+from edgeprune.errors import UsageError
 from edgeprune.identity import identity_of, versions
 from edgeprune.job import Job
 from edgeprune.loading import load_data, seed_everything
@@ -75,8 +76,14 @@ class Comparison:
 
         Raises:
             BudgetError: a budget is below the smallest reachable cost.
-            UsageError: a budget in another unit than the device's.
+            UsageError: a budget in another unit than the device's, or a job with masks or collapse.
         """
+        if preparation.is_wanted(self.job, self.model):
+            raise UsageError(
+                "bench compares how widths are chosen for one and the same dense model: masks and "
+                "linear collapse have no place in it",
+                "leave out [collapse] and [mask], and give a model without masks",
+            )
         first = self.job.with_overrides(budget=self.budgets[0], seed=self.seeds[0])
         for budget in self.budgets:
             parse_budget(budget).limit(1.0, self.device.spec.unit)
@@ -99,11 +106,10 @@ class Comparison:
             work = _Work(self, this, prices, targets, rows)
             left = [v for v in self.variants if v.label not in skipped]
             work.plan(left)
-            for budget, variant, seed in self._order(left):
-                work.row(budget, variant, seed)
-            found = [
-                rows.get(v.label, targets[b], seed, self.steps) for b, v, seed in self._order(left)
-            ]
+            order = list(self._order(left))
+            for number, (budget, variant, seed) in enumerate(order, start=1):
+                work.row(budget, variant, seed, f"row {number} of {len(order)}")
+            found = [rows.get(v.label, targets[b], seed, self.steps) for b, v, seed in order]
             return BenchResult(
                 job=self.job.name,
                 device=spec.name,
@@ -224,13 +230,13 @@ class _Work:
 
         return self.this.folder.stage(f"plan-{budget}-narrower", Narrow, work)
 
-    def row(self, budget: str, variant: Variant, seed: int) -> None:
+    def row(self, budget: str, variant: Variant, seed: int, place: str) -> None:
         """Do one row, unless it is finished."""
         bench, target = self.bench, self.targets[budget]
         if self.rows.get(variant.label, target, seed, bench.steps) is not None:
             return
         started = time.monotonic()
-        with bench.console.stage(f"{variant.label} at {budget}, seed {seed}") as stage:
+        with bench.console.stage(f"{place}: {variant.label} at {budget}, seed {seed}") as stage:
             data = load_data(bench.job.with_overrides(seed=seed), bench.folder)
             if variant.name == "narrower":
                 ratios = self.narrow(budget)

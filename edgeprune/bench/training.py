@@ -50,7 +50,7 @@ def recovered(
     first = final_metric(before, data)
     if settings.steps == 0:
         return Trained(first, first)
-    kept = {name: group.kept for name, group in plan.groups.items()}
+    kept = {name: group.kept for name, group in plan.groups.items() if group.after}
     found = recover(slim, dense, data, settings, seed=seed, kept=kept, progress=progress)
     return Trained(first, final_metric(found.model, data))
 

@@ -221,6 +221,7 @@ def report(run_dir: Path, *, common: Common = DEFAULT) -> int:
 
 def _document(settings: Job, opened: Opened, found: Planned) -> dict[str, Any]:
     """Return the answer of `plan --json` for one budget."""
+    why = found.plan.explanation
     return {
         "schema": 1,
         "job": settings.name,
@@ -235,8 +236,13 @@ def _document(settings: Job, opened: Opened, found: Planned) -> dict[str, Any]:
         "predicted": {"cost": found.plan.predicted, "error": found.plan.predicted_error},
         "measured": found.plan.corrected,
         "gap": found.plan.gap,
+        "allocation": found.plan.allocation,
+        "front": [point.model_dump(mode="json") for point in found.plan.front],
         "resources": [r.model_dump(mode="json") for r in found.plan.resources],
         "held_by": found.plan.held_by,
+        "loss": {"summed": found.plan.loss, "whole": found.plan.whole_loss},
+        "removed": [block.last for block in found.plan.removed],
+        "explanation": why.model_dump(mode="json") if why else None,
         "digest": found.plan.digest,
         "rounds": [r.model_dump(mode="json") for r in found.plan.rounds],
         "skipped": [s.model_dump(mode="json") for s in found.groups.skipped],

@@ -30,6 +30,7 @@ def build_table(
     seed: int = 0,
     precision: Precision | None = None,
     processes: int = 2,
+    floors: Mapping[str, int] | None = None,
     report: Report = lambda what, done, total: None,
     warn: Callable[[str], None] = lambda message: None,
 ) -> CostTable:
@@ -37,28 +38,34 @@ def build_table(
 
     First each group's own widths are swept, all else dense, and the stairs are read off; then all
     pairs of the offered widths are priced in several fresh processes. Layers that no group touches,
-    or whose shape logic is unknown, keep their dense cost of `profile` as a fixed price. Groups
+    or whose shape logic is unknown, keep their dense cost of `profile` as a fixed price; where the
+    device compiled them into one piece with others, they are priced alone like the rest. Groups
     that feed a layer which cannot be priced at other widths (a convolution behind a concatenation)
-    are left alone, and `warn` is told. Layers go to the device in the given `precision`.
+    are left alone, and `warn` is told. Layers go to the device in the given `precision`. No width
+    below the `floors` (group -> width) is offered.
 
     Raises:
         UnsupportedModelError: no group is left.
     """
     groups, layers, templates = _priceable(graph, groups, warn)
-    widths_of = {group.name: group.width for group in groups}
     probes = Probes(device, seed, precision or Precision())
     points = _points(device, probes.precision)
-    sweep = _sweep(layers, templates, widths_of, points)
+    least = floors or {}
+    grids = {
+        group.name: tuple(w for w in grid(group.width, points) if w >= least.get(group.name, 0))
+        for group in groups
+    }
+    sweep = _sweep(layers, templates, grids)
     probes.take(
         [(templates[layer], pair) for layer, pair in sweep],
         progress=lambda done, total: report("stairs", done, total),
     )
     offered = {
         group.name: worth_offering(
-            grid(group.width, points),
+            grids[group.name],
             [
                 _group_cost(group.name, width, layers, templates, probes)
-                for width in grid(group.width, points)
+                for width in grids[group.name]
             ],
         )
         for group in groups
@@ -69,8 +76,10 @@ def build_table(
         if layer.name in templates
         for pair in _pairs(layer, offered)
     ]
+    fixed, costs = _fixed(graph, layers, templates, profile), profile.costs
     probes.take(
-        [(templates[layer.name], pair) for layer, pair in pairs],
+        [(templates[layer.name], pair) for layer, pair in pairs]
+        + [(shape, shape.widths) for shape in fixed.values()],
         processes=processes,
         rounds=15,
         again=True,
@@ -87,13 +96,14 @@ def build_table(
         )
         for layer, pair in pairs
     ]
-    measured = {layer.name: layer for layer in profile.layers}
     prices += [
         Price(
             layer=layer.name,
             width_in=layer.width_in,
             width_out=layer.width_out,
-            cost=measured[layer.name].cost,
+            cost=costs[layer.name]
+            if layer.name in costs
+            else probes.price(fixed[layer.name], fixed[layer.name].widths),
             origin=origin,
         )
         for layer in layers
@@ -255,16 +265,30 @@ def _fits(shape: Template, group_in: ChannelGroup | None, group_out: ChannelGrou
     )
 
 
+def _fixed(
+    graph: Graph,
+    layers: Sequence[PricedLayer],
+    templates: Mapping[str, Template],
+    profile: ModelProfile,
+) -> dict[str, Template]:
+    """Return, of the layers whose widths stay, those without a cost of their own in the profile."""
+    segments = {segment.name: segment for segment in graph.segments}
+    return {
+        layer.name: template(graph, segments[layer.name])
+        for layer in layers
+        if layer.name not in templates and layer.name not in profile.costs
+    }
+
+
 def _sweep(
     layers: Sequence[PricedLayer],
     templates: Mapping[str, Template],
-    widths: Mapping[str, int],
-    points: int,
+    grids: Mapping[str, Sequence[int]],
 ) -> list[tuple[str, tuple[int, int]]]:
     return [
         (layer.name, _at(layer, group, width))
-        for group, dense in widths.items()
-        for width in grid(dense, points)
+        for group, widths in grids.items()
+        for width in widths
         for layer in layers
         if layer.name in templates and group in (layer.group_in, layer.group_out)
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from edgeprune.devices.processes import Done, run
 from edgeprune.devices.protocol import Answer, Obstacle, Request
 from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
 from edgeprune.records import DeviceSpec
@@ -21,6 +23,13 @@ IMPORT = (
     "import onnxruntime as o; print(*o.get_available_providers())"
 )
 GRACE_SECONDS = 120.0  # for the start of the process, opening of sessions and warm-up
+# What onnxruntime says of its own sources and error classes before it says what is wrong.
+NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S*onnxruntime_src/\S+ .*?\) (?=[A-Z])")
+ADVICE = {
+    "Opset": "export the model for an opset that this onnxruntime supports",
+    "not a registered function/op": "export it without that operator, or where it is registered",
+    "No Op registered": "export it without that operator, or with an opset that has it",
+}
 WORKER = Path(__file__).resolve().parent.parent / "profiler" / "worker.py"
 
 
@@ -42,30 +51,14 @@ class LocalDevice:
             command = [self.python or sys.executable, "-I", str(WORKER), str(asked), str(answered)]
             limit = request.deadline_seconds + GRACE_SECONDS + 2.0 * len(request.models)
             try:
-                done = subprocess.run(
-                    command,
-                    cwd=scratch,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    errors="replace",
-                    timeout=limit,
-                    check=False,
-                )
+                done = run(command, Path(scratch), limit)
             except subprocess.TimeoutExpired:
                 raise DeadlineError(
                     f"device {self.spec.name}: no answer within {limit:.0f} s",
                     "is the machine overloaded?",
                 ) from None
-            if done.returncode != 0:
-                raise failure(
-                    self.spec,
-                    request,
-                    done.returncode,
-                    done.stderr,
-                    "edgeprune doctor checks this machine",
-                )
+            if done.code != 0:
+                raise failure(self.spec, request, done, "edgeprune doctor checks this machine")
             try:
                 return Answer.model_validate_json(answered.read_bytes())
             except (OSError, ValidationError) as error:
@@ -84,16 +77,26 @@ def session_of(spec: DeviceSpec) -> dict[str, object]:
 
 
 def failure(
-    spec: DeviceSpec, request: Request, code: int, stderr: str, hint: str
+    spec: DeviceSpec, request: Request, done: Done, hint: str
 ) -> DeviceError | UnsupportedModelError:
-    """Tell a model that the runtime refuses from a device that fails; `code` is the worker's."""
-    last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "no message")
+    """Tell a model that the runtime refuses from a device that fails, by the worker's end."""
+    code, lines = done.code, done.stderr.splitlines()
+    last = next((line for line in reversed(lines) if line.strip()), "no message")
     models = ", ".join(dict.fromkeys(model.name for model in request.models[:3]))
     if "onnxruntime_pybind11_state" in last or last.startswith("ValueError"):
-        reason = last.partition(": ")[2] or last
-        return UnsupportedModelError(f"onnxruntime on {spec.name} refuses {models}: {reason}")
+        reason = NOISE.sub("", last.partition(": ")[2] or last)
+        advice = next((advice for sign, advice in ADVICE.items() if sign in reason), "")
+        return UnsupportedModelError(
+            f"onnxruntime on {spec.name} refuses {models}: {reason}", advice
+        )
+    if "MemoryError" in last or "bad_alloc" in last:
+        return UnsupportedModelError(
+            f"{models} needs more memory than {spec.name} has: {last.partition(': ')[2] or last}"
+        )
     if code < 0:
         last = f"its process was ended by signal {-code}"
+        if code == -9:
+            hint = f"the system does that when memory runs out; {hint}"
     return DeviceError(f"device {spec.name}: the worker failed: {last}", hint)
 
 

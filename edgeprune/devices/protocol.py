@@ -9,6 +9,12 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeprune.records import DeviceSpec, Environment, Footprint
 
+# Providers that compile what they take of a graph: each part becomes one node of the runtime's.
+COMPILERS = frozenset(
+    f"{name}ExecutionProvider"
+    for name in ("Tensorrt", "NvTensorRTRTX", "OpenVINO", "CoreML", "QNN", "MIGraphX", "VitisAI")
+)
+
 
 class Message(BaseModel):
     """Base of the messages: frozen, no unknown fields."""
@@ -61,6 +67,11 @@ class NodeCosts(Message):
     provider: str | None
     values: tuple[float, ...]
     starts: tuple[float, ...] = ()
+
+    @property
+    def compiled(self) -> bool:
+        """Whether this is a part of the graph that the provider compiled, of one layer or many."""
+        return self.provider in COMPILERS
 
 
 class MemoryUse(Message):

@@ -14,6 +14,7 @@ from edgeprune.devices.bundle import bundle_of, digest_of
 from edgeprune.devices.channel import Closed, Silent
 from edgeprune.devices.connection import Connection, Ended, agent_words
 from edgeprune.devices.local import WORKER, failure, session_of
+from edgeprune.devices.processes import Done
 from edgeprune.devices.protocol import Answer, ModelFile, Obstacle, Request
 from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
 from edgeprune.records import DeviceSpec, Environment, Remote
@@ -185,7 +186,7 @@ class RemoteDevice:
             )
         elif "ModuleNotFoundError" in words or "ImportError" in words:
             hint = self._reach.packages
-        return failure(self._spec, request, code, words, hint)
+        return failure(self._spec, request, Done(code, "", words), hint)
 
 
 def connect(reach: Reach) -> Connection:

@@ -42,7 +42,10 @@ def load_spec(device: str) -> DeviceSpec:
             table = {**_table(_path(str(alias))), **table}
         return DeviceSpec.model_validate({"name": path.stem, **table})
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        faults = [
+            f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        ]
         raise JobError(str(path), faults, "docs/devices.md lists every key") from None
 
 
@@ -59,5 +62,5 @@ def _path(device: str) -> Path:
 def _table(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise JobError(str(path), [f"not a device profile: {error}"]) from None

@@ -34,6 +34,11 @@ class Template:
     input_shapes: tuple[Shape, ...]
     kinds: tuple[int, ...]
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """The dense widths."""
+        return self.width_in, self.width_out
+
 
 def template(graph: Graph, segment: Segment, group_width: int | None = None) -> Template:
     """Return the template of `segment`; `group_width` is the width of the group that feeds it."""
@@ -88,8 +93,7 @@ def fragment(layer: Template, width_in: int, width_out: int, seed: int = 0) -> b
     Raises:
         ValueError: the layer is not resizable and the widths are not its dense ones.
     """
-    dense = (layer.width_in, layer.width_out)
-    if not layer.resizable and (width_in, width_out) != dense:
+    if not layer.resizable and (width_in, width_out) != layer.widths:
         raise ValueError(f"{layer.segment.name}: {layer.segment.operator} has no known shape logic")
     random = np.random.default_rng(seed)
     source = layer.segment.nodes[0]
@@ -98,13 +102,13 @@ def fragment(layer: Template, width_in: int, width_out: int, seed: int = 0) -> b
     for index, name in enumerate(source.input):
         if name in source.input[:index]:
             continue  # both initial states of an LSTM may be the same constant
-        if name in layer.segment.weights and layer.segment.operator not in ("ReduceMean",):
+        known = layer.segment.constants.get(name)
+        if known is not None and (known.dtype.kind in "bi" or not known.shape):
+            initializers.append(numpy_helper.from_array(known, name))
+        elif name in layer.segment.weights:
             shape = _resized(layer, index, layer.segment.weights[name], width_in, width_out)
             values = random.normal(0, 0.05, shape).astype(np.float32)
             initializers.append(numpy_helper.from_array(values, name))
-    if source.op_type == "ReduceMean" and len(source.input) > 1:
-        axes = np.arange(2, len(layer.input_shapes[0]), dtype=np.int64)
-        initializers.append(numpy_helper.from_array(axes, source.input[1]))
     if layer.depthwise:
         for attribute in node.attribute:
             if attribute.name == "group":

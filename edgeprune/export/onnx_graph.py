@@ -102,6 +102,11 @@ def load(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise UnsupportedModelError(f"{path} cannot be read: {error.strerror}") from None
     except Exception as error:  # noqa: BLE001 - protobuf raises classes of its own backends
+        if "external" in str(error).lower() or "should be stored in" in str(error):
+            raise UnsupportedModelError(
+                f"{path} keeps weights in another file, which is missing or damaged: {error}",
+                "keep the file of the weights beside the model, as it was exported",
+            ) from None
         raise UnsupportedModelError(f"{path} is not an ONNX model: {error}") from None
     if not proto.graph.node or not proto.opset_import:
         raise UnsupportedModelError(f"{path} is not an ONNX model: it has no nodes or no opset")

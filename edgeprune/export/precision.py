@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeprune.data import Data, first_batches
 from edgeprune.export.onnx_graph import describe
-from edgeprune.export.quantization import quantize
+from edgeprune.export.quantization import quantize, quantized
 from edgeprune.job import Job
 from edgeprune.records import Artifact
 
@@ -71,11 +70,9 @@ class Precision:
         shape = [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
         random = np.random.default_rng(seed)
         inputs = [random.standard_normal(shape).astype(np.float32) for _ in range(FRAGMENT_SAMPLES)]
-        with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
-            source, target = Path(scratch, "float.onnx"), Path(scratch, "int8.onnx")
-            source.write_bytes(proto.SerializeToString())
-            quantize(source, target, inputs)
-            return target.read_bytes()
+        inferred = onnx.shape_inference.infer_shapes(proto)
+        content = quantized(inferred, inputs).SerializeToString(deterministic=True)
+        return content
 
 
 def _whole(inputs: Any, data: Data) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeprune.errors import DataError, InternalCheckError, UnsupportedModelError
 from edgeprune.export.cleanup import prepare
-from edgeprune.export.onnx_graph import describe, load
+from edgeprune.export.onnx_graph import describe, fixed_shape, load
 from edgeprune.records import Artifact
 from edgeprune.store import atomic
 
@@ -59,30 +59,51 @@ def quantize(
         UnsupportedModelError: not an ONNX model with one input, or the quantiser refuses it.
         InternalCheckError: what the quantiser made is not valid ONNX.
     """
-    proto = load(source)
-    described = describe(source)
-    if len(described.inputs) != 1:
+    describe(source)  # refuses what has no fixed shapes
+    result = quantized(
+        load(source), calibration, method=method, percentile=percentile, activations=activations
+    )
+    with atomic(target) as temporary:
+        temporary.write_bytes(result.SerializeToString(deterministic=True))
+    return describe(target)
+
+
+def quantized(
+    proto: onnx.ModelProto,
+    calibration: Iterable[NDArray[Any]],
+    *,
+    method: Method = "minmax",
+    percentile: float = 99.99,
+    activations: Activations = "uint8",
+) -> onnx.ModelProto:
+    """Return the int8 form of the float model `proto`, whose shapes are inferred; see `quantize`.
+
+    Raises:
+        DataError: `calibration` is empty or of another shape.
+        UnsupportedModelError: the model has not one input, or the quantiser refuses it.
+        InternalCheckError: what the quantiser made is not valid ONNX.
+    """
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in constants]
+    if len(inputs) != 1:
         raise UnsupportedModelError(
-            f"{source.name} has {len(described.inputs)} inputs",
+            f"the model has {len(inputs)} inputs",
             "int8 models have one input; export a model that takes one tensor",
         )
     prepared = prepare(proto)
     entry = prepared.metadata_props.add()
     entry.key, entry.value = PREPARED, "onnxruntime.quant"
-    info = described.inputs[0]
-    samples = _samples(calibration, info.shape)
+    samples = _samples(calibration, fixed_shape(inputs[0]) or ())
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
         partial = Path(folder) / "int8.onnx"
-        _run(prepared, partial, info.name, samples, method, percentile, activations)
+        _run(prepared, partial, inputs[0].name, samples, method, percentile, activations)
         result = onnx.load(partial)
     _finish(result, proto)
     try:
         onnx.checker.check_model(result, full_check=True)
     except onnx.checker.ValidationError as error:
         raise InternalCheckError(f"the int8 model is not valid ONNX: {error}") from error
-    with atomic(target) as temporary:
-        temporary.write_bytes(result.SerializeToString(deterministic=True))
-    return describe(target)
+    return result
 
 
 def _samples(

@@ -34,6 +34,7 @@ UNARY = frozenset(
 )
 BINARY = frozenset({"Add", "Mul", "Sub"})
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+SHORT = 64  # entries of an operand of integers
 Shape = tuple[int, ...]
 
 
@@ -43,7 +44,7 @@ class Segment:
 
     `name` is the torch layer where known; `nodes` start with the anchor; `output` is what
     other layers read; `addends` are activations that a fused Add reads besides the chain;
-    `constants` holds the values of scalar operands.
+    `constants` holds the values of scalar operands and of short ones of integers.
     """
 
     name: str
@@ -158,10 +159,10 @@ def read_graph(path: Path) -> Graph:
                 "edgeprune profile takes --shape; or export the model with fixed shapes",
             )
     segments = _partition(graph, constants)
-    scalars = _scalars(graph)
+    operands = _operands(graph)
     for segment in segments:
         segment.constants = {
-            n: scalars[n] for node in segment.nodes for n in node.input if n in scalars
+            n: operands[n] for node in segment.nodes for n in node.input if n in operands
         }
         _measure(segment, shapes, sizes, constants, floats)
     outputs = tuple(value.name for value in graph.output)
@@ -186,8 +187,8 @@ def as_int8(graph: Graph) -> Graph:
     return replace(graph, segments=segments, element_bytes=dict.fromkeys(graph.element_bytes, 1))
 
 
-def _scalars(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
-    """Return the values of all constants of at most one element, such as the limits of a Clip."""
+def _operands(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
+    """Return the constants that are not weights: limits of a Clip, axes, target shapes."""
     tensors = {t.name: t for t in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -195,7 +196,7 @@ def _scalars(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
     return {
         name: numpy_helper.to_array(tensor)
         for name, tensor in tensors.items()
-        if math.prod(tensor.dims) <= 1
+        if math.prod(tensor.dims) <= (1 if tensor.data_type in FLOATS else SHORT)
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from edgeprune.importance.kept import CurveStore
 from edgeprune.importance.scores import keep_best
 from edgeprune.importance.scoring import has_labels
 from edgeprune.pruning.groups import cut, narrowing
-from edgeprune.records import SensitivityCurve
+from edgeprune.records import BlockLoss, ResidualBlock, SensitivityCurve
 from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
 from edgeprune.recovery.layout import channels_last, fast_layout
 
@@ -53,27 +53,8 @@ def sensitivity_curves(
     Raises:
         DataError: there are no calibration batches, or no labels.
     """
-    model = fast_layout(copy.deepcopy(model))
-    measured = [
-        (tuple(map(channels_last, x)), y)
-        for x, y in first_batches(data.calibration, samples, "calibration")
-    ]
-    statistics = [
-        tuple(map(channels_last, x))
-        for x, _ in first_batches(data.calibration, RECALIBRATION_SAMPLES, "calibration")
-    ]
-    require_labels(measured)
-    normalised = has_batchnorm(model)
-
-    def performance(candidate: nn.Module) -> tuple[float, float]:
-        if normalised:
-            recalibrate(candidate, statistics)
-        return loss_and_metric(candidate, data, measured)
-
-    @cache
-    def dense() -> tuple[float, float]:
-        return performance(cut(model, data.example, {}))
-
+    meter = LossMeter(model, data, samples)
+    model = meter.model
     trials = {group: trial_widths(options, len(scores)) for group, options in widths.items()}
     counts = {
         group: len(options) - 1 + (len(scores) - 1) * len(trials[group])
@@ -87,8 +68,8 @@ def sensitivity_curves(
         found = {}
         progress(done, total, f"{group} by {criterion}")
         for width, candidate in zip(at, narrowing(model, data.example, group, kept), strict=True):
-            loss, metric = performance(candidate)
-            found[width] = loss - dense()[0], dense()[1] - metric
+            loss, metric = meter.performance(candidate)
+            found[width] = loss - meter.dense[0], meter.dense[1] - metric
             done += 1
             progress(done, total, f"{group} by {criterion}")
         return found
@@ -111,6 +92,59 @@ def sensitivity_curves(
         curves += found
     progress(total, total, "")
     return tuple(curves)
+
+
+class LossMeter:
+    """Losses of cut models on the same calibration samples, after BatchNorm recalibration.
+
+    Args:
+        model: the dense model.
+        data: gives calibration batches and the loss.
+        samples: calibration samples the loss is measured on.
+
+    Raises:
+        DataError: there are no calibration batches, or no labels.
+    """
+
+    def __init__(self, model: nn.Module, data: Data, samples: int) -> None:
+        self.data, self.model = data, fast_layout(copy.deepcopy(model))
+        self._measured = [
+            (tuple(map(channels_last, x)), y)
+            for x, y in first_batches(data.calibration, samples, "calibration")
+        ]
+        require_labels(self._measured)
+        self._statistics = [
+            tuple(map(channels_last, x))
+            for x, _ in first_batches(data.calibration, RECALIBRATION_SAMPLES, "calibration")
+        ]
+
+    @cached_property
+    def dense(self) -> tuple[float, float]:
+        """Loss and metric of the dense model, taken the same way."""
+        return self.performance(cut(self.model, self.data.example, {}))
+
+    def performance(self, candidate: nn.Module) -> tuple[float, float]:
+        """Return loss and metric of `candidate`, whose BatchNorm statistics are taken anew."""
+        if has_batchnorm(candidate):
+            recalibrate(candidate, self._statistics)
+        return loss_and_metric(candidate, self.data, self._measured)
+
+    def increase(
+        self, kept: Mapping[str, Sequence[int]], removed: Sequence[ResidualBlock] = ()
+    ) -> float:
+        """Return by how much the loss rises over the dense model's when all of this is cut."""
+        slim = cut(self.model, self.data.example, kept, removed)
+        return self.performance(slim)[0] - self.dense[0]
+
+
+def block_losses(
+    model: nn.Module, data: Data, blocks: Sequence[ResidualBlock], *, samples: int
+) -> tuple[BlockLoss, ...]:
+    """Return the loss increase when each branch alone is removed, measured as the curves are."""
+    if not blocks:
+        return ()
+    meter = LossMeter(model, data, samples)
+    return tuple(BlockLoss(last=b.last, increase=meter.increase({}, [b])) for b in blocks)
 
 
 def require_labels(batches: Sequence[tuple[tuple[Tensor, ...], Tensor]]) -> None:

@@ -16,7 +16,7 @@ from edgeprune.records import Bandwidth, Peaks
 
 SHORT, LONG = 8, 64  # nodes next to nothing to do
 SIZE = 512  # of the square matrices
-CHANNELS, PIXELS = 64, 28  # of the convolutions, 3 x 3
+CONVOLUTIONS, CHANNELS, PIXELS = 4, 64, 28  # 3 x 3
 COPIES = {128 * 2**10: 8, 2 * 2**20: 4, 32 * 2**20: 2}  # bytes of a tensor -> copies in a row
 FLOAT_BYTES = 4
 
@@ -51,7 +51,9 @@ def calibrate(device: Device, *, seed: int = 0) -> Calibration:
             write_chain(folder / "short.onnx", "Sin", SHORT, (1, 16)),
             write_chain(folder / "long.onnx", "Sin", LONG, (1, 16)),
             write_product(folder / "product.onnx", SIZE),
-            write_convolutions(folder / "convolutions.onnx", 4, channels=CHANNELS, size=PIXELS),
+            write_convolutions(
+                folder / "convolutions.onnx", CONVOLUTIONS, channels=CHANNELS, size=PIXELS
+            ),
         ]
         for size, count in COPIES.items():
             shape = (size // FLOAT_BYTES,)
@@ -71,25 +73,35 @@ def calibrate(device: Device, *, seed: int = 0) -> Calibration:
     seen = floor_of(np.sum([node.values for node in long.nodes], axis=0).tolist())
     overhead = max(0.0, seen / LONG - empty)
     flops = max(
-        2 * SIZE**3 / _fastest(product, "MatMul", overhead, device),
-        2 * 9 * (CHANNELS * PIXELS) ** 2 / _fastest(convolutions, "Conv", overhead, device),
+        2 * SIZE**3 / _fastest(product, "MatMul", 1, overhead, device),
+        2
+        * 9
+        * (CHANNELS * PIXELS) ** 2
+        / _fastest(convolutions, "Conv", CONVOLUTIONS, overhead, device),
     )
     bandwidths = tuple(
         Bandwidth(
             working_set_bytes=2 * size,
-            bytes_per_second=1e6 * 2 * size / _fastest(copy, "Neg", overhead, device),
+            bytes_per_second=1e6 * 2 * size / _fastest(copy, "Neg", count, overhead, device),
         )
-        for size, copy in zip(COPIES, copies, strict=True)
+        for (size, count), copy in zip(COPIES.items(), copies, strict=True)
     )
     peaks = Peaks(flops_per_second=1e6 * flops, bandwidths=bandwidths)
     call = max(0.0, floor_of(short.values) - SHORT * empty)
     return Calibration(overhead, max(0.0, empty), call, peaks)
 
 
-def _fastest(answer: ModelAnswer, operator: str, overhead: float, device: Device) -> float:
-    """Return the time of the fastest `operator` of a probe in microseconds."""
-    nodes = [node for node in answer.nodes if node.operator == operator and node.values]
-    found = [floor_of(node.values) - overhead for node in nodes]
+def _fastest(
+    answer: ModelAnswer, operator: str, count: int, overhead: float, device: Device
+) -> float:
+    """Return the time of the fastest `operator` of a probe in microseconds.
+
+    Where a provider compiled the probe into one node, that is the time of each of the `count`
+    operators in it.
+    """
+    nodes = [node for node in answer.nodes if node.values]
+    found = [floor_of(node.values) - overhead for node in nodes if node.operator == operator]
+    found += [(floor_of(node.values) - overhead) / count for node in nodes if node.compiled]
     if not found or min(found) <= 0:
         raise DeviceError(
             f"device {device.spec.name}: probe {answer.name} took no time", "run it again"

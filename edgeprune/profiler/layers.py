@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from edgeprune.profiler.stats import (
     settled_from,
     unrounded,
 )
+from edgeprune.profiler.sub_graphs import not_told_apart, sub_graph
 from edgeprune.records import Environment, LayerProfile, ModelProfile, Peaks, Slice
 
 Values = tuple[float, ...]
@@ -44,18 +46,14 @@ class Measured:
 
     totals: list[Values] = field(default_factory=list)
     layers: dict[str, list[Values]] = field(default_factory=dict)
-    sub_graphs: dict[str, list[Values]] = field(default_factory=dict)
+    sub_graphs: list[Values] = field(default_factory=list)
+    compilers: dict[str, int] = field(default_factory=dict)  # provider -> nodes it compiled
     layout: list[Values] = field(default_factory=list)
     environments: list[Environment] = field(default_factory=list)
     loads: list[float] = field(default_factory=list)
     last: ModelAnswer | None = None
     peak_bytes: int | None = None
     memory: MemoryUse | None = None
-
-
-COMPILERS = frozenset(
-    {"TensorrtExecutionProvider", "OpenVINOExecutionProvider", "CoreMLExecutionProvider"}
-)
 
 
 def profile_model(
@@ -159,9 +157,11 @@ def _one_process(
     owned, unowned = attribute(graph, model.nodes)
     for layer, nodes in owned.items():
         found.layers.setdefault(layer, []).append(_sum(nodes, cut, calibration))
-    for node in [node for node in unowned if node.provider in COMPILERS]:
-        unowned.remove(node)
-        found.sub_graphs.setdefault(node.name, []).append(_sum([node], cut, calibration))
+    compiled = [node for node in unowned if node.compiled]
+    if compiled:
+        found.sub_graphs.append(_sum(compiled, cut, calibration))
+        found.compilers = Counter(str(node.provider) for node in compiled)
+        unowned = [node for node in unowned if not node.compiled]
     found.layout.append(_sum(unowned, cut, calibration) if unowned else (0.0,))
     found.loads.append(model.load_seconds)
     found.last = model
@@ -192,17 +192,21 @@ def _profile(
 ) -> ModelProfile:
     """Put together what the processes found."""
     peaks = calibration.peaks if calibration else None
-    rows = tuple(
+    inside = [s for s in graph.segments if found.sub_graphs and s.name not in found.layers]
+    rows = [
         _row(graph, segment, found.layers.get(segment.name), peaks, seed)
         for segment in graph.segments
-    ) + tuple(
-        _row(graph, _sub_graph(name), values, peaks, seed)
-        for name, values in found.sub_graphs.items()
-    )
+        if segment not in inside
+    ]
+    layers = sum(row.cost for row in rows)
+    compiled, together = 0.0, None
+    if found.sub_graphs:
+        row = _row(graph, sub_graph(inside, found.compilers), found.sub_graphs, peaks, seed)
+        rows.append(row.model_copy(update={"inside": tuple(s.name for s in inside)}))
+        compiled, together = row.cost, row.name
     total = _interval(found.totals, seed)
     layout = _interval(found.layout, seed)[0]
-    layers = sum(row.cost for row in rows)
-    whole = max(total[0], layers + layout)
+    whole = max(total[0], layers + compiled + layout)
     assert found.last is not None
     memory = found.memory
     return ModelProfile(
@@ -221,9 +225,10 @@ def _profile(
         macs=graph.macs,
         file_bytes=path.stat().st_size,
         environment=worst(found.environments),
-        layers=rows,
+        layers=tuple(rows),
         sum_of_layers=layers,
-        rest=total[0] - layers - layout,
+        sub_graphs=compiled,
+        rest=total[0] - layers - compiled - layout,
         node_overhead=calibration.overhead if calibration else 0.0,
         call=calibration.call if calibration else 0.0,
         processes=len(found.totals),
@@ -233,8 +238,11 @@ def _profile(
         resident_peak_bytes=memory.running - memory.before if memory else None,
         loading_peak_bytes=memory.loading - memory.before if memory else None,
         peaks=peaks,
-        warnings=warnings_about(found.totals, found.environments, measured=calibration is not None),
-        timeline=timeline(graph, found.last),
+        warnings=(
+            *not_told_apart(inside, found.compilers),
+            *warnings_about(found.totals, found.environments, measured=calibration is not None),
+        ),
+        timeline=timeline(graph, found.last, together),
     )
 
 
@@ -265,8 +273,11 @@ def attribute(
     return owned, unowned
 
 
-def timeline(graph: Graph, answer: ModelAnswer) -> tuple[Slice, ...]:
-    """Return the nodes of the profiled run whose length is the median of all, in order."""
+def timeline(graph: Graph, answer: ModelAnswer, together: str | None) -> tuple[Slice, ...]:
+    """Return the nodes of the profiled run whose length is the median of all, in order.
+
+    What was compiled belongs to the row called `together`.
+    """
     if not answer.nodes:
         return ()
     sums = np.sum([node.values for node in answer.nodes], axis=0)
@@ -282,17 +293,12 @@ def timeline(graph: Graph, answer: ModelAnswer) -> tuple[Slice, ...]:
             Slice(
                 name=node.name,
                 operator=node.operator or "unknown",
-                layer=layer_of.get(id(node)),
+                layer=together if node.compiled else layer_of.get(id(node)),
                 start=start,
                 duration=node.values[run],
             )
         )
     return tuple(slices)
-
-
-def _sub_graph(name: str) -> Segment:
-    """Return the row of what a provider compiled into one node, its layers not told apart."""
-    return Segment(f"{name}: several layers in one", "sub-graph", [], [], name)
 
 
 def _sum(nodes: Sequence[NodeCosts], cut: int, calibration: Calibration | None) -> Values:

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from edgeprune.errors import InternalCheckError, UnsupportedModelError, UsageError
 from edgeprune.pruning import recurrent
+from edgeprune.pruning.blocks import remove, silence
 from edgeprune.pruning.channels import ROOTS, Member, is_carrier, width_of, zero
-from edgeprune.records import ChannelGroup, GroupList, SkippedGroup
+from edgeprune.pruning.proof import describe, obstacle
+from edgeprune.records import ChannelGroup, GroupList, ResidualBlock, SkippedGroup
 
 Inputs = tuple[Tensor, ...]
 
@@ -41,10 +43,13 @@ def find_groups(model: nn.Module, inputs: Inputs, keep: Sequence[str] = ()) -> G
     found: list[ChannelGroup] = []
     skipped: list[SkippedGroup] = []
     for name, width, members in _trace(model, inputs):
-        group = _describe(name, width, members, layers)
+        group = describe(name, width, members, layers)
         touched = (*group.outputs, *group.carriers)
         kept = [k for k in keep for t in touched if t == k or t.startswith(f"{k}.")]
-        reason = f"prune.keep names {kept[0]}" if kept else _proof(model, inputs, name, width)
+        if kept:
+            reason = f"prune.keep names {kept[0]}"
+        else:
+            reason = obstacle(model, inputs, name, width, cut, mask)
         if reason:
             skipped.append(SkippedGroup(name=name, width=width, reason=reason))
         else:
@@ -56,8 +61,15 @@ def find_groups(model: nn.Module, inputs: Inputs, keep: Sequence[str] = ()) -> G
     )
 
 
-def cut(model: nn.Module, inputs: Inputs, kept: Mapping[str, Sequence[int]]) -> nn.Module:
+def cut(
+    model: nn.Module,
+    inputs: Inputs,
+    kept: Mapping[str, Sequence[int]],
+    removed: Sequence[ResidualBlock] = (),
+) -> nn.Module:
     """Return a copy of `model` in which each named group has only its `kept` channels.
+
+    The branches `removed` are taken out; their own groups need no entry in `kept`.
 
     Raises:
         InternalCheckError: a group refuses the cut.
@@ -65,7 +77,10 @@ def cut(model: nn.Module, inputs: Inputs, kept: Mapping[str, Sequence[int]]) -> 
     slim = copy.deepcopy(model).eval()
     layers = dict(slim.named_modules())
     graph = _graph(slim, inputs)
+    whole = {name for block in removed for name in block.groups}
     for name, channels in kept.items():
+        if name in whole:
+            continue
         root = layers[name]
         width = width_of(root)
         gone = sorted(set(range(width)) - set(channels))
@@ -77,6 +92,7 @@ def cut(model: nn.Module, inputs: Inputs, kept: Mapping[str, Sequence[int]]) -> 
                 f"group {name}: cutting {len(gone)} of {width} channels leaves none"
             )
         group.prune()
+    remove(slim, removed)
     for parameter in slim.parameters():
         parameter.grad = None
     return slim.eval()
@@ -114,11 +130,16 @@ def narrowing(
         yield slim.eval()
 
 
-def mask(model: nn.Module, inputs: Inputs, kept: Mapping[str, Sequence[int]]) -> nn.Module:
+def mask(
+    model: nn.Module,
+    inputs: Inputs,
+    kept: Mapping[str, Sequence[int]],
+    removed: Sequence[ResidualBlock] = (),
+) -> nn.Module:
     """Return a copy of `model` of full width that computes what the cut model must compute.
 
     The weights that consume a removed channel are set to 0 and, so that nothing is left of it,
-    those that produce it too.
+    those that produce it too. Branches that are `removed` yield 0.
     """
     masked = copy.deepcopy(model).eval()
     layers = dict(masked.named_modules())
@@ -128,6 +149,7 @@ def mask(model: nn.Module, inputs: Inputs, kept: Mapping[str, Sequence[int]]) ->
         for member in traced[name]:
             gone = [i for k, at in enumerate(member.indices) if k not in keep for i in at]
             zero(layers[member.layer], member.side, gone)
+    silence(masked, removed)
     return masked
 
 
@@ -332,45 +354,6 @@ def _trace(model: nn.Module, inputs: Inputs) -> list[tuple[str, int, list[Member
             members.append(Member(names[module], side, ordered))
         traced.append((names[root], width_of(root), members))
     return traced
-
-
-def _describe(
-    name: str, width: int, members: list[Member], layers: dict[str, nn.Module]
-) -> ChannelGroup:
-    def listed(wanted: str, *, roots: bool) -> tuple[str, ...]:
-        chosen = [
-            m.layer
-            for m in members
-            if (m.side == wanted or not roots) and is_carrier(layers[m.layer]) != roots
-        ]
-        return tuple(dict.fromkeys(chosen))
-
-    return ChannelGroup(
-        name=name,
-        width=width,
-        outputs=listed("out", roots=True),
-        inputs=listed("in", roots=True),
-        carriers=listed("", roots=False),
-    )
-
-
-def _proof(model: nn.Module, inputs: Inputs, name: str, width: int) -> str:
-    """Return why the group cannot be cut, or "" if cutting one channel works and is exact."""
-    if width < 2:
-        return "it has a single channel"
-    kept = {name: [k for k in range(width) if k != 0]}
-    try:
-        cut_model, masked_model = cut(model, inputs, kept), mask(model, inputs, kept)
-        with torch.inference_mode():
-            before, after, masked = (m(*inputs) for m in (model, cut_model, masked_model))
-    except Exception as error:  # noqa: BLE001 - whatever breaks the cut is the reason not to cut
-        return f"cutting it fails: {type(error).__name__}: {str(error).splitlines()[0]}"
-    if after.shape != before.shape:
-        return "it is the model's output"
-    scale = float(masked.abs().max()) or 1.0
-    if float((after - masked).abs().max()) > 1e-4 * scale:
-        return "cutting it does not give the output of the masked model"
-    return ""
 
 
 def _function(module: nn.Module) -> Any:

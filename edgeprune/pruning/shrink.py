@@ -20,7 +20,7 @@ def shrink(
     plan: WidthPlan,
     samples: Sequence[tuple[Tensor, ...]] = (),
 ) -> nn.Module:
-    """Return a copy of `model` with the widths of `plan`.
+    """Return a copy of `model` with the widths of `plan`, and without the branches it removes.
 
     Requires: every group of the plan exists in the model with the plan's width before.
     Ensures: widths as planned; the forward pass runs and keeps its shape; a second replay gives
@@ -31,11 +31,11 @@ def shrink(
     """
     kept = {name: group.kept for name, group in plan.groups.items()}
     _require(model, inputs, plan)
-    slim = groups.cut(model, inputs, kept)
+    slim = groups.cut(model, inputs, kept, plan.removed)
     _ensure_widths(slim, plan)
-    replay = groups.cut(model, inputs, kept)
+    replay = groups.cut(model, inputs, kept, plan.removed)
     _ensure_same(slim, replay)
-    masked = groups.mask(model, inputs, kept)
+    masked = groups.mask(model, inputs, kept, plan.removed)
     for sample in (inputs, *samples):
         _ensure_output(slim, masked, sample)
     return slim
@@ -45,7 +45,8 @@ def rebuild(
     model: nn.Module, inputs: tuple[Tensor, ...], plan: WidthPlan, state: dict[str, Tensor]
 ) -> nn.Module:
     """Return the slim model with the weights in `state`, by replaying `plan` on the dense model."""
-    slim = groups.cut(model, inputs, {name: group.kept for name, group in plan.groups.items()})
+    kept = {name: group.kept for name, group in plan.groups.items()}
+    slim = groups.cut(model, inputs, kept, plan.removed)
     slim.load_state_dict(state)
     return slim.eval()
 
@@ -57,6 +58,7 @@ def _require(model: nn.Module, inputs: tuple[Tensor, ...], plan: WidthPlan) -> N
         raise InternalCheckError(
             f"the plan names groups that the model lacks: {', '.join(missing)}"
         )
+    gone = {name for block in plan.removed for name in block.groups}
     for name, width in groups.widths(model, tuple(plan.groups)).items():
         group = plan.groups[name]
         if width != group.before:
@@ -64,6 +66,12 @@ def _require(model: nn.Module, inputs: tuple[Tensor, ...], plan: WidthPlan) -> N
                 f"plan for {name}: made for {group.before} channels, the model has {width}"
             )
         kept = group.kept
+        if name in gone:
+            if kept or group.after:
+                raise InternalCheckError(
+                    f"plan for {name}: its branch is removed, it keeps channels"
+                )
+            continue
         if len(kept) != group.after or len(set(kept)) != len(kept) or not group.after:
             raise InternalCheckError(
                 f"plan for {name}: {len(kept)} channels kept, width {group.after}"
@@ -73,7 +81,8 @@ def _require(model: nn.Module, inputs: tuple[Tensor, ...], plan: WidthPlan) -> N
 
 
 def _ensure_widths(slim: nn.Module, plan: WidthPlan) -> None:
-    for name, width in groups.widths(slim, tuple(plan.groups)).items():
+    left = tuple(name for name, group in plan.groups.items() if group.after)
+    for name, width in groups.widths(slim, left).items():
         if width != plan.groups[name].after:
             raise InternalCheckError(
                 f"after shrinking, {name} has {width} channels, "

@@ -76,6 +76,9 @@ class LayerProfile(Record):
     `moved_bytes` is what the layer has to read and write at least. `limit_cost` is the least cost
     that the device's peaks allow for it, and `bound` which of the two peaks sets it; `cost` far
     above `limit_cost` tells of a layer that the device runs badly. None where no peak was measured.
+
+    `inside` names the layers of a row that stands for what a provider compiled into one piece:
+    their costs cannot be told apart, and they have no rows of their own.
     """
 
     name: str
@@ -93,13 +96,15 @@ class LayerProfile(Record):
     bytes_per_second: float | None = None
     limit_cost: float | None = None
     bound: Literal["compute", "memory"] | None = None
+    inside: tuple[str, ...] = ()
 
 
 class ModelProfile(Record):
     """Cost and memory of a whole model on one device.
 
     `total` is the cost of a run without the profiler. `sum_of_layers` adds up the named layers,
-    `layout` is what changes of layout cost, and `rest` what is left of the total: the way into the
+    `sub_graphs` what providers compiled, whose layers cannot be told apart, `layout` is what
+    changes of layout cost, and `rest` what is left of the total: the way into the
     runtime and out again (`call`, measured with a model without work), and what single runs lost
     (below 0 where the profiled nodes cost more than the whole run).
     `coverage` is the share of the run that named layers explain: `sum_of_layers` over the larger of
@@ -131,6 +136,7 @@ class ModelProfile(Record):
     environment: Environment
     layers: tuple[LayerProfile, ...]
     sum_of_layers: float = 0.0
+    sub_graphs: float = 0.0
     rest: float = 0.0
     call: float = 0.0
     node_overhead: float = 0.0
@@ -145,6 +151,11 @@ class ModelProfile(Record):
     timeline: tuple[Slice, ...] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Layer -> cost, for the layers that have a cost of their own."""
+        return {layer.name: layer.cost for layer in self.layers if not layer.inside}
 
     def unsettled(self) -> tuple[str, str]:
         """Return in words what is not known well enough, and what would settle it."""

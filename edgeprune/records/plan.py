@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 from edgeprune.records.base import Kind, Record, Unit
 from edgeprune.records.device import Environment
@@ -31,11 +32,35 @@ class SkippedGroup(Record):
     reason: str
 
 
+class ResidualBlock(Record):
+    """A branch beside a skip connection that can go as a whole.
+
+    `last` is the layer whose output is added to the skip connection, `layers` all layers that go,
+    `groups` the groups of channels that lie in the branch entirely: width 0 of them stands for it.
+    """
+
+    last: str
+    layers: tuple[str, ...]
+    groups: tuple[str, ...]
+
+    def gone(self, widths: Mapping[str, int]) -> bool:
+        """Whether group -> width tells that the branch is removed."""
+        return all(widths.get(group) == 0 for group in self.groups)
+
+
+class BlockLoss(Record):
+    """Loss increase over the dense model when only this branch is removed."""
+
+    last: str
+    increase: float
+
+
 class GroupList(Record):
-    """All groups of a model."""
+    """All groups of a model, and the branches that can go as a whole."""
 
     groups: tuple[ChannelGroup, ...]
     skipped: tuple[SkippedGroup, ...]
+    blocks: tuple[ResidualBlock, ...] = ()
 
     def __getitem__(self, name: str) -> ChannelGroup:
         return next(group for group in self.groups if group.name == name)
@@ -96,13 +121,14 @@ class SensitivityCurve(Record):
 
 
 class Sensitivity(Record):
-    """All loss curves that were measured."""
+    """All loss curves that were measured, and what removing each branch costs."""
 
     curves: tuple[SensitivityCurve, ...]
+    blocks: tuple[BlockLoss, ...] = ()
 
 
 class PlannedGroup(Record):
-    """Width of a group before and after, and the channels that stay."""
+    """Width of a group before and after, and the channels that stay: none in a removed branch."""
 
     before: int
     after: int
@@ -130,6 +156,45 @@ class ResourceUse(Record):
     dense: float
 
 
+class GroupReason(Record):
+    """Why a group has its width: the cost that it saves, in the device's unit, and the loss."""
+
+    group: str
+    before: int
+    after: int
+    saves: float
+    loses: float
+
+
+class NextStep(Record):
+    """What a little more of a limit would buy: `wins` of loss for `added` units.
+
+    `price` is the shadow price, loss per unit; `widths` are those that would change.
+    """
+
+    limit: str
+    unit: str
+    added: float
+    wins: float
+    price: float
+    widths: dict[str, tuple[int, int]]
+
+
+class Explanation(Record):
+    """What each group saves and loses, and what the next units of the limits would buy."""
+
+    groups: tuple[GroupReason, ...]
+    steps: tuple[NextStep, ...]
+
+
+class FrontPoint(Record):
+    """A plan of a search that no other it found beats in both predicted cost and measured loss."""
+
+    widths: dict[str, int]
+    cost: float
+    loss: float
+
+
 class WidthPlan(Record):
     """How wide each group is to be.
 
@@ -138,6 +203,10 @@ class WidthPlan(Record):
     `allocation` proves none. `loss` is what was minimised: for `exact` the summed losses of the
     groups, for the others the loss of the whole plan on calibration data before recovery. `held_by`
     names what keeps a plan below 97 % of the budget: resources in full use, or the offered widths.
+    `removed` are the branches that go as a whole; their groups have width 0. `whole_loss` is the
+    loss increase of the whole plan over the dense model, measured after BatchNorm recalibration on
+    the samples of the curves: what it differs from `loss` by is what the groups' losses do not
+    add up to.
     """
 
     groups: dict[str, PlannedGroup]
@@ -151,14 +220,20 @@ class WidthPlan(Record):
     rounds: tuple[Round, ...] = ()
     resources: tuple[ResourceUse, ...] = ()
     held_by: tuple[str, ...] = ()
+    removed: tuple[ResidualBlock, ...] = ()
+    whole_loss: float | None = None
+    explanation: Explanation | None = None
     allocation: str = "exact"
+    front: tuple[FrontPoint, ...] = ()
 
     @property
     def digest(self) -> str:
-        """SHA-256 over groups and kept channels: the same plan has the same digest."""
+        """SHA-256 over groups, kept channels and removed branches: one digest a plan."""
         kept = {
             name: [group.before, *sorted(group.kept)] for name, group in sorted(self.groups.items())
         }
+        for block in self.removed:
+            kept[f"without {block.last}"] = []
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

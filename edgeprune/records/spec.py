@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgeprune.records.base import Kind, Record, Unit
 from edgeprune.records.firmware import Target
@@ -124,6 +124,20 @@ class Roofline(Record):
     overhead_us: float = Field(ge=0)
 
 
+# transport -> what its figures come from, of which kind they are, and in which unit
+YIELDS: dict[str, tuple[str, Kind, Unit]] = {
+    "local": ("onnxruntime", "measured", "us"),
+    "ssh": ("onnxruntime", "measured", "us"),
+    "adb": ("onnxruntime", "measured", "us"),
+    "gpu": ("onnxruntime", "measured", "us"),
+    "qemu_user": ("onnxruntime", "emulated", "instructions"),
+    "emulator": ("firmware", "emulated", "instructions"),
+    "roofline": ("roofline", "estimated", "us"),
+    "simulated": ("simulated", "estimated", "us"),
+}
+NEEDS = {"qemu_user": "arm64", "emulator": "microcontroller", "roofline": "roofline"}
+
+
 class DeviceSpec(Record):
     """A device as its profile file describes it.
 
@@ -144,11 +158,11 @@ class DeviceSpec(Record):
     ]
     unit: Unit
     figure: Kind
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    providers: tuple[Word, ...] = Field(default=("CPUExecutionProvider",), min_length=1)
     provider_options: dict[str, dict[str, str]] = Field(default_factory=dict)
     python: str | None = None
     threads: int = Field(default=1, ge=1)
-    affinity: tuple[int, ...] | None = None
+    affinity: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
     graph_optimization: Literal["disabled", "basic", "extended", "all"] = "all"
     functional_only: bool = False
     sparse_accelerator: bool = False
@@ -161,6 +175,19 @@ class DeviceSpec(Record):
     arm64: Arm64 | None = None
     roofline: Roofline | None = None
     source: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _without_contradiction(self) -> Self:
+        """A profile may not call a formula measured, nor instructions microseconds."""
+        said = {"runtime": self.runtime, "figure": self.figure, "unit": self.unit}
+        yields = dict(zip(said, YIELDS[self.transport], strict=True))
+        wrong = [f'{key} = "{yields[key]}"' for key in said if said[key] != yields[key]]
+        section = NEEDS.get(self.transport)
+        if section and getattr(self, section) is None:
+            wrong.append(f"a section [{section}]")
+        if wrong:
+            raise ValueError(f'transport = "{self.transport}" needs {", ".join(wrong)}')
+        return self
 
     @property
     def exact(self) -> bool:

@@ -48,12 +48,13 @@ def tensor_name(life: Lifetime) -> str:
 def parts(code: CSource, footprint: Footprint | None) -> tuple[tuple[str, int], ...]:
     """Return what the RAM is made of, from the bottom: (name, bytes); the stack where it is known.
 
-    "alignment" is what lies between them, and static memory of the kernels if they have any.
+    "checks" are the canaries and what the kernels returned; "alignment" is what lies between all
+    of them, and static memory of the kernels if they have any.
     """
     found = [
         ("arena", code.arena_bytes),
         ("scratch", code.scratch_bytes),
-        ("canaries", code.state_bytes),
+        ("checks", code.state_bytes),
     ]
     if footprint is not None:
         known = sum(size for _, size in found)

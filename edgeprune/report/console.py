@@ -56,7 +56,7 @@ class Console:
 
         width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else WIDTH_WITHOUT_TERMINAL
         colors: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
-        return RichConsole(
+        console = RichConsole(
             stderr=True,
             width=width,
             markup=False,
@@ -64,6 +64,8 @@ class Console:
             emoji=False,
             color_system=colors,
         )
+        console.on_broken_pipe = _left  # type: ignore[method-assign]
+        return console
 
     @property
     def live(self) -> bool:
@@ -130,7 +132,13 @@ class Console:
 
     def plan(self, plan: WidthPlan, table: CostTable) -> None:
         """Show each group's width before and after, the prediction, and the rounds."""
-        rows = _table("group", ">before", ">after", ">kept", "", "criterion", "offered widths")
+        rows = _table(
+            "group", ">before", ">after", ">kept", "", ">saves", ">loses", "criterion",
+            "offered widths",
+        )  # fmt: skip
+        why = (
+            {reason.group: reason for reason in plan.explanation.groups} if plan.explanation else {}
+        )
         for name, group in plan.groups.items():
             share = group.after / group.before
             _add(
@@ -140,6 +148,8 @@ class Console:
                 str(group.after),
                 figures.percent(share),
                 self.bar(share),
+                figures.cost(why[name].saves, plan.unit) if name in why else "-",
+                f"{why[name].loses:.4f}" if name in why else "-",
                 group.criterion,
                 " ".join(map(str, table.widths.get(name, ()))) or "dense only",
             )
@@ -343,6 +353,11 @@ def _parity(parity: Parity) -> str:
         f"{state}: largest difference {parity.max_abs:.2g}, relative {parity.max_rel:.2g}, "
         f"over {parity.samples} samples"
     )
+
+
+def _left() -> None:
+    """Tell that nobody reads the output any more; rich on its own would end with exit code 1."""
+    raise BrokenPipeError
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def of_limit(layer: LayerProfile) -> str:
 
 def facts(profile: ModelProfile) -> list[tuple[str, str]]:
     """Return what holds for the whole model, as (name, text)."""
-    p, layers = profile, sum(layer.cost for layer in profile.layers)
+    p = profile
     total = figures.cost_interval(p.total, p.total_low, p.total_high, p.unit)
     runs = f"{p.runs} runs in {p.processes} processes" if p.processes > 1 else "one process"
     rows = [
@@ -69,8 +69,8 @@ def facts(profile: ModelProfile) -> list[tuple[str, str]]:
         ("coverage", f"{figures.percent(p.coverage)} of a run belongs to named layers"),
         (
             "sum of the layers",
-            f"{figures.cost(layers, p.unit)}, "
-            f"{figures.signed_percent(layers / p.total - 1)} against the total",
+            f"{figures.cost(p.sum_of_layers, p.unit)}, "
+            f"{figures.signed_percent(p.sum_of_layers / p.total - 1)} against the total",
         ),
         ("parameters", f"{figures.count(p.parameters)} (exact)"),
         ("MACs", f"{figures.count(p.macs)} (exact)"),
@@ -78,6 +78,9 @@ def facts(profile: ModelProfile) -> list[tuple[str, str]]:
         ("reported by the runtime", figures.size(p.runtime_peak_bytes)),
         ("file", figures.size(p.file_bytes)),
     ]
+    if p.sub_graphs:
+        compiled = figures.cost(p.sub_graphs, p.unit)
+        rows.insert(3, ("compiled in one piece", f"{compiled}, not covered"))
     if p.call:
         rest = f"{figures.cost(p.call, p.unit)} for a run without nodes, measured"
         rows.insert(3, ("into the runtime and out", rest))

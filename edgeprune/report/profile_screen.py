@@ -8,49 +8,92 @@ from edgeprune.report import figures, summary
 from edgeprune.report.profile_page import facts, of_limit, rate
 
 if TYPE_CHECKING:
-    from edgeprune.records import ModelProfile, ProfileDifference
+    from collections.abc import Mapping, Sequence
+
+    from edgeprune.records import LayerProfile, ModelProfile, ProfileDifference
     from edgeprune.report.console import Console
 
 
+COLUMNS = (
+    *("layer", "operator", "share", "", "cost", "MACs", "achieved", "of its limit"),
+    *("output", "parameters", "activations"),
+)
+# What goes first where the terminal is narrow.
+SPARE = ("activations", "parameters", "achieved", "output", "of its limit", "operator", "MACs", "")
+LEFT_ALIGNED = ("layer", "operator", "", "of its limit")
+GAP = 3  # between columns
+
+
 def show(console: Console, profile: ModelProfile) -> None:
-    """Show the layers of a profile by cost, and below them what holds for the whole."""
+    """Show the layers of a profile by cost, and below them what holds for the whole.
+
+    Where the terminal is too narrow for all columns, the least important are left out, and said.
+    """
     whole = summary.profiled_run(profile)
-    limits = any(layer.limit_cost for layer in profile.layers)
-    titles = ["layer", "operator", ">share", "", ">cost", ">MACs"]
-    titles += [">achieved", "of its limit"] if limits else []
-    table = console.table(*titles, ">output", ">parameters", ">activations")
-    for layer in sorted(profile.layers, key=lambda layer: -layer.cost):
-        gone = layer.cost == layer.high == 0
-        console.row(
-            table,
-            layer.name,
-            layer.operator,
-            "" if gone else f"{100 * layer.cost / whole:.1f} %",
-            console.bar(layer.cost / whole),
-            "0, removed by the runtime"
-            if gone
-            else figures.cost_interval(layer.cost, layer.low, layer.high, profile.unit),
-            figures.count(layer.macs),
-            *((rate(layer), of_limit(layer)) if limits else ()),
-            figures.shape(layer.output_shape),
-            figures.size(layer.parameter_bytes),
-            figures.size(layer.activation_bytes),
-        )
+    rows = [_row(console, profile, layer, whole) for layer in _by_cost(profile)]
     if profile.layout:
         share = profile.layout / whole
-        console.row(
-            table,
-            "changes of layout",
-            "no layer",
-            f"{100 * share:.1f} %",
-            console.bar(share),
-            f"{figures.cost(profile.layout, profile.unit)} (median)",
+        rows.append(
+            {
+                "layer": "changes of layout",
+                "operator": "no layer",
+                "share": f"{100 * share:.1f} %",
+                "": console.bar(share),
+                "cost": f"{figures.cost(profile.layout, profile.unit)} (median)",
+            }
         )
+    titles = [title for title in COLUMNS if any(row.get(title) for row in rows)]
+    left_out = []
+    for title in SPARE:
+        if _width(titles, rows) <= console.rich.width:
+            break
+        if title in titles:
+            titles.remove(title)
+            left_out += [title] if title else []
+    table = console.table(*(t if t in LEFT_ALIGNED else f">{t}" for t in titles))
+    for column in table.columns[1:]:
+        column.no_wrap = True
+    for row in rows:
+        console.row(table, *(row.get(title, "") for title in titles))
     console.title(f"{profile.model} on {profile.device}", profile.kind)
     console.rich.print(table)
-    console.facts(*facts(profile))
+    missing = f"{', '.join(reversed(left_out))}; --json and --html have them"
+    console.facts(*facts(profile), *([("too wide for here", missing)] if left_out else []))
     for warning in profile.warnings:
         console.warning(warning)
+
+
+def _by_cost(profile: ModelProfile) -> list[LayerProfile]:
+    return sorted(profile.layers, key=lambda layer: -layer.cost)
+
+
+def _row(
+    console: Console, profile: ModelProfile, layer: LayerProfile, whole: float
+) -> dict[str, str]:
+    """Return title -> cell for one layer."""
+    gone = layer.cost == layer.high == 0
+    cost = figures.cost_interval(layer.cost, layer.low, layer.high, profile.unit)
+    return {
+        "layer": layer.name,
+        "operator": layer.operator,
+        "share": "" if gone else f"{100 * layer.cost / whole:.1f} %",
+        "": console.bar(layer.cost / whole),
+        "cost": "0, removed by the runtime" if gone else cost,
+        "MACs": figures.count(layer.macs),
+        "achieved": rate(layer),
+        "of its limit": of_limit(layer),
+        "output": figures.shape(layer.output_shape),
+        "parameters": figures.size(layer.parameter_bytes),
+        "activations": figures.size(layer.activation_bytes),
+    }
+
+
+def _width(titles: Sequence[str], rows: Sequence[Mapping[str, str]]) -> int:
+    """Return the columns of text that a table of these columns takes."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, (t, *(row.get(t, "") for row in rows)))) for t in titles]
+    return sum(widths) + GAP * len(titles)
 
 
 def show_difference(console: Console, difference: ProfileDifference) -> None:

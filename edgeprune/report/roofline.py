@@ -55,10 +55,10 @@ def _points(
     profile: ModelProfile, layers: Sequence[LayerProfile], across: svg.Scale, down: svg.Scale
 ) -> list[str]:
     """Return a circle for each layer, its area the layer's share of the cost; the largest named."""
-    parts, taken = [], [TOP - 8.0]
+    parts, taken, whole = [], [TOP - 8.0], sum(layer.cost for layer in profile.layers)
     for index, layer in enumerate(sorted(layers, key=lambda layer: -layer.cost)):
         x, y = across(_intensity(layer)), down(layer.flops_per_second or 1.0)
-        radius = max(2.5, 26 * math.sqrt(layer.cost / profile.sum_of_layers))
+        radius = max(2.5, 26 * math.sqrt(layer.cost / whole))
         hint = f"{layer.name}: {figures.cost(layer.cost, profile.unit)}"
         parts.append(svg.circle(x, y, radius, svg.SLIM, hint))
         if index < NAMED:

@@ -279,6 +279,21 @@ def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:
                 f"dense {show(round(use.dense))}",
             )
         )
+    if plan.removed:
+        rows.append(("branches removed", ", ".join(block.last for block in plan.removed)))
+    if plan.whole_loss is not None:
+        rows.append(
+            ("loss increase", f"{plan.whole_loss:.4f} measured, {plan.loss:.4f} summed over groups")
+        )
+    for step in plan.explanation.steps if plan.explanation else ():
+        changed = ", ".join(f"{n} {a} -> {b}" for n, (a, b) in step.widths.items())
+        rows.append(
+            (
+                f"more {step.limit}",
+                f"{figures.number(step.added)} {step.unit} more would win {step.wins:.4f} of loss "
+                f"({step.price:.3g} a unit): {changed}",
+            )
+        )
     if plan.held_by:
         rows.append(("budget not used in full", f"held by {listed(plan.held_by)}"))
     return tuple(rows)
@@ -286,8 +301,7 @@ def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:
 
 def profiled_run(profile: ModelProfile) -> float:
     """Return the cost of the profiled run, of which the layers' costs and `layout` are parts."""
-    layers = sum(layer.cost for layer in profile.layers)
-    return layers / profile.coverage if profile.coverage and layers else profile.total
+    return max(profile.total, sum(layer.cost for layer in profile.layers) + profile.layout)
 
 
 def listed(names: tuple[str, ...]) -> str:

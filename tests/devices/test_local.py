@@ -116,6 +116,24 @@ def test_an_operator_that_the_runtime_does_not_know_is_unsupported(local, tmp_pa
         local.ask(request(model_with("Fancy", tmp_path, [1, 3], "test.domain")))
 
 
+def test_what_a_refusal_says_is_what_is_wrong(local, tmp_path: Path) -> None:
+    path = model_with("Relu", tmp_path, [1, 3])
+    model = onnx.load(path)
+    model.opset_import[0].version = 99
+    onnx.save(model, path)
+    with pytest.raises(UnsupportedModelError) as caught:
+        local.ask(request(path))
+    assert "onnxruntime_src" not in caught.value.what
+    assert "Opset 99" in caught.value.what
+    assert caught.value.hint == "export the model for an opset that this onnxruntime supports"
+
+
+def test_a_model_that_needs_more_memory_than_there_is(local, tmp_path: Path) -> None:
+    path = model_with("Relu", tmp_path, [10**6, 10**7])
+    with pytest.raises(UnsupportedModelError, match="needs more memory than mobile_cpu has"):
+        local.ask(request(path))
+
+
 def test_a_provider_that_is_missing_is_a_fault_of_the_device(local_spec, exported) -> None:
     device = LocalDevice(local_spec.model_copy(update={"providers": ("CUDAExecutionProvider",)}))
     with pytest.raises(DeviceError, match="CUDAExecutionProvider") as caught:
@@ -130,7 +148,7 @@ def test_a_provider_that_is_missing_is_a_fault_of_the_device(local_spec, exporte
         ("import time; time.sleep(60)", DeadlineError, "no answer within"),
         ("import os; os.kill(os.getpid(), 9)", DeviceError, "ended by signal 9"),
         ("raise SystemExit(3)", DeviceError, "no message"),
-        ("raise MemoryError('too large')", DeviceError, "too large"),
+        ("raise MemoryError('too large')", UnsupportedModelError, "too large"),
         ("pass", DeviceError, "unreadable answer"),
         ("import sys; open(sys.argv[2], 'w').write('{')", DeviceError, "unreadable answer"),
         ("import sys; open(sys.argv[2], 'w').write('{}')", DeviceError, "unreadable answer"),
@@ -144,7 +162,7 @@ def test_a_worker_that_fails(
     monkeypatch.setattr(module, "GRACE_SECONDS", -1.0)
     with pytest.raises(error, match=message) as caught:
         local.ask(request(exported("mlp"), deadline_seconds=2.0))
-    assert caught.value.exit_code == (124 if error is DeadlineError else 3)
+    assert caught.value.exit_code == error.exit_code
 
 
 def test_nothing_of_this_process_leaks_into_the_worker(

@@ -73,7 +73,32 @@ def test_all_faults_of_a_profile_are_told_at_once(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("content", [b"title = ", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ('figure = "estimated"', 'transport = "local" needs figure = "measured"'),
+        ('unit = "instructions"', 'transport = "local" needs unit = "us"'),
+        (
+            'transport = "simulated"',
+            'transport = "simulated" needs runtime = "simulated", figure = "estimated"',
+        ),
+        (
+            'transport = "qemu_user"',
+            'transport = "qemu_user" needs figure = "emulated", unit = "instructions", '
+            "a section [arm64]",
+        ),
+    ],
+)
+def test_a_profile_that_contradicts_itself(tmp_path: Path, line: str, wanted: str) -> None:
+    key = line.partition(" ")[0]
+    lines = [line if text.startswith(f"{key} ") else text for text in GOOD.splitlines()]
+    (tmp_path / "board.toml").write_text("\n".join(lines))
+    with pytest.raises(JobError) as caught:
+        load_spec(str(tmp_path / "board.toml"))
+    assert caught.value.faults == (f"profile: {wanted}",)
+
+
+@pytest.mark.parametrize("content", [b"title = ", b"\xff\xfe", b"a=" + 9999 * b"["])
 def test_a_profile_that_is_not_toml(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "board.toml"
     path.write_bytes(content)

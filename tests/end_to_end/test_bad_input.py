@@ -219,6 +219,25 @@ def test_usage_errors_end_with_2(inside) -> None:  # type: ignore[no-untyped-def
         assert "error" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("--json >&-", 2, "error: --json needs an open standard output"),
+        ("--json > /dev/full", 2, "error: standard output: No space left on device"),
+        ("--json | true", 2, ""),
+        ("2>&1 | true", 2, ""),
+        (">&- 2>&-", 0, ""),
+    ],
+)
+def test_outputs_that_are_closed_or_full(words: str, code: int, said: str) -> None:
+    command = f"{sys.executable} -m edgeprune methods {words}"
+    if "|" in words:
+        command = f"set -o pipefail; {command}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stderr.strip() == said if said else "Traceback" not in done.stderr
+
+
 def test_interrupt_ends_with_130_and_leaves_no_orphan(job: Path, tmp_path: Path) -> None:
     import signal
     import time

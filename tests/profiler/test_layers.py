@@ -195,34 +195,3 @@ def test_a_dynamic_shape_is_unsupported(simulated, local, tmp_path: Path, where:
     device = simulated() if where == "simulated" else local
     with pytest.raises(UnsupportedModelError, match="fixed shape"):
         profile_model(device, tmp_path / "m.onnx", name="m")
-
-
-class Compiled:
-    """A device that reports one node for the whole model, named as onnxruntime names TensorRT's."""
-
-    NAME = "TRTKernel_graph_main_graph_1163447892624144653_0_0"
-
-    def __init__(self, device) -> None:
-        self.device, self.spec = device, device.spec
-
-    def ask(self, request):
-        answer = self.device.ask(request)
-        (model,) = answer.models
-        node = NodeCosts(
-            name=self.NAME,
-            operator=self.NAME.rpartition("_")[0],
-            provider="TensorrtExecutionProvider",
-            values=tuple(0.9 * run for run in model.runs),
-        )
-        nodes = (node,) if request.task == "layers" else ()
-        return answer.model_copy(update={"models": (model.model_copy(update={"nodes": nodes}),)})
-
-
-def test_what_a_provider_compiled_into_one_node_is_named_and_no_layout(simulated, exported) -> None:
-    profile = profile_model(Compiled(simulated()), exported("plain"), name="m", rounds=3)
-    (row,) = [row for row in profile.layers if row.operator == "sub-graph"]
-    assert row.name == f"{Compiled.NAME}: several layers in one"
-    assert row.cost == pytest.approx(0.9 * profile.total)
-    assert profile.layout == 0.0
-    assert profile.coverage == pytest.approx(0.9)
-    assert all(other.cost == 0.0 for other in profile.layers if other is not row)

@@ -39,7 +39,7 @@ def test_the_ram_is_the_sum_of_its_parts():
     assert parts == (
         ("arena", 160),
         ("scratch", 16),
-        ("canaries", 32),
+        ("checks", 32),
         ("alignment", 8),
         ("stack", 40),
     )
@@ -51,15 +51,13 @@ def test_the_ram_is_the_sum_of_its_parts():
 
 
 def test_without_an_emulation_the_stack_is_left_out():
-    assert arena.parts(factories.a_code(), None)[-1] == ("canaries", 32)
+    assert arena.parts(factories.a_code(), None)[-1] == ("checks", 32)
 
 
 def test_labels_of_the_bar_do_not_touch():
     root = ET.fromstring(arena.timeline(factories.a_code(), factories.a_footprint(), title=TITLE))
     labels = [
-        t
-        for t in root.iter("text")
-        if re.match(r"(arena|scratch|canaries|alignment|stack) ", t.text)
+        t for t in root.iter("text") if re.match(r"(arena|scratch|checks|alignment|stack) ", t.text)
     ]
     heights = sorted(float(t.attrib["y"]) for t in labels)
     assert len(heights) == 5
@@ -97,7 +95,7 @@ def test_the_report_of_firmware_shows_its_memory_as_a_chart_and_as_tables():
     section = page[page.index('<section id="memory">') : page.index('<section id="environment">')]
     assert "The arena, step by step" in section
     assert "256 B of RAM in all" in section
-    for row in (("canaries", "32"), ("1", "x", "100", "0", "0", "0"), ("1", "head", "Conv", "80")):
+    for row in (("checks", "32"), ("1", "x", "100", "0", "0", "0"), ("1", "head", "Conv", "80")):
         cells = r"</t[hd]>\s*<t[hd][^>]*>".join(map(re.escape, row))
         assert re.search(rf"<t[hd][^>]*>{cells}</t[hd]>", section), row
     assert '<a href="#memory">' in page

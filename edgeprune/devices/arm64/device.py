@@ -13,6 +13,7 @@ from edgeprune.devices.arm64.emulator import HERE, SNAPSHOTS, emulate
 from edgeprune.devices.arm64.place import Installation, obstacle, usable
 from edgeprune.devices.arm64.snapshots import Snapshots
 from edgeprune.devices.local import WORKER, failure, session_of
+from edgeprune.devices.processes import run
 from edgeprune.devices.protocol import Answer, Obstacle, Request
 from edgeprune.errors import DeadlineError, DeviceError
 from edgeprune.records import DeviceSpec, Environment
@@ -69,33 +70,16 @@ class Arm64Device:
         started = emulate(installation, cpu, scratch, arguments)
         limit = request.deadline_seconds + GRACE_SECONDS + MODEL_SECONDS * len(request.models)
         try:
-            done = subprocess.run(
-                started.command,
-                env=started.environment,
-                cwd=scratch,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                timeout=limit,
-                check=False,
-            )
+            done = run(started.command, scratch, limit, started.environment)
         except subprocess.TimeoutExpired:
             raise DeadlineError(
                 f"device {self.spec.name}: no answer within {limit:.0f} s",
                 "an emulated inference takes hundreds of times as long as one here",
             ) from None
-        if done.returncode != 0:
+        if done.code != 0:
             for link, file in links.items():
-                done.stderr = done.stderr.replace(f"{HERE}/{link}", file)
-            raise failure(
-                self.spec,
-                request,
-                done.returncode,
-                done.stderr,
-                "edgeprune doctor checks this machine",
-            )
+                done = done._replace(stderr=done.stderr.replace(f"{HERE}/{link}", file))
+            raise failure(self.spec, request, done, "edgeprune doctor checks this machine")
         try:
             content = json.loads((scratch / "result.json").read_bytes())
             for asked, model in zip(request.models, content["models"], strict=True):

@@ -23,7 +23,6 @@ from edgeprune.devices.microcontroller import qemu
 from edgeprune.devices.microcontroller.build import Firmware, build
 from edgeprune.devices.microcontroller.counting import Counts
 from edgeprune.devices.microcontroller.emulation import Job, Outcome
-from edgeprune.devices.microcontroller.processes import end_all
 from edgeprune.devices.microcontroller.sources import (
     Sources,
     is_integer,
@@ -31,6 +30,7 @@ from edgeprune.devices.microcontroller.sources import (
     write_sources,
 )
 from edgeprune.devices.microcontroller.toolchain import INSTALL, compiler_obstacle, toolchain
+from edgeprune.devices.processes import end_all
 from edgeprune.devices.protocol import (
     Answer,
     ModelAnswer,

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeprune.devices.microcontroller.emulation import Job, Outcome, collect, failure, prepare
-from edgeprune.devices.microcontroller.processes import run
 from edgeprune.devices.microcontroller.toolchain import INSTALL, host_compiler, host_library
+from edgeprune.devices.processes import run
 from edgeprune.devices.protocol import Obstacle
 from edgeprune.errors import DeadlineError, DeviceError
 from edgeprune.records import Microcontroller

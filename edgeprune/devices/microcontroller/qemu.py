@@ -19,8 +19,8 @@ from edgeprune.devices.microcontroller.emulation import (
     failure,
     prepare,
 )
-from edgeprune.devices.microcontroller.processes import run
 from edgeprune.devices.microcontroller.toolchain import host_compiler, host_library
+from edgeprune.devices.processes import run
 from edgeprune.devices.protocol import Obstacle
 from edgeprune.errors import DeviceError
 from edgeprune.records import Microcontroller

@@ -18,7 +18,7 @@ from edgeprune.devices.microcontroller.cache import (
     keep,
     weekly_folder,
 )
-from edgeprune.devices.microcontroller.processes import run
+from edgeprune.devices.processes import run
 from edgeprune.devices.protocol import Obstacle
 from edgeprune.errors import DeadlineError, DeviceError
 from edgeprune.records import Microcontroller

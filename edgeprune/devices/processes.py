@@ -1,4 +1,4 @@
-"""Compilers and emulators as child processes that leave nothing behind."""
+"""Workers, compilers and emulators as child processes that leave nothing behind."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgeprune.devices.microcontroller.processes import end_all, run
+from edgeprune.devices.processes import end_all, run
 
 # A child that starts a child of its own, as zig does, and waits.
 NESTED = (
@@ -42,7 +42,7 @@ def test_a_tethered_command_ends_with_a_parent_that_is_killed(tmp_path: Path) ->
     child = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     parent = (
         "import sys; from pathlib import Path\n"
-        "from edgeprune.devices.microcontroller.processes import run\n"
+        "from edgeprune.devices.processes import run\n"
         f"run([sys.executable, '-c', {child!r}], Path({str(tmp_path)!r}), 60.0, tethered=True)"
     )
     with subprocess.Popen([sys.executable, "-c", parent]) as started:

@@ -1,0 +1,80 @@
+"""Why a plan is as it is: what each group saves and loses, and what more budget would buy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgeprune.allocation.exact import Solution, solve
+from edgeprune.allocation.problem import Choice, Problem
+from edgeprune.records import Explanation, GroupReason, NextStep, Unit
+
+STEPS = (1.01, 1.02, 1.05, 1.1)  # of a limit, until a step buys something
+FULL = 0.97  # of a limit from which on more of it may buy something
+SECONDS = 10.0
+
+
+def explain(problem: Problem, choice: Choice, budget: float, unit: Unit) -> Explanation:
+    """Return what each group of a plan saves and loses, and the shadow price of each limit.
+
+    What a group saves is the cost of the plan if this group alone were dense, minus the plan's.
+    The shadow price of a limit is taken by solving again with a little more of it: the loss that
+    this wins, over what was added (for a continuous problem, the multiplier of the limit).
+
+    Args:
+        problem: with prices corrected by all measured plans.
+        choice: the plan.
+        budget: main limit, in `unit`.
+        unit: of the main cost.
+    """
+    cost, loss = problem.cost(choice), problem.loss(choice)
+    groups = []
+    for g, name in enumerate(problem.names):
+        dense = (*choice[:g], len(problem.widths[g]) - 1, *choice[g + 1 :])
+        groups.append(
+            GroupReason(
+                group=name,
+                before=problem.widths[g][-1],
+                after=problem.widths[g][choice[g]],
+                saves=problem.cost(dense) - cost,
+                loses=problem.losses[g][choice[g]],
+            )
+        )
+    steps = []
+    if cost >= FULL * budget:
+        for step in STEPS:
+            more = solve(problem, step * cost, seconds=SECONDS)
+            if more is not None and more.loss < loss:
+                added = (step - 1) * cost
+                steps.append(_step(problem, choice, "budget", unit, added, more))
+                break
+    used = problem.used(choice)
+    for name, resource in problem.limits().items():
+        if used[name] < FULL * resource.limit:
+            continue
+        for step in STEPS:
+            rows = tuple(
+                replace(row, limit=step * row.limit) if row.name == name else row
+                for row in problem.resources
+            )
+            roomier = replace(problem, resources=rows)
+            more = solve(roomier, max(cost, budget), seconds=SECONDS)
+            if more is not None and more.loss < loss:
+                added = (step - 1) * resource.limit
+                steps.append(_step(problem, choice, name, resource.unit, added, more))
+                break
+    return Explanation(groups=tuple(groups), steps=tuple(steps))
+
+
+def _step(
+    problem: Problem, choice: Choice, limit: str, unit: str, added: float, more: Solution
+) -> NextStep:
+    wins = problem.loss(choice) - more.loss
+    now, then = problem.widths_of(choice), problem.widths_of(more.choice)
+    return NextStep(
+        limit=limit,
+        unit=unit,
+        added=added,
+        wins=wins,
+        price=wins / added,
+        widths={name: (now[name], then[name]) for name in now if now[name] != then[name]},
+    )

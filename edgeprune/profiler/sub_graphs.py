@@ -1,0 +1,45 @@
+"""Layers that a provider compiled into one piece, whose costs cannot be told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from edgeprune.export.segments import Segment
+
+
+def sub_graph(inside: Sequence[Segment], compilers: Mapping[str, int]) -> Segment:
+    """Return the row of what providers compiled: the layers inside taken together."""
+    name = f"{len(inside)} layers inside {_names(compilers)}"
+    if not inside:
+        return Segment(name, "sub-graph", [], [], name)
+    first, last = inside[0], inside[-1]
+    return Segment(
+        name,
+        "sub-graph",
+        [],
+        first.inputs,
+        last.output,
+        input_shape=first.input_shape,
+        output_shape=last.output_shape,
+        macs=sum(segment.macs for segment in inside),
+        parameters=sum(segment.parameters for segment in inside),
+        parameter_bytes=sum(segment.parameter_bytes for segment in inside),
+        activation_bytes=last.activation_bytes,
+    )
+
+
+def not_told_apart(inside: Sequence[Segment], compilers: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the warning about layers that have no cost of their own, if there are any."""
+    if not inside:
+        return ()
+    parts = sum(compilers.values())
+    names = ", ".join(segment.name for segment in inside)
+    return (
+        f"not covered: {_names(compilers)} compiled {len(inside)} layers into "
+        f"{'one piece' if parts == 1 else f'{parts} pieces'}, so that they have no costs of their "
+        f"own (edgeprune plan prices each as a model of its own): {names}",
+    )
+
+
+def _names(compilers: Mapping[str, int]) -> str:
+    return " and ".join(name.removesuffix("ExecutionProvider") for name in compilers)

@@ -1,0 +1,54 @@
+"""Savings, losses and shadow prices, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgeprune.allocation.explanation import explain
+from edgeprune.allocation.problem import LayerTerm, Problem, Resource
+
+
+def a_problem(*resources: Resource) -> Problem:
+    """Two groups whose layers cost 50 or 100, and 49 or 100; losses 0.5 and 0.3."""
+    layers = (
+        LayerTerm("a", None, 0, np.array([[50.0, 100.0]])),
+        LayerTerm("b", None, 1, np.array([[99.0, 100.0]])),
+    )
+    return Problem(("x", "y"), ((8, 16),) * 2, ((0.5, 0.0), (0.3, 0.0)), layers, 0.0, resources)
+
+
+def test_what_groups_save_and_lose_and_what_the_next_unit_buys() -> None:
+    found = explain(a_problem(), (0, 0), 150.0, "us")
+    x, y = found.groups
+    assert (x.group, x.before, x.after, x.saves, x.loses) == ("x", 16, 8, 50.0, 0.5)
+    assert (y.saves, y.loses) == (1.0, 0.3)
+    (step,) = found.steps
+    assert (step.limit, step.unit) == ("budget", "us")
+    assert step.added == pytest.approx(1.49)  # 1 % of 149 buys the dense y
+    assert step.wins == pytest.approx(0.3)
+    assert step.price == pytest.approx(0.3 / 1.49)
+    assert step.widths == {"y": (8, 16)}
+
+
+def test_nothing_is_bought_where_no_step_reaches_the_next_width() -> None:
+    assert explain(a_problem(), (0, 1), 150.0, "us").steps == ()
+
+
+def test_a_budget_that_is_not_used_has_no_price() -> None:
+    assert explain(a_problem(), (0, 0), 160.0, "us").steps == ()
+
+
+def test_the_price_of_a_further_limit() -> None:
+    row = Resource("macs", "MACs", 10.0, (LayerTerm("t", None, 0, np.array([[10.0, 10.4]])),))
+    found = explain(a_problem(row), (0, 1), 300.0, "us")
+    (step,) = found.steps
+    assert (step.limit, step.unit, step.added) == ("macs", "MACs", pytest.approx(0.5))
+    assert step.wins == pytest.approx(0.5)
+    assert step.widths == {"x": (8, 16)}
+
+
+def test_dense_groups_save_and_lose_nothing() -> None:
+    found = explain(a_problem(), (1, 1), 200.0, "us")
+    assert [(g.saves, g.loses) for g in found.groups] == [(0.0, 0.0)] * 2
+    assert found.steps == ()
