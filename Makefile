@@ -105,6 +105,16 @@ check: $(STAMP) ## Lint, formatting, types, import contracts, generated document
 bench-measure: $(STAMP) ## Check the measuring itself, hours on an idle machine [KEEP=folder to go on with] [PARTS=]
 	$(BIN)/python benchmarks/measure.py $(if $(KEEP),--keep "$(KEEP)") $(if $(PARTS),--parts $(PARTS))
 
+.PHONY: bench-solver
+bench-solver: $(STAMP) ## Time the exact allocator and its proven gap, 9 to 300 groups
+	$(BIN)/python benchmarks/solver.py $(if $(KEEP),--keep "$(KEEP)")
+
+.PHONY: bench-prediction
+bench-prediction: $(STAMP) ## Predict random plans and measure them [DEVICE=mobile_cpu] [NETWORK=fashion] [KEEP=folder]
+	for part in price prepare measure measure measure measure report; do \
+	  $(BIN)/python benchmarks/prediction.py $$part --network $(or $(NETWORK),fashion) \
+	    --device "$(DEVICE)" --keep "$(or $(KEEP),prediction)" || exit 1; done
+
 .PHONY: bench-methods
 bench-methods: $(STAMP) ## Time, memory and gain of importance criteria and reconstruction, on an idle machine
 	$(BIN)/python benchmarks/methods.py

@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from edgeprune import allocating, stages, weighing
+from edgeprune import stages
+from edgeprune.allocating import pose
 from edgeprune.allocation.exact import solve
 from edgeprune.devices.opening import open_device
 from edgeprune.identity import identity_of
-from edgeprune.importance.sensitivity import best_curves
 from edgeprune.job import load_job
-from edgeprune.pipeline import load
-from edgeprune.records import CostTable, GroupList, ModelProfile, Sensitivity, Verdict
+from edgeprune.pipeline import Prices, load, make, prices_of
+from edgeprune.records import Verdict
 from edgeprune.report.console import Console
 from edgeprune.sections import BudgetSection
 from edgeprune.store import RunFolder
@@ -33,17 +33,15 @@ SHARE = 0.5
 STEP = 0.01  # of the dense MACs, in the search for the plan in MACs
 
 
-def budgets(
-    this: stages.Run, groups: GroupList, dense: ModelProfile, table: CostTable, curves: Sensitivity
-) -> Iterator[tuple[str, BudgetSection]]:
+def budgets(this: stages.Run, prices: Prices) -> Iterator[tuple[str, BudgetSection]]:
     """Yield names and budgets: instructions, MACs, MACs at the same instructions, RAM."""
     yield "half of the instructions", BudgetSection(latency=f"{SHARE:.0%}")
     yield "half of the MACs", BudgetSection(macs=f"{SHARE:.0%}")
-    best, share = best_curves(curves.curves), SHARE
+    share, dense, table = SHARE, prices.dense, prices.table
     while True:
         budget = BudgetSection(macs=f"{100 * share:.0f}%")
         run = replace(this, job=this.job.model_copy(update={"budget": budget}))
-        problem = allocating.pose(run, groups, dense, table, best)
+        problem = pose(run, prices.groups, dense, table, prices.curves)
         found = solve(problem, table.dense_cost, seed=this.job.seed)
         if found is not None and found.cost <= SHARE * table.dense_cost:
             break
@@ -87,21 +85,14 @@ def main() -> None:
         RunFolder(Path(scratch), identity_of(job, model, data, device), resume=False) as folder,
     ):
         this = stages.Run(job, model, data, device, folder, Console(quiet=True))
-        groups = stages.group(this)
-        dense = stages.profile(this)
-        table = stages.price(this, groups, dense)
-        curves = weighing.weigh(this, groups, table)
+        prices = prices_of(this)
         heads = ("budget", "instructions", "of dense", "MACs", "RAM", "flash")
         print(f"| {' | '.join((*heads, 'recalibrated', 'int8', 'widths'))} |")
         print("|---|---|---|---|---|---|---|---|---|")
-        for number, (name, budget) in enumerate(budgets(this, groups, dense, table, curves)):
+        for number, (name, budget) in enumerate(budgets(this, prices)):
             asked = job.model_copy(update={"budget": budget})
-            run = replace(this, job=asked, attempt=f"{number}-")
-            plan = allocating.allocate(run, groups, dense, table, curves)
-            stages.cut(run, plan)
-            recovered = stages.win_back(run, plan)
-            stages.write(run, plan)
-            verdict = stages.verify(run, plan, dense, recovered).verdict
+            made = make(replace(this, job=asked, attempt=f"{number}-"), prices)
+            verdict = made.verification.verdict
             print(row(name, verdict), flush=True)
         whole = verdict.dense
         print(f"dense: {whole.cost:,.0f} instructions, accuracy in float32 {whole.accuracy:.4f}")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from page import BENCHMARKS, write_section
 
+from edgeprune.bench.variants import everything
 from edgeprune.records import BenchResult
 from edgeprune.report.bench_summary import condition, entries, markdown
 
@@ -75,6 +76,10 @@ def section(results: list[BenchResult]) -> str:
         machine = result.facts.get("processor") or result.facts.get("cpu")
         where = ", ".join(t for t in (machine, runtime and f"onnxruntime {runtime}") if t)
         lines += [f"{where}.", ""] if where else []
+        compared = {row.method for row in result.rows}
+        left = [v.label for v in everything(("taylor", "l2")) if v.label not in compared]
+        if left:
+            lines += [f"Not compared yet: {', '.join(f'`{name}`' for name in left)}.", ""]
         lines += [markdown(result), *verdicts(result), ""]
     return "\n".join(lines).rstrip() + "\n"
 

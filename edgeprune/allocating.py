@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from safetensors.torch import load_file
@@ -10,6 +11,7 @@ from torch import Tensor
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.closed_loop import close_the_loop
 from edgeprune.allocation.firmware_rows import FirmwareMemory
+from edgeprune.allocation.polishing import Polish
 from edgeprune.allocation.problem import Problem, Resource, build_problem, flat_curves
 from edgeprune.allocation.reachable import require_reachable
 from edgeprune.allocation.reaching import reach
@@ -23,6 +25,7 @@ from edgeprune.records import (
     CostTable,
     GroupList,
     ModelProfile,
+    PlannedGroup,
     Sensitivity,
     WidthPlan,
 )
@@ -155,6 +158,14 @@ def allocate(
         if run.job.prune.loss != "sensitivity" or run.present.kept:
             return plan  # the sum is no loss of the dense model's
         meter = LossMeter(run.model, run.data, run.job.prune.calibration_samples)
+        if run.job.prune.polish:
+
+            def loss(groups: Mapping[str, PlannedGroup]) -> float:
+                kept = {name: group.kept for name, group in groups.items()}
+                return meter.increase(kept, candidates.removed(groups))
+
+            measure, note = candidates.measure, stage.note
+            plan = Polish(problem, candidates.planned, loss, measure, note)(plan)
         kept = {name: group.kept for name, group in plan.groups.items()}
         whole = meter.increase(kept, plan.removed)
         stage.note(f"loss of the whole plan {whole:+.4f}, sum over groups {plan.loss:+.4f}")

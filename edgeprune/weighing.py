@@ -8,7 +8,7 @@ from torch import nn
 from edgeprune.data import Data
 from edgeprune.identity import curves_base, origin_of
 from edgeprune.importance.kept import CurveStore, default_folder
-from edgeprune.importance.scores import score_channels
+from edgeprune.importance.scores import bundled, score_channels
 from edgeprune.importance.sensitivity import (
     block_losses,
     importance_curves,
@@ -63,7 +63,7 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
 def score(job: Job, model: nn.Module, data: Data, groups: GroupList) -> Scored:
     """Return criterion -> group -> scores [width], by all criteria of the job."""
     settings = job.prune
-    return {
+    found = {
         name: score_channels(
             model,
             data,
@@ -75,6 +75,10 @@ def score(job: Job, model: nn.Module, data: Data, groups: GroupList) -> Scored:
             probes=settings.probes,
         )
         for name in settings.importance
+    }
+    return {
+        name: {g.name: bundled(by_group[g.name], g) for g in groups.groups if g.name in by_group}
+        for name, by_group in found.items()
     }
 
 

@@ -259,19 +259,20 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def make_plan() -> Callable[..., WidthPlan]:
-    """(model groups, width of each cut group) -> a plan that keeps the channels of highest index."""
+    """(model groups, width of each cut group) -> a plan that keeps the channels of highest index.
+
+    Where channels go in bundles, whole bundles are kept, as many as the width holds.
+    """
 
     def plan(groups: GroupList, widths: dict[str, int]) -> WidthPlan:
-        planned = {
-            group.name: PlannedGroup(
-                before=group.width,
-                after=widths[group.name],
-                kept=tuple(range(group.width - widths[group.name], group.width)),
-                criterion="l2",
-            )
-            for group in groups.groups
-            if group.name in widths
-        }
+        planned = {}
+        for group in groups.groups:
+            if group.name in widths:
+                count = max(1 if group.divisor == 1 else 2, widths[group.name] // group.divisor)
+                kept = sorted(channel for bundle in group.bundles()[-count:] for channel in bundle)
+                planned[group.name] = PlannedGroup(
+                    before=group.width, after=len(kept), kept=tuple(kept), criterion="l2"
+                )
         assert planned.keys() == widths.keys()
         return WidthPlan(
             groups=planned, budget=1.0, unit="us", predicted=1.0, predicted_error=0.0, corrected=1.0,

@@ -49,6 +49,7 @@ def close_the_loop(
     unit: Unit,
     dense_cost: float,
     seed: int = 0,
+    explained: bool = True,
     note: Callable[[str], None] = lambda _: None,
 ) -> WidthPlan:
     """Return a plan whose measured cost lies in [97 %, 100 %] of `budget` if one can be found.
@@ -66,6 +67,7 @@ def close_the_loop(
         unit: the device's unit.
         dense_cost: cost of the dense model, for messages.
         seed: of the solver.
+        explained: whether the plan says what its groups save and what more budget would buy.
         note: receives one line a round.
 
     Raises:
@@ -134,7 +136,9 @@ def close_the_loop(
                 )
                 for name, resource in problem.limits().items()
             ),
-            "explanation": explain(corrected(problem, seen), best.solution.choice, budget, unit),
+            "explanation": explain(corrected(problem, seen), best.solution.choice, budget, unit)
+            if explained
+            else None,
             "removed": tuple(
                 block
                 for block in problem.blocks

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
-def grid(width: int, points: int = 32) -> tuple[int, ...]:
+def grid(width: int, points: int = 32, divisor: int = 1) -> tuple[int, ...]:
     """Return evenly spaced widths from narrow to `width`, at least `points` where there are.
 
-    The spacing is a power of 2, so that no stair of a power of 2 is stepped over.
+    The spacing is a power of 2, so that no stair of a power of 2 is stepped over; widths are
+    multiples of `divisor`.
     """
-    step = 1 << max(0, (width // points).bit_length() - 1)
+    step = math.lcm(1 << max(0, (width // points).bit_length() - 1), divisor)
     return tuple(sorted({*range(step, width + 1, step), width}))
 
 

@@ -56,7 +56,8 @@ def template(graph: Graph, segment: Segment, group_width: int | None = None) -> 
     elif node.op_type in ("Conv", "ConvTranspose"):
         groups = _attribute(node, "group", 1)
         depthwise = groups > 1 and groups == width_in
-        resizable = (groups == 1 or depthwise) and node.input[1] in segment.weights
+        plain = groups == 1 or depthwise or node.op_type == "Conv"
+        resizable = plain and node.input[1] in segment.weights
     elif node.op_type in RECURRENT:
         resizable = set(node.input[1:]) <= {*segment.weights, ""} and width_out == _attribute(
             node, "hidden_size", 0
@@ -151,7 +152,8 @@ def _resized(layer: Template, index: int, shape: Shape, width_in: int, width_out
         return shape
     if operator == "Conv":
         if index == 1:
-            return (width_out, 1 if layer.depthwise else width_in, *shape[2:])
+            parts = 1 if layer.depthwise else _attribute(layer.segment.nodes[0], "group", 1)
+            return (width_out, 1 if layer.depthwise else width_in // parts, *shape[2:])
         return (width_out,)
     if operator == "ConvTranspose":
         if index == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
@@ -73,6 +74,23 @@ def score_channels(
                 f"importance {criterion} of group {group.name} is not one finite score a channel"
             )
     return scores
+
+
+def bundled(scores: Tensor, group: ChannelGroup) -> Tensor:
+    """Return scores [width] that rank whole bundles of channels: the mean over each bundle.
+
+    Bundles of equal mean are told apart, so that the best channels always form whole bundles.
+    """
+    if group.divisor == 1:
+        return scores
+    bundles = group.bundles()
+    means = torch.stack([scores[list(bundle)].mean() for bundle in bundles]).double()
+    order = sorted(range(len(bundles)), key=lambda k: (float(means[k]), -k))
+    found, last = torch.empty_like(scores, dtype=torch.float64), -float("inf")
+    for k in order:
+        last = max(float(means[k]), math.nextafter(last, math.inf))
+        found[list(bundles[k])] = last
+    return found
 
 
 def keep_best(scores: Tensor, width: int) -> tuple[int, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -32,11 +34,13 @@ from edgeprune.profiler.stats import (
     settled_from,
     unrounded,
 )
-from edgeprune.profiler.sub_graphs import not_told_apart, sub_graph
+from edgeprune.profiler.sub_graphs import not_layout, not_told_apart, sub_graph
 from edgeprune.records import Environment, LayerProfile, ModelProfile, Peaks, Slice
 
 Values = tuple[float, ...]
 Stopped = Literal["enough", "time", "unstable", "exact"]
+FUSIONS = re.compile(r"(/+\w+Fusion)+/*$")  # such as MatMulAddFusion, behind the node's name
+RESHAPES = {"gemm_input_reshape": 1, "gemm_output_reshape": -1}  # where their Gemm is
 PROCESS_SECONDS = 1.0  # of rounds in one process
 
 
@@ -47,7 +51,8 @@ class Measured:
     totals: list[Values] = field(default_factory=list)
     layers: dict[str, list[Values]] = field(default_factory=dict)
     sub_graphs: list[Values] = field(default_factory=list)
-    compilers: dict[str, int] = field(default_factory=dict)  # provider -> nodes it compiled
+    compilers: dict[str, int] = field(default_factory=dict)  # provider -> nodes of several layers
+    compiled: bool = False  # some of them hold whatever the provider took of the graph
     layout: list[Values] = field(default_factory=list)
     environments: list[Environment] = field(default_factory=list)
     loads: list[float] = field(default_factory=list)
@@ -85,6 +90,8 @@ def profile_model(
         UnsupportedModelError: the file is not an ONNX model that the runtime takes.
         DeviceError: the device does not answer, or changes while it is measured.
     """
+    if device.spec.functional_only:  # its times mean nothing: there is nothing to settle
+        settle = math.inf
     graph = as_int8(read_graph(layers)) if layers and layers != path else read_graph(path)
     measured = device.spec.figure == "measured"
     calibration: Calibration | None = None
@@ -157,11 +164,12 @@ def _one_process(
     owned, unowned = attribute(graph, model.nodes)
     for layer, nodes in owned.items():
         found.layers.setdefault(layer, []).append(_sum(nodes, cut, calibration))
-    compiled = [node for node in unowned if node.compiled]
-    if compiled:
-        found.sub_graphs.append(_sum(compiled, cut, calibration))
-        found.compilers = Counter(str(node.provider) for node in compiled)
-        unowned = [node for node in unowned if not node.compiled]
+    untold = [node for node in unowned if not_layout(node)]
+    if untold:
+        found.sub_graphs.append(_sum(untold, cut, calibration))
+        found.compilers = Counter(str(node.provider) for node in untold)
+        found.compiled = any(node.compiled for node in untold)
+        unowned = [node for node in unowned if not not_layout(node)]
     found.layout.append(_sum(unowned, cut, calibration) if unowned else (0.0,))
     found.loads.append(model.load_seconds)
     found.last = model
@@ -192,7 +200,8 @@ def _profile(
 ) -> ModelProfile:
     """Put together what the processes found."""
     peaks = calibration.peaks if calibration else None
-    inside = [s for s in graph.segments if found.sub_graphs and s.name not in found.layers]
+    missing = [s for s in graph.segments if found.sub_graphs and s.name not in found.layers]
+    inside = [segment for segment in missing if found.compiled or segment.macs]
     rows = [
         _row(graph, segment, found.layers.get(segment.name), peaks, seed)
         for segment in graph.segments
@@ -252,7 +261,9 @@ def attribute(
     """Sort the runtime's nodes into layers; changes of layout belong to none and come apart.
 
     onnxruntime names a fused node after one of the tensors it replaced (with `_nchwc` behind it in
-    the blocked layout, `fused ` before it for matrix products) or keeps the name of a node.
+    the blocked layout, `fused ` before it for matrix products) or keeps the name of a node, with
+    the names of its fusions behind it. A matrix product of more than two dimensions that it turns
+    into a Gemm gets a reshape before and one behind, which belong to it.
     Firmware names torch layers, also those of operators that are fused here.
     """
     owner = {
@@ -261,11 +272,18 @@ def attribute(
         for node in segment.nodes
     }
     owner |= {alias: segment.name for segment in graph.segments for alias in segment.aliases}
+
+    def layer_of(node: NodeCosts) -> str | None:
+        name = FUSIONS.sub("", node.name.removeprefix("fused ").removesuffix("_nchwc"))
+        return owner.get(name) or owner.get(name.partition("_token_")[0])
+
     owned: dict[str, list[NodeCosts]] = {}
     unowned: list[NodeCosts] = []
-    for node in nodes:
-        name = node.name.removeprefix("fused ").removesuffix("_nchwc")
-        layer = owner.get(name) or owner.get(name.partition("_token_")[0])
+    for index, node in enumerate(nodes):
+        layer = layer_of(node)
+        beside = next((step for name, step in RESHAPES.items() if node.name.startswith(name)), 0)
+        if layer is None and beside and 0 <= index + beside < len(nodes):
+            layer = layer_of(nodes[index + beside])
         if layer is None:
             unowned.append(node)
         else:
@@ -293,7 +311,7 @@ def timeline(graph: Graph, answer: ModelAnswer, together: str | None) -> tuple[S
             Slice(
                 name=node.name,
                 operator=node.operator or "unknown",
-                layer=together if node.compiled else layer_of.get(id(node)),
+                layer=layer_of.get(id(node), together if not_layout(node) else None),
                 start=start,
                 duration=node.values[run],
             )

@@ -1,10 +1,19 @@
-"""Layers that a provider compiled into one piece, whose costs cannot be told apart."""
+"""Layers that a provider runs in one piece, whose costs cannot be told apart."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from edgeprune.devices.gpu_times import HEAVY
+from edgeprune.devices.protocol import NodeCosts
 from edgeprune.export.segments import Segment
+
+ATTENTION = frozenset({"Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention"})
+
+
+def not_layout(node: NodeCosts) -> bool:
+    """Tell whether a node that belongs to no layer does the work of layers all the same."""
+    return node.compiled or node.operator in HEAVY | ATTENTION
 
 
 def sub_graph(inside: Sequence[Segment], compilers: Mapping[str, int]) -> Segment:
@@ -35,7 +44,7 @@ def not_told_apart(inside: Sequence[Segment], compilers: Mapping[str, int]) -> t
     parts = sum(compilers.values())
     names = ", ".join(segment.name for segment in inside)
     return (
-        f"not covered: {_names(compilers)} compiled {len(inside)} layers into "
+        f"not covered: {_names(compilers)} runs {len(inside)} layers in "
         f"{'one piece' if parts == 1 else f'{parts} pieces'}, so that they have no costs of their "
         f"own (edgeprune plan prices each as a model of its own): {names}",
     )

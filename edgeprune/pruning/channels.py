@@ -97,5 +97,10 @@ def zero(module: nn.Module, side: str, indices: list[int]) -> None:
             bias = getattr(module, "bias", None)
             if isinstance(bias, Tensor):
                 bias[indices] = 0.0
+        elif isinstance(module, CONVOLUTIONS) and module.groups > 1:
+            inner, outer = weight.shape[1], weight.shape[0] // module.groups
+            for index in indices:
+                part, place = divmod(index, inner)
+                weight[part * outer : (part + 1) * outer, place] = 0.0
         else:
             weight.index_fill_(0 if transposed else 1, torch.tensor(indices), 0.0)

@@ -17,7 +17,7 @@ from edgeprune.errors import InternalCheckError, UnsupportedModelError, UsageErr
 from edgeprune.pruning import recurrent
 from edgeprune.pruning.blocks import remove, silence
 from edgeprune.pruning.channels import ROOTS, Member, is_carrier, width_of, zero
-from edgeprune.pruning.proof import describe, obstacle
+from edgeprune.pruning.proof import describe, proved
 from edgeprune.records import ChannelGroup, GroupList, ResidualBlock, SkippedGroup
 
 Inputs = tuple[Tensor, ...]
@@ -46,10 +46,9 @@ def find_groups(model: nn.Module, inputs: Inputs, keep: Sequence[str] = ()) -> G
         group = describe(name, width, members, layers)
         touched = (*group.outputs, *group.carriers)
         kept = [k for k in keep for t in touched if t == k or t.startswith(f"{k}.")]
-        if kept:
-            reason = f"prune.keep names {kept[0]}"
-        else:
-            reason = obstacle(model, inputs, name, width, cut, mask)
+        reason = f"prune.keep names {kept[0]}" if kept else ""
+        if not reason:
+            group, reason = proved(model, inputs, group, cut, mask)
         if reason:
             skipped.append(SkippedGroup(name=name, width=width, reason=reason))
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,13 +36,57 @@ def describe(
     )
 
 
-def obstacle(
-    model: nn.Module, inputs: Inputs, name: str, width: int, cut: Transform, mask: Transform
+def proved(
+    model: nn.Module, inputs: Inputs, group: ChannelGroup, cut: Transform, mask: Transform
+) -> tuple[ChannelGroup, str]:
+    """Return the group as it can be cut, and why it cannot be cut, or "".
+
+    First one channel is cut. Where that fails, channels may have to go in bundles: the divisors
+    that are tried are the integers that the group's layers and the modules around them hold
+    (groups of a convolution, heads of attention, channels of a head).
+    """
+    if group.width < 2:
+        return group, "it has a single channel"
+    reason = _obstacle(model, inputs, group, (0,), cut, mask)
+    if not reason:
+        return group, ""
+    for divisor in _divisors(model, group):
+        for contiguous in (False, True):
+            tied = group.model_copy(update={"divisor": divisor, "contiguous": contiguous})
+            bundles = tied.bundles()
+            half = [channel for bundle in bundles[::2] for channel in bundle]
+            if all(
+                not _obstacle(model, inputs, tied, gone, cut, mask) for gone in (bundles[-1], half)
+            ):
+                return tied, ""
+    return group, reason
+
+
+def _divisors(model: nn.Module, group: ChannelGroup) -> list[int]:
+    """Return integers around the group's layers that divide its width, ascending."""
+    layers = dict(model.named_modules())
+    around = set()
+    for name in (*group.outputs, *group.inputs, *group.carriers):
+        around |= {name, name.rpartition(".")[0]}
+    found = {
+        value
+        for name in around
+        for value in vars(layers[name]).values()
+        if isinstance(value, int) and not isinstance(value, bool)
+    }
+    return sorted(d for d in found if d > 1 and 3 * d <= group.width and group.width % d == 0)
+
+
+def _obstacle(
+    model: nn.Module,
+    inputs: Inputs,
+    group: ChannelGroup,
+    gone: Sequence[int],
+    cut: Transform,
+    mask: Transform,
 ) -> str:
-    """Return why the group cannot be cut, or "" if cutting one channel works and is exact."""
-    if width < 2:
-        return "it has a single channel"
-    kept = {name: [k for k in range(width) if k != 0]}
+    """Return why cutting the channels `gone` fails, or "" if it works and is exact."""
+    kept = {group.name: [k for k in range(group.width) if k not in set(gone)]}
     try:
         cut_model, masked_model = cut(model, inputs, kept), mask(model, inputs, kept)
         with torch.inference_mode():

@@ -15,6 +15,10 @@ class ChannelGroup(Record):
 
     `name` is the layer whose output channels number the group, `width` their count. `outputs`
     produce the group's channels, `inputs` consume them, `carriers` (BatchNorm, depthwise) do both.
+
+    Channels go in bundles of `divisor`, so widths are multiples of it, and two bundles stay (else a
+    grouped convolution would be a depthwise one): the same place in each of `divisor` equal parts,
+    or (`contiguous`) whole parts of that size, such as heads of attention.
     """
 
     name: str
@@ -22,6 +26,21 @@ class ChannelGroup(Record):
     outputs: tuple[str, ...]
     inputs: tuple[str, ...]
     carriers: tuple[str, ...] = ()
+    divisor: int = 1
+    contiguous: bool = False
+
+    @property
+    def narrowest(self) -> int:
+        """The smallest width that can be cut to."""
+        return 1 if self.divisor == 1 else 2 * self.divisor
+
+    def bundles(self) -> tuple[tuple[int, ...], ...]:
+        """Return the channels that can only go together."""
+        count = self.width // self.divisor
+        if self.contiguous:
+            size = self.divisor
+            return tuple(tuple(range(k * size, (k + 1) * size)) for k in range(count))
+        return tuple(tuple(range(k, self.width, count)) for k in range(count))
 
 
 class SkippedGroup(Record):
@@ -91,6 +110,7 @@ class CostTable(Record):
     """Prices of every layer of one model on one device, and the widths worth offering.
 
     `fixed` layers have neither input nor output in a group: their price never changes.
+    `swept` holds the prices by which stairs were found: one group at many widths, all else dense.
     `scale` = whole dense model / sum of its prices: what a sum of prices is multiplied with.
     """
 
@@ -102,8 +122,19 @@ class CostTable(Record):
     layers: tuple[PricedLayer, ...]
     widths: dict[str, tuple[int, ...]]
     prices: tuple[Price, ...]
+    swept: tuple[Price, ...] = ()
     probes: int
     environment: Environment
+
+
+class KeptPrices(Record):
+    """Prices of layers by a hash of what was run: of the quick sweep for stairs, and of pairs."""
+
+    device: str
+    precision: str
+    environment: Environment
+    stairs: dict[str, float]
+    prices: dict[str, float]
 
 
 class SensitivityCurve(Record):

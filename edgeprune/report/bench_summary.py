@@ -77,18 +77,22 @@ def condition(result: BenchResult) -> str:
 def markdown(result: BenchResult) -> str:
     """Return the tables as Markdown, one for each target."""
     lines: list[str] = []
+    after = " after | seeds |" if result.steps else ""
     for target in result.targets:
         lines += [
             f"**{100 * target:.0f} % of the dense cost** (dense {result.dense.accuracy:.4f})",
             "",
-            "| method | cost | MACs | before recovery | after | seeds |",
-            "|---|---:|---:|---:|---:|---:|",
+            f"| method | cost | MACs | before recovery |{after}",
+            f"|---|---:|---:|---:|{'---:|---:|' if after else ''}",
         ]
-        lines += [
-            f"| `{e.method}` | {100 * e.cost_ratio:.1f} %{' (over)' if e.over else ''} "
-            f"| {100 * e.macs_ratio:.1f} % | {'' if e.before is None else f'{e.before:.4f}'} "
-            f"| {accuracy_text(e) if result.steps else ''} | {e.seeds} |"
-            for e in entries(result, target)
-        ]
+        for e in entries(result, target):
+            cells = [
+                f"`{e.method}`",
+                f"{100 * e.cost_ratio:.1f} %{' (over)' if e.over else ''}",
+                f"{100 * e.macs_ratio:.1f} %",
+                "" if e.before is None else f"{e.before:.4f}",
+                *((accuracy_text(e), str(e.seeds)) if after else ()),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)

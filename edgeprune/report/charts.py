@@ -63,13 +63,15 @@ def bars(rows: Sequence[Pair], *, title: str) -> str:
         return left + span * (value / most if most else 0)
 
     parts: list[str] = []
+    step = 36 if any(row.after for row in rows) else 22
     for index, row in enumerate(rows):
-        top = 4 + 36 * index
-        parts.append(svg.label(left - 10, top + 19, row.label, left - 14))
+        top = 4 + step * index
+        middle = top + (19 if row.after else 12)
+        parts.append(svg.label(left - 10, middle, row.label, left - 14))
         parts += _bar(row.before, top + 2, place, svg.DENSE)
         if row.after is not None:
             parts += _bar(row.after, top + 17, place, svg.SLIM)
-    return svg.chart(title, 36 * len(rows) + 6, parts)
+    return svg.chart(title, step * len(rows) + 6, parts)
 
 
 def widths(rows: Sequence[tuple[str, int, int]], *, title: str) -> str:

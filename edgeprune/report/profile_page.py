@@ -80,7 +80,7 @@ def facts(profile: ModelProfile) -> list[tuple[str, str]]:
     ]
     if p.sub_graphs:
         compiled = figures.cost(p.sub_graphs, p.unit)
-        rows.insert(3, ("compiled in one piece", f"{compiled}, not covered"))
+        rows.insert(3, ("run in one piece", f"{compiled}, not covered"))
     if p.call:
         rest = f"{figures.cost(p.call, p.unit)} for a run without nodes, measured"
         rows.insert(3, ("into the runtime and out", rest))

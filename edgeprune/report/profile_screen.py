@@ -30,7 +30,8 @@ def show(console: Console, profile: ModelProfile) -> None:
     Where the terminal is too narrow for all columns, the least important are left out, and said.
     """
     whole = summary.profiled_run(profile)
-    rows = [_row(console, profile, layer, whole) for layer in _by_cost(profile)]
+    ordered = sorted(profile.layers, key=lambda layer: -layer.cost)
+    rows = [_row(console, profile, layer, whole) for layer in ordered if not _gone(layer)]
     if profile.layout:
         share = profile.layout / whole
         rows.append(
@@ -57,28 +58,33 @@ def show(console: Console, profile: ModelProfile) -> None:
         console.row(table, *(row.get(title, "") for title in titles))
     console.title(f"{profile.model} on {profile.device}", profile.kind)
     console.rich.print(table)
-    missing = f"{', '.join(reversed(left_out))}; --json and --html have them"
-    console.facts(*facts(profile), *([("too wide for here", missing)] if left_out else []))
+    below = facts(profile)
+    if removed := [layer.name for layer in ordered if _gone(layer)]:
+        below.append(("removed by the runtime", ", ".join(removed)))
+    if left_out:
+        missing = f"{', '.join(reversed(left_out))}; --json and --html have them"
+        below.append(("too wide for here", missing))
+    console.facts(*below)
     for warning in profile.warnings:
         console.warning(warning)
 
 
-def _by_cost(profile: ModelProfile) -> list[LayerProfile]:
-    return sorted(profile.layers, key=lambda layer: -layer.cost)
+def _gone(layer: LayerProfile) -> bool:
+    """Whether the runtime removed the layer: it has no node, and nothing that it would do."""
+    return layer.cost == layer.high == 0
 
 
 def _row(
     console: Console, profile: ModelProfile, layer: LayerProfile, whole: float
 ) -> dict[str, str]:
     """Return title -> cell for one layer."""
-    gone = layer.cost == layer.high == 0
     cost = figures.cost_interval(layer.cost, layer.low, layer.high, profile.unit)
     return {
         "layer": layer.name,
         "operator": layer.operator,
-        "share": "" if gone else f"{100 * layer.cost / whole:.1f} %",
+        "share": f"{100 * layer.cost / whole:.1f} %",
         "": console.bar(layer.cost / whole),
-        "cost": "0, removed by the runtime" if gone else cost,
+        "cost": cost,
         "MACs": figures.count(layer.macs),
         "achieved": rate(layer),
         "of its limit": of_limit(layer),

@@ -38,11 +38,11 @@ def test_progressive_reaches_the_budget_and_resumes_between_its_steps(
     for name, group in plans[1].items():
         assert set(group["kept"]) <= set(plans[0][name]["kept"])  # nothing comes back
     # scores were estimated anew on the recovered model of the first step
-    curves = [json.loads((out / ".run" / n).read_text())["result"]["curves"] for n in ("step1-4-weigh.json", "4-weigh.json")]  # fmt: skip
+    curves = [json.loads((out / ".run" / n).read_text())["result"]["curves"] for n in ("4-weigh.json", "step2-4-weigh.json")]  # fmt: skip
     assert {c["group"]: c["widths"][-1] for c in curves[1]} == first["widths"]
     assert curves[0] != curves[1]
     finished = (out / ".run" / "step1-7-recover.json").read_bytes()
-    for stage in ("4-weigh", "5-allocate", "6-shrink", "7-recover", "8-export", "9-verify"):
+    for stage in ("step2-4-weigh", "5-allocate", "6-shrink", "7-recover", "8-export", "9-verify"):
         (out / ".run" / f"{stage}.json").unlink()
     again = inside("run", job, "--device", device, "--out", out, "--resume", "--json")
     assert json.loads(again.stdout)["plan"] == verdict["plan"]

@@ -4,13 +4,17 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
+from torch import Tensor, nn
 
 from edgeprune.devices.protocol import NodeCosts
 from edgeprune.devices.simulated import segment_cost
 from edgeprune.errors import UnsupportedModelError
+from edgeprune.export.onnx_graph import export
 from edgeprune.export.segments import ANCHORS, read_graph
 from edgeprune.profiler.layers import attribute, profile_model
+from edgeprune.profiler.sub_graphs import not_layout
 
 MODELS = [
     "plain",
@@ -73,6 +77,37 @@ def test_every_weighted_layer_has_a_cost_on_this_machine(measured, name: str) ->
     assert [layer.name for layer in weighted.values() if not layer.cost > 0] == []
     for layer in weighted.values():
         assert layer.low <= layer.cost <= layer.high
+
+
+class Attention(nn.Module):
+    """What onnxruntime fuses most: scaled and transposed products, biases, splits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(12, 32), nn.Linear(32, 4)
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        return self.head(x + self.attention(x, x, x, need_weights=False)[0])
+
+
+def test_fused_products_of_attention_belong_to_their_layers(local, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    export(Attention().eval(), (torch.randn(1, 16, 12),), path, opset=20)
+    profile = profile_model(local, path, name="m", processes=1, rounds=5, seconds=0.0)
+    assert [layer.name for layer in profile.layers if layer.macs and not layer.cost] == []
+    assert {"embed", "head", "attention.out_proj"} <= set(profile.costs)
+    stray = {part.operator for part in profile.timeline if part.layer is None}
+    assert stray <= {"Squeeze", "Transpose", "Reshape"}
+
+
+def test_work_that_no_layer_claims_is_not_called_layout() -> None:
+    nodes = tuple(
+        NodeCosts(name="fresh", operator=operator, provider="CPUExecutionProvider", values=(1.0,))
+        for operator in ("FusedMatMul", "Attention", "Reshape", "ReorderInput")
+    )
+    assert [not_layout(node) for node in nodes] == [True, True, False, False]
 
 
 def test_layers_explain_most_of_the_run_on_this_machine(measured) -> None:
@@ -195,3 +230,11 @@ def test_a_dynamic_shape_is_unsupported(simulated, local, tmp_path: Path, where:
     device = simulated() if where == "simulated" else local
     with pytest.raises(UnsupportedModelError, match="fixed shape"):
         profile_model(device, tmp_path / "m.onnx", name="m")
+
+
+def test_times_that_mean_nothing_need_not_settle(simulated, exported) -> None:
+    device = simulated(process_noise=0.4)
+    asked = {"name": "m", "processes": 3, "rounds": 3, "seconds": 0.0, "settle": 0.001}
+    assert profile_model(device, exported("plain"), **asked).stopped == "unstable"
+    device.spec = device.spec.model_copy(update={"functional_only": True})
+    assert profile_model(device, exported("plain"), **asked).stopped == "time"

@@ -123,7 +123,7 @@ def test_a_recorded_session_keeps_what_can_be_told_apart(simulated, traced) -> N
     )
     assert profile.rest == pytest.approx(profile.total - middle.cost - row.cost)
     (warning,) = [w for w in profile.warnings if "not covered" in w]
-    assert "OpenVINO compiled 3 layers into 2 pieces" in warning
+    assert "OpenVINO runs 3 layers in 2 pieces" in warning
     assert warning.endswith("first, second, third")
 
 

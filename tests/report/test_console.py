@@ -224,7 +224,7 @@ def test_profile_says_what_the_runtime_does_not_report(shown):
     )
     text = " ".join(shown().split())
     assert "reported by the runtime not reported" in text
-    assert "0, removed by" in text
+    assert "removed by the runtime stem" in text
 
 
 def test_plan_shows_widths_prediction_and_rounds(shown):

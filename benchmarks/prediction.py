@@ -1,0 +1,171 @@
+"""How well whole plans are predicted from prices of layers, on random plans held out.
+
+    python benchmarks/prediction.py prepare --network fashion --keep FOLDER   # export the plans
+    python benchmarks/prediction.py price --network fashion --keep FOLDER     # build the cost table
+    python benchmarks/prediction.py measure --network fashion --keep FOLDER [--count 25]
+    python benchmarks/prediction.py report --keep FOLDER
+
+Each part goes on where it stopped. Half of the plans take offered widths (aligned), half any width
+(unaligned). Costs are taken in interleaved runs with the dense model, so that a change of the
+machine's speed since the table was built cancels: compared are shares of the dense cost. Besides
+the plain prediction, that after correction by some other plans measured whole is reported, as the
+closed loop of a job corrects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgeprune.cost.prediction import Predictor
+from edgeprune.cost.table import build_table
+from edgeprune.devices.opening import open_device
+from edgeprune.devices.protocol import Request, file_of
+from edgeprune.export.onnx_graph import export
+from edgeprune.export.segments import read_graph
+from edgeprune.job import load_job
+from edgeprune.loading import call_factory, load_model
+from edgeprune.profiler.layers import profile_model
+from edgeprune.profiler.stats import floor_of
+from edgeprune.pruning.groups import cut, find_groups
+from edgeprune.records import CostTable
+from edgeprune.store import write_text
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SHAPES = {"mobilenet_v2": (1, 3, 224, 224), "resnet18": (1, 3, 224, 224)}
+PLANS = 100
+OPSET = 20
+
+
+def network(name: str) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+    if name == "fashion":
+        job = load_job(EXAMPLES / "fashion_mnist/job.toml")
+        return load_model(job, EXAMPLES / "fashion_mnist"), (torch.zeros(1, 1, 28, 28),)
+    model = call_factory(f"model:{name}", EXAMPLES / "shapes", "model")
+    return model.eval(), (torch.zeros(SHAPES[name]),)
+
+
+def price(name: str, device_name: str, folder: Path) -> None:
+    """Build the cost table from nothing, and note how long it took."""
+    if (folder / "table.json").exists():
+        return
+    device = open_device(device_name)
+    model, inputs = network(name)
+    path = folder / "dense.onnx"
+    export(model, inputs, path, opset=OPSET)
+    groups = find_groups(model, inputs).groups
+    profile = profile_model(device, path, name=name)
+    started = time.monotonic()
+    table = build_table(device, read_graph(path), groups, profile)
+    seconds = time.monotonic() - started
+    write_text(folder / "seconds.json", json.dumps({"table": seconds, "probes": table.probes}))
+    write_text(folder / "table.json", table.model_dump_json())
+    print(f"{name}: {table.probes} probes in {seconds:.1f} s")
+
+
+def prepare(name: str, folder: Path, plans: int) -> None:
+    """Draw the plans and export them."""
+    table = CostTable.model_validate_json((folder / "table.json").read_text())
+    model, inputs = network(name)
+    random = np.random.default_rng(0)
+    for index in range(plans):
+        widths = {}
+        for group, offered in table.widths.items():
+            free = int(random.integers(max(1, offered[-1] // 8), offered[-1] + 1))
+            widths[group] = int(random.choice(offered)) if index % 2 == 0 else free
+        path = folder / f"plan{index}.onnx"
+        if not path.exists():
+            kept = {group: range(width) for group, width in widths.items()}
+            export(cut(model, inputs, kept), inputs, path, opset=OPSET)
+            write_text(folder / f"plan{index}.json", json.dumps(widths))
+
+
+def measure(device_name: str, folder: Path, count: int, rounds: int) -> None:
+    """Measure the next `count` plans, interleaved with the dense model, in two fresh processes."""
+    device = open_device(device_name)
+    if device.spec.exact:
+        rounds = 1
+    waiting = [
+        p for p in sorted(folder.glob("plan*.onnx")) if not p.with_suffix(".cost.json").exists()
+    ][:count]
+    if not waiting:
+        return
+    models = [file_of("dense", folder / "dense.onnx"), *(file_of(p.stem, p) for p in waiting)]
+    best: dict[str, float] = {}
+    for process in range(1 if device.spec.exact else 2):
+        answer = device.ask(
+            Request(
+                task="time", models=tuple(models), rounds=rounds, inner=2, seed=process,
+                warmup_runs=5, warmup_seconds=0.2, deadline_seconds=400,
+            )
+        )  # fmt: skip
+        for one in answer.models:
+            best[one.name] = min(floor_of(one.values), best.get(one.name, np.inf))
+    for path in waiting:
+        found = {"cost": best[path.stem], "dense": best["dense"]}
+        write_text(path.with_suffix(".cost.json"), json.dumps(found))
+    print(f"{len(waiting)} plans measured")
+
+
+def report(folder: Path) -> dict[str, object]:
+    """Compare predictions with measurements; return the figures."""
+    table = CostTable.model_validate_json((folder / "table.json").read_text())
+    predict, errors, shares = Predictor(table), {"aligned": [], "unaligned": []}, []
+    for path in sorted(folder.glob("plan*.cost.json")):
+        index = int(path.name.removeprefix("plan").removesuffix(".cost.json"))
+        found = json.loads(path.read_text())
+        widths = json.loads((folder / f"plan{index}.json").read_text())
+        predicted = predict(widths).cost / table.dense_cost
+        measured = found["cost"] / found["dense"]
+        shares.append(measured)
+        errors["aligned" if index % 2 == 0 else "unaligned"].append(predicted / measured - 1)
+    rows: dict[str, object] = {"device": table.device, "unit": table.unit, "probes": table.probes}
+    rows |= json.loads((folder / "seconds.json").read_text())
+    for kind, values in (*errors.items(), ("all", errors["aligned"] + errors["unaligned"])):
+        e = np.array(values)
+        if len(e):
+            rows[kind] = {
+                "plans": len(e),
+                "rmspe": float(np.sqrt(np.mean(e**2))),
+                "bias": float(np.mean(e)),
+                "within_5": float(np.mean(np.abs(e) <= 0.05)),
+                "within_10": float(np.mean(np.abs(e) <= 0.10)),
+                "largest": float(np.max(np.abs(e))),
+            }
+    rows["share_of_dense"] = [float(min(shares)), float(max(shares))] if shares else []
+    write_text(folder / "report.json", json.dumps(rows, indent=1))
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("part", choices=("price", "prepare", "measure", "report"))
+    parser.add_argument("--network", default="fashion", choices=("fashion", *SHAPES))
+    parser.add_argument("--device", default="mobile_cpu")
+    parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--plans", type=int, default=PLANS)
+    parser.add_argument("--count", type=int, default=25)
+    parser.add_argument("--rounds", type=int, default=60)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = given.keep / f"{given.network}-{given.device}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if given.part == "price":
+        price(given.network, given.device, folder)
+    elif given.part == "prepare":
+        prepare(given.network, folder, given.plans)
+    elif given.part == "measure":
+        measure(given.device, folder, given.count, given.rounds)
+    else:
+        print(json.dumps(report(folder), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

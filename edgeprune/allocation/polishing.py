@@ -1,0 +1,143 @@
+"""A plan changed in a few groups so that the loss of the whole plan falls at the same cost.
+
+The sum of single-group losses leaves out what cuts do to each other: two narrow layers in a row may
+lose far more than the sum of what each loses alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from edgeprune.allocation.closed_loop import GOOD, Measured
+from edgeprune.allocation.explanation import explain
+from edgeprune.allocation.problem import Problem
+from edgeprune.records import PlannedGroup, Round, WidthPlan
+
+Choice = tuple[int, ...]
+CHANGED, FAR = 3, 2  # groups that a neighbour differs in, and by how many offered widths
+LOOKED_AT, PASSES = 14, 3  # neighbours whose loss is measured in a pass; passes
+MEASURED = 3  # plans that go to the device
+GAIN = 0.01  # of the loss: what a change must win
+
+
+@dataclass(frozen=True)
+class Polish:
+    """What polishing needs.
+
+    Args:
+        problem: widths, losses and prices.
+        kept: group -> width to group -> channels that stay.
+        loss: measures the loss increase of a whole plan.
+        measure: builds a plan's model and measures its cost.
+        note: receives one line a plan measured.
+    """
+
+    problem: Problem
+    kept: Callable[[Mapping[str, int]], dict[str, PlannedGroup]]
+    loss: Callable[[Mapping[str, PlannedGroup]], float]
+    measure: Callable[[dict[str, PlannedGroup]], Measured]
+    note: Callable[[str], None] = lambda _: None
+
+    def __call__(self, plan: WidthPlan) -> WidthPlan:
+        """Return `plan`, or a neighbour of it that costs the same and loses less as a whole.
+
+        Descent: of the plans that differ in at most 3 groups by at most 2 offered widths, and whose
+        price keeps the measured cost inside the aim, the 14 of least summed loss are cut and their
+        loss measured; the best is the next start, at most 3 times. What was found is measured on
+        the device, best first, and the first one inside the budget's window is taken.
+        """
+        start = self._choice(plan)
+        losses = {start: self._loss(start)}
+        scale = plan.corrected / self.problem.cost(start)
+        best = start
+        for _ in range(PASSES):
+            near = [c for c in self._near(best, scale, plan.budget) if c not in losses]
+            for choice in sorted(near, key=self.problem.loss)[:LOOKED_AT]:
+                losses[choice] = self._loss(choice)
+            following = min(losses, key=lambda c: losses[c])
+            if following == best:
+                break
+            best = following
+        enough = losses[start] - GAIN * abs(losses[start])
+        found = sorted((c for c in losses if losses[c] < enough), key=lambda c: losses[c])
+        rounds = list(plan.rounds)
+        for choice in found[:MEASURED]:
+            widths = self.problem.widths_of(choice)
+            groups = self.kept(widths)
+            cost = self.measure(groups)
+            predicted = scale * self.problem.cost(choice)
+            rounds.append(
+                Round(
+                    widths=widths, predicted=predicted, measured=cost.cost,
+                    low=cost.low, high=cost.high,
+                )
+            )  # fmt: skip
+            self.note(
+                f"polished: whole loss {losses[start]:.4f} -> {losses[choice]:.4f}, "
+                f"{100 * cost.cost / plan.budget:.1f} % of the budget"
+            )
+            used = {**self.problem.used(choice), **cost.resources}
+            limits = self.problem.limits()
+            fits = all(value <= limits[name].limit for name, value in used.items())
+            if fits and GOOD[0] * plan.budget <= cost.cost <= plan.budget:
+                plan = self._changed(plan, choice, groups, cost.cost, used)
+                break
+        return plan.model_copy(update={"rounds": tuple(rounds)})
+
+    def _choice(self, plan: WidthPlan) -> Choice:
+        options = zip(self.problem.names, self.problem.widths, strict=True)
+        return tuple(widths.index(plan.groups[name].after) for name, widths in options)
+
+    def _loss(self, choice: Choice) -> float:
+        return self.loss(self.kept(self.problem.widths_of(choice)))
+
+    def _near(self, choice: Choice, scale: float, budget: float) -> list[Choice]:
+        """Return neighbours inside the aim and all limits; what is removed stays removed."""
+        problem, found = self.problem, []
+        steps = [delta for delta in range(-FAR, FAR + 1) if delta]
+        for count in range(1, min(CHANGED, len(choice)) + 1):
+            for places in itertools.combinations(range(len(choice)), count):
+                for deltas in itertools.product(steps, repeat=count):
+                    after = list(choice)
+                    for g, delta in zip(places, deltas, strict=True):
+                        after[g] += delta
+                    if not all(self._offered(g, choice[g], after[g]) for g in places):
+                        continue
+                    cost = scale * problem.cost(after)
+                    if not GOOD[0] * budget <= cost <= GOOD[1] * budget:
+                        continue
+                    if all(row.used(after) <= row.limit for row in problem.resources):
+                        found.append(tuple(after))
+        return found
+
+    def _offered(self, g: int, before: int, after: int) -> bool:
+        widths = self.problem.widths[g]
+        return 0 <= after < len(widths) and widths[before] > 0 and widths[after] > 0
+
+    def _changed(
+        self,
+        plan: WidthPlan,
+        choice: Choice,
+        groups: dict[str, PlannedGroup],
+        cost: float,
+        used: Mapping[str, float],
+    ) -> WidthPlan:
+        """Return the plan at `choice`; the proven bound of the sum stays what it was."""
+        total = self.problem.loss(choice)
+        bound = plan.loss * (1 - (plan.gap or 0.0))
+        scale = cost / self.problem.cost(choice)
+        layers = tuple(replace(t, costs=scale * t.costs) for t in self.problem.layers)
+        priced = replace(self.problem, layers=layers, fixed=scale * self.problem.fixed)
+        update = {
+            "groups": groups,
+            "corrected": cost,
+            "loss": total,
+            "gap": max(0.0, 1 - bound / total) if total > 0 else 0.0,
+            "resources": tuple(
+                row.model_copy(update={"used": used[row.name]}) for row in plan.resources
+            ),
+            "explanation": explain(priced, choice, plan.budget, plan.unit),
+        }
+        return plan.model_copy(update=update)

@@ -1,0 +1,69 @@
+"""A comparison summed up: means, spread, what is over the budget."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeprune.records import BenchDense, BenchResult, BenchRow
+from edgeprune.report.bench_page import render
+from edgeprune.report.bench_summary import accuracy_text, condition, entries, markdown
+
+
+def row(method: str, accuracy: float, *, seed: int = 0, cost: float = 0.49) -> BenchRow:
+    return BenchRow(
+        method=method, target=0.5, seed=seed, steps=10, cost_ratio=cost, macs_ratio=0.4,
+        accuracy_before_recovery=None if method == "scratch" else accuracy - 0.1,
+        accuracy=accuracy, seconds=1.0,
+    )  # fmt: skip
+
+
+def result(*rows: BenchRow, steps: int = 10) -> BenchResult:
+    return BenchResult(
+        job="net", device="mobile_cpu", kind="measured", unit="us", target=0.5, targets=(0.5,),
+        seeds=(0, 1), steps=steps, rows=rows, dense=BenchDense(accuracy=0.95),
+        metric="top-1 accuracy", accuracy_on="test", samples=10_000,
+    )  # fmt: skip
+
+
+ROWS = (
+    row("exact", 0.90),
+    row("exact", 0.92, seed=1),
+    row("retention", 0.94, cost=0.9),
+    row("scratch", 0.80),
+)
+
+
+def test_means_spread_and_order() -> None:
+    found = entries(result(*ROWS), 0.5)
+    assert [e.method for e in found] == ["exact", "scratch", "retention"]  # over the budget: last
+    best = found[0]
+    assert (best.seeds, best.accuracy, best.before) == (2, pytest.approx(0.91), pytest.approx(0.81))
+    assert best.spread == pytest.approx(0.02 / 2**0.5)
+    assert accuracy_text(best) == "0.9100 ± 0.0141"
+    assert accuracy_text(found[1]) == "0.8000 (one seed)"
+    assert (found[1].before, found[2].over) == (None, True)
+    assert entries(result(*ROWS), 0.35) == ()
+
+
+def test_the_conditions_are_said() -> None:
+    said = condition(result(*ROWS))
+    assert "10,000 test samples" in said
+    assert "after 10 steps of recovery, 2 seeds" in said
+    assert "costs are measured on mobile_cpu" in said
+    assert "after BatchNorm recalibration alone" in condition(result(*ROWS, steps=0))
+
+
+def test_tables_as_markdown() -> None:
+    text = markdown(result(*ROWS))
+    assert "| `exact` | 49.0 % | 40.0 % | 0.8100 | 0.9100 ± 0.0141 | 2 |" in text
+    assert "| `retention` | 90.0 % (over) |" in text
+    assert "| `exact` | 49.0 % | 40.0 % | 0.8100 |\n" in markdown(result(*ROWS, steps=0))
+
+
+def test_the_page_is_whole_and_names_everything() -> None:
+    page = render(result(*ROWS))
+    assert page.count("<svg") == 2
+    assert "exact: 0.9100 at 49.0" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert render(result(*ROWS, steps=0)).count("<svg") == 1
+    assert "nothing to show" in render(result(row("scratch", 0.8)))
