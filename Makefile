@@ -107,7 +107,7 @@ bench-measure: $(STAMP) ## Check the measuring itself, hours on an idle machine 
 
 .PHONY: bench-solver
 bench-solver: $(STAMP) ## Time the exact allocator and its proven gap, 9 to 300 groups
-	$(BIN)/python benchmarks/solver.py
+	$(BIN)/python benchmarks/solver.py $(if $(KEEP),--keep "$(KEEP)")
 
 .PHONY: bench-prediction
 bench-prediction: $(STAMP) ## Predict random plans and measure them [DEVICE=mobile_cpu] [NETWORK=fashion] [KEEP=folder]

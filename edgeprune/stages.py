@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from edgeprune import preparation
+from edgeprune.cost.kept import default_folder
 from edgeprune.cost.table import build_table
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
@@ -208,6 +209,7 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
             dense,
             seed=run.job.seed,
             precision=run.precision,
+            prices=None if run.device.spec.runtime == "simulated" else default_folder(),
             floors=group_floors(run.job.prune.floors, groups),
             report=lambda what, done, total: stage.update(done, total, what),
             warn=run.console.warning,

@@ -10,14 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeprune.cost.kept import Effort, PriceStore
 from edgeprune.devices.protocol import Device, ModelAnswer, NodeCosts, Request, file_of
-from edgeprune.errors import UnsupportedModelError
+from edgeprune.errors import DeviceError, UnsupportedModelError
 from edgeprune.export.fragments import Template, fragment, kept_nodes
 from edgeprune.export.precision import Precision
 from edgeprune.export.segments import CHANNELS_LAST
 from edgeprune.profiler.stats import floor_of
+from edgeprune.records import Environment
 
 CHUNK = 48  # models a process holds at once
+ANCHORS = 8  # kept prices that are measured anew
+AGREEMENT = 0.1  # three quarters of them must have changed alike within this
 LAYOUT = frozenset({"ReorderInput", "ReorderOutput"})
 Widths = tuple[int, int]
 Progress = Callable[[int, int], None]
@@ -31,12 +35,19 @@ class Probes:
         device: where to measure.
         seed: order of the runs and random weights.
         precision: the form in which layers go to the device.
+        store: prices of earlier jobs. Some of them are measured anew beside what is missing, and
+            what is kept is scaled by how the device's speed has changed; where they do not agree
+            on that, all is measured anew.
+        environment: what the device must answer with.
     """
 
     device: Device
     seed: int = 0
     precision: Precision = field(default_factory=Precision)
+    store: PriceStore | None = None
+    environment: Environment | None = None
     taken: dict[str, float] = field(default_factory=dict)
+    measured: int = 0
     _keys: dict[tuple[int, Widths], str] = field(default_factory=dict)
 
     def price(self, layer: Template, widths: Widths) -> float:
@@ -62,7 +73,12 @@ class Probes:
         again: bool = False,
         progress: Progress = lambda done, total: None,
     ) -> None:
-        """Measure what is `wanted`; what was measured before is measured anew only if `again`."""
+        """Measure what is `wanted`; what was measured before is measured anew only if `again`.
+
+        Raises:
+            DeviceError: the device answers with another environment than expected.
+        """
+        effort: Effort = "prices" if again else "stairs"
         if self.device.spec.exact:
             processes, rounds, inner, again = 1, 1, 1, False
         with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
@@ -75,17 +91,36 @@ class Probes:
                 files[key] = Path(scratch, f"{len(files)}.onnx")
                 content = fragment(layer, *widths, seed=self.seed)
                 files[key].write_bytes(self.precision.fragment(content, self.seed))
-            order = np.random.default_rng(self.seed).permutation(sorted(files))
-            chunks = [order[i : i + CHUNK].tolist() for i in range(0, len(order), CHUNK)]
-            best: dict[str, float] = {}
-            for done, (process, chunk) in enumerate(
-                (p, c) for p in range(processes) for c in chunks
-            ):
-                progress(done, processes * len(chunks))
-                for key, cost in self._ask(chunk, files, rounds, inner, process).items():
-                    best[key] = min(cost, best.get(key, cost))
-            progress(1, 1)
-            self.taken.update(best)
+            kept = self.store.load(effort) if self.store else {}
+            kept = {key: kept[key] for key in files if key in kept}
+            anchors = (
+                [] if self.device.spec.exact else sorted(kept)[:: max(1, len(kept) // ANCHORS)]
+            )
+            run = {k: path for k, path in files.items() if k not in kept or k in anchors}
+            found = self._measure(run, processes, rounds, inner, progress)
+            speed = _agreed([found[key] / kept[key] for key in anchors])
+            if speed is None:
+                rest = {k: path for k, path in files.items() if k not in run}
+                found |= self._measure(rest, processes, rounds, inner, progress)
+                kept, speed = {}, 1.0
+            self.taken.update({key: cost * speed for key, cost in kept.items()} | found)
+            new = {key: cost / speed for key, cost in found.items() if key not in kept}
+            if self.store and new:
+                self.store.save(effort, new)
+
+    def _measure(
+        self, files: dict[str, Path], processes: int, rounds: int, inner: int, progress: Progress
+    ) -> dict[str, float]:
+        order = np.random.default_rng(self.seed).permutation(sorted(files))
+        chunks = [order[i : i + CHUNK].tolist() for i in range(0, len(order), CHUNK)]
+        best: dict[str, float] = {}
+        for done, (process, chunk) in enumerate((p, c) for p in range(processes) for c in chunks):
+            progress(done, processes * len(chunks))
+            for key, cost in self._ask(chunk, files, rounds, inner, process).items():
+                best[key] = min(cost, best.get(key, cost))
+        progress(1, 1)
+        self.measured += len(best)
+        return best
 
     def _ask(
         self, keys: Sequence[str], files: dict[str, Path], rounds: int, inner: int, process: int
@@ -99,7 +134,24 @@ class Probes:
             seed=self.seed + process,
             joined=True,
         )
-        return {model.name: _cost(model) for model in self.device.ask(request).models}
+        answer = self.device.ask(request)
+        found = self.environment.differences(answer.environment) if self.environment else []
+        if found:
+            raise DeviceError(
+                f"{self.device.spec.name} answers with another environment than the profile was "
+                "taken in:\n  - " + "\n  - ".join(found),
+                "start the job again without --resume",
+            )
+        return {model.name: _cost(model) for model in answer.models}
+
+
+def _agreed(ratios: Sequence[float]) -> float | None:
+    """Return the median of costs now over costs kept, None where they disagree; 1 without any."""
+    if not ratios:
+        return 1.0
+    middle = float(np.median(ratios))
+    off = sorted(abs(ratio / middle - 1) for ratio in ratios)
+    return middle if off[(3 * len(off) - 1) // 4] <= AGREEMENT else None
 
 
 def _cost(model: ModelAnswer) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from edgeprune.cost.kept import PriceStore
 from edgeprune.cost.probes import Probes
 from edgeprune.cost.staircase import grid, worth_offering
 from edgeprune.devices.protocol import Device
@@ -31,6 +33,7 @@ def build_table(
     precision: Precision | None = None,
     processes: int = 2,
     floors: Mapping[str, int] | None = None,
+    prices: Path | None = None,
     report: Report = lambda what, done, total: None,
     warn: Callable[[str], None] = lambda message: None,
 ) -> CostTable:
@@ -42,13 +45,17 @@ def build_table(
     device compiled them into one piece with others, they are priced alone like the rest. Groups
     that feed a layer which cannot be priced at other widths (a convolution behind a concatenation)
     are left alone, and `warn` is told. Layers go to the device in the given `precision`. No width
-    below the `floors` (group -> width) is offered.
+    below the `floors` (group -> width) is offered. The folder `prices` keeps what is measured for
+    later jobs (None: nothing is kept).
 
     Raises:
         UnsupportedModelError: no group is left.
     """
     groups, layers, templates = _priceable(graph, groups, warn)
-    probes = Probes(device, seed, precision or Precision())
+    precision = precision or Precision()
+    where = profile.environment
+    store = PriceStore(prices, device.spec.name, precision.name, where) if prices else None
+    probes = Probes(device, seed, precision, store, where)
     points = _points(device, probes.precision)
     least = floors or {}
     grids = {
@@ -96,8 +103,8 @@ def build_table(
         again=True,
         progress=lambda done, total: report("prices", done, total),
     )
-    prices = [priced(layer.name, pair) for layer, pair in pairs]
-    prices += [
+    listed = [priced(layer.name, pair) for layer, pair in pairs]
+    listed += [
         Price(
             layer=layer.name,
             width_in=layer.width_in,
@@ -111,7 +118,7 @@ def build_table(
         if layer.name not in templates
     ]
     dense = {(layer.name): (layer.width_in, layer.width_out) for layer in layers}
-    total = sum(p.cost for p in prices if dense[p.layer] == (p.width_in, p.width_out))
+    total = sum(p.cost for p in listed if dense[p.layer] == (p.width_in, p.width_out))
     return CostTable(
         device=device.spec.name,
         kind=device.spec.figure,
@@ -120,9 +127,9 @@ def build_table(
         scale=profile.total / total,
         layers=tuple(layers),
         widths=offered,
-        prices=tuple(prices),
+        prices=tuple(listed),
         swept=swept,
-        probes=len(probes.taken),
+        probes=probes.measured,
         environment=profile.environment,
     )
 

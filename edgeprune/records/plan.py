@@ -127,6 +127,16 @@ class CostTable(Record):
     environment: Environment
 
 
+class KeptPrices(Record):
+    """Prices of layers by a hash of what was run: of the quick sweep for stairs, and of pairs."""
+
+    device: str
+    precision: str
+    environment: Environment
+    stairs: dict[str, float]
+    prices: dict[str, float]
+
+
 class SensitivityCurve(Record):
     """Loss increase over the dense model when only this group is cut to each width.
 

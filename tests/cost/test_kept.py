@@ -1,0 +1,127 @@
+"""Prices kept from job to job: found again, scaled, refused, and thrown away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeprune.cost.kept import PriceStore, default_folder
+from edgeprune.cost.probes import _agreed
+from edgeprune.cost.table import build_table
+from edgeprune.devices.simulated import SimulatedDevice
+from edgeprune.errors import DeviceError
+from edgeprune.export.segments import read_graph
+from edgeprune.profiler.layers import profile_model
+from edgeprune.records import CostTable, Environment
+
+
+@pytest.fixture
+def priced(exported, groups_of, tmp_path):
+    def build(device: SimulatedDevice, name: str = "plain", **options: object) -> CostTable:
+        path = exported(name)
+        profile = profile_model(device, path, name=name)
+        return build_table(
+            device, read_graph(path), groups_of(name).groups, profile,
+            prices=tmp_path / "prices", **options,
+        )  # fmt: skip
+
+    return build
+
+
+class Throttled:
+    """The same device, whose clock now runs at another speed without saying so."""
+
+    def __init__(self, device: SimulatedDevice, factor: float) -> None:
+        self.device, self.spec, self.factor = device, device.spec, factor
+
+    def ask(self, request):  # type: ignore[no-untyped-def]
+        answer = self.device.ask(request)
+
+        def scaled(values: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(self.factor * value for value in values)
+
+        models = tuple(
+            model.model_copy(
+                update={
+                    "values": scaled(model.values),
+                    "runs": scaled(model.runs),
+                    "nodes": tuple(
+                        node.model_copy(update={"values": scaled(node.values)})
+                        for node in model.nodes
+                    ),
+                }
+            )
+            for model in answer.models
+        )
+        return answer.model_copy(update={"models": models})
+
+
+def costs(table: CostTable) -> dict[tuple[str, int, int], float]:
+    return {(p.layer, p.width_in, p.width_out): p.cost for p in table.prices}
+
+
+def test_a_second_job_measures_a_few_anchors_only(priced, simulated) -> None:
+    first = priced(simulated())
+    second = priced(simulated())
+    assert costs(second) == pytest.approx(costs(first))
+    assert second.widths == first.widths
+    assert second.probes < 0.5 * first.probes
+
+
+def test_a_device_that_got_slower_scales_what_is_kept(priced, simulated) -> None:
+    first = priced(simulated())
+    slower = priced(Throttled(simulated(), 1.7))
+    assert slower.probes < first.probes
+    scaled = {key: 1.7 * cost for key, cost in costs(first).items()}
+    assert costs(slower) == pytest.approx(scaled)
+
+
+def test_another_environment_finds_nothing(priced, simulated) -> None:
+    first, other = priced(simulated(step=8)), priced(simulated(step=4))
+    assert other.probes >= 0.9 * first.probes
+    fresh = priced(simulated(step=4))
+    assert costs(fresh) == pytest.approx(costs(other))
+
+
+def test_prices_that_do_not_agree_on_the_speed_are_measured_anew() -> None:
+    assert _agreed([]) == 1.0
+    assert _agreed([1.1, 1.12, 1.09, 2.0]) == pytest.approx(1.11)
+    assert _agreed([1.0, 1.5, 0.7, 2.0]) is None
+
+
+def test_a_file_that_was_moved_is_refused(tmp_path: Path) -> None:
+    def store(version: str) -> PriceStore:
+        environment = Environment(facts={"onnxruntime": version}, comparable=("onnxruntime",))
+        return PriceStore(tmp_path, "board/1", "float32", environment)
+
+    old, new = store("1.30"), store("1.31")
+    old.save("stairs", {"a": 1.0})
+    old.save("prices", {"a": 2.0, "b": 3.0})
+    old.save("prices", {"b": 4.0})
+    assert (old.load("stairs"), old.load("prices")) == ({"a": 1.0}, {"a": 2.0, "b": 4.0})
+    assert new.load("prices") == {}
+    assert new.path != old.path
+    assert new.path.parent == tmp_path / "board_1"
+    old.path.rename(new.path)
+    with pytest.raises(DeviceError, match=r"onnxruntime: 1\.30 against 1\.31"):
+        new.load("prices")
+    new.path.write_text("{}")
+    assert new.load("prices") == {}
+
+
+def test_where_prices_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("EDGEPRUNE_PRICES", raising=False)
+    assert default_folder() == tmp_path / "edgeprune" / "prices"
+    monkeypatch.setenv("EDGEPRUNE_PRICES", "profiles")
+    assert default_folder() == Path("profiles")
+
+
+def test_a_device_that_answers_with_another_runtime_is_refused(
+    exported, groups_of, simulated
+) -> None:
+    path = exported("plain")
+    profile = profile_model(simulated(step=8), path, name="plain")
+    with pytest.raises(DeviceError, match="another environment than the profile"):
+        build_table(simulated(step=4), read_graph(path), groups_of("plain").groups, profile)
