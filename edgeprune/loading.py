@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import random
+import struct
 import sys
 import warnings
 from pathlib import Path
@@ -17,6 +18,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
 from edgeprune.data import Data
@@ -28,6 +30,11 @@ from edgeprune.errors import (
     WeightsError,
 )
 from edgeprune.job import Job
+
+GARBAGE = (  # what torch.load raises on files that are none of its own
+    OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+    ArithmeticError, AssertionError, struct.error,
+)  # fmt: skip
 
 
 def seed_everything(seed: int) -> None:
@@ -68,6 +75,7 @@ def _fresh_model(job: Job, folder: Path) -> nn.Module:
             f"model.factory {job.model.factory!r} returned a {type(model).__name__}, "
             "not a torch.nn.Module"
         )
+    check_form(model)
     return model
 
 
@@ -125,6 +133,11 @@ def _import(name: str, folder: Path, key: str) -> Any:
     """Import `name`, beside the job first; a module of another job is not mistaken for it."""
     local = folder.resolve()
     top = name.partition(".")[0]
+    if top in sys.stdlib_module_names and (local / f"{top}.py").is_file():
+        raise FactoryError(
+            f"{key}: {local / f'{top}.py'} has the name of a module of Python's standard library",
+            "rename the file: other packages would import it by mistake",
+        )
     beside = (local / f"{top}.py").is_file() or (local / top / "__init__.py").is_file()
     loaded = sys.modules.get(top)
     if beside and loaded is not None:
@@ -177,8 +190,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"model.weights: {path} is not plain weights and is not loaded: {reason}",
             "save the state dict only: safetensors.torch.save_file(model.state_dict(), ...)",
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError(f"model.weights: {path} cannot be read: {error}") from None
+    except GARBAGE as error:
+        raise WeightsError(
+            f"model.weights: {path} cannot be read: {type(error).__name__}: {error}"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(
             f"model.weights: {path} holds no state dict (names -> tensors)",
@@ -220,8 +235,34 @@ def _take_masks(model: nn.Module, state: dict[str, Tensor]) -> None:
             prune.custom_from_mask(model.get_submodule(path), key, masked)
 
 
+def check_form(model: nn.Module) -> None:
+    """Make sure that every parameter and buffer exists, in a type that can be worked with.
+
+    Raises:
+        UnsupportedModelError: lazy, on the meta device, or of half precision.
+    """
+    named = (*model.named_parameters(), *model.named_buffers())
+    for name, tensor in named:
+        if is_lazy(tensor):
+            raise UnsupportedModelError(
+                f"the model's {name} has no shape yet (a lazy layer)",
+                "run the model once in the factory, or give the layer its number of inputs",
+            )
+        if tensor.is_meta:
+            raise UnsupportedModelError(
+                f"the model's {name} is on the meta device and holds no values",
+                "build the model on the CPU",
+            )
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            raise UnsupportedModelError(
+                f"the model's {name} is {str(tensor.dtype).removeprefix('torch.')}",
+                'return model.float() from the factory; [export] precision = "int8" makes it small',
+            )
+
+
 def check_finite(model: nn.Module) -> None:
     """Raise WeightsError if a parameter or buffer holds NaN or infinity."""
+    check_form(model)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             count = int((~torch.isfinite(tensor)).sum())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -65,10 +66,29 @@ Amount = Annotated[str, BeforeValidator(_amount)]
 Factory = Annotated[str, AfterValidator(_factory)]
 
 
+def _kinds(annotation: Any) -> set[Any]:
+    """Return the plain types that a field takes, besides sequences."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _kinds(inner[0])
+    if inner and get_origin(annotation) in (Union, UnionType):
+        return set[Any]().union(*map(_kinds, inner))
+    return {annotation}
+
+
 class Section(BaseModel):
     """Base of the sections of a job: frozen, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: object, info: ValidationInfo) -> object:
+        kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
+        wrong = bool if str in kinds else bool | str
+        if isinstance(value, wrong) and kinds & {int, float} and type(value) not in kinds:
+            raise ValueError(f"should be a number, not {value!r}")
+        return value
 
 
 class ModelSection(Section):

@@ -230,3 +230,11 @@ def test_a_dynamic_shape_is_unsupported(simulated, local, tmp_path: Path, where:
     device = simulated() if where == "simulated" else local
     with pytest.raises(UnsupportedModelError, match="fixed shape"):
         profile_model(device, tmp_path / "m.onnx", name="m")
+
+
+def test_times_that_mean_nothing_need_not_settle(simulated, exported) -> None:
+    device = simulated(process_noise=0.4)
+    asked = {"name": "m", "processes": 3, "rounds": 3, "seconds": 0.0, "settle": 0.001}
+    assert profile_model(device, exported("plain"), **asked).stopped == "unstable"
+    device.spec = device.spec.model_copy(update={"functional_only": True})
+    assert profile_model(device, exported("plain"), **asked).stopped == "time"
