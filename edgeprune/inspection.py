@@ -13,7 +13,7 @@ from edgeprune.devices.protocol import Device
 from edgeprune.errors import UsageError
 from edgeprune.export.onnx_graph import describe, export
 from edgeprune.export.precision import Precision
-from edgeprune.export.shapes import fix_shapes
+from edgeprune.export.shapes import fix_shapes, with_names
 from edgeprune.job import load_job
 from edgeprune.profiler.layers import profile_model
 from edgeprune.profiler.timing import compare
@@ -222,7 +222,7 @@ def _model_file(
     sizes = _sizes(shapes)
     if what.endswith(".onnx"):
         file = Path(what)
-        return (fix_shapes(file, sizes, path) if sizes else file), file.name
+        return (fix_shapes(file, sizes, path) if sizes else with_names(file, path)), file.name
     import torch
 
     from edgeprune.loading import call_factory, check_runs, load_data, load_model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
@@ -42,8 +42,40 @@ def fix_shapes(path: Path, shapes: Mapping[str, Shape], out: Path) -> Path:
     except onnx.shape_inference.InferenceError as error:
         first = next((line for line in str(error).splitlines() if line.strip()), "")
         raise UsageError(f"{path.name} does not take these shapes: {first}") from None
+    _name_nodes(inferred)
     onnx.save(inferred, out)
     return out
+
+
+def with_names(path: Path, out: Path) -> Path:
+    """Return `path`, or `out` with a copy in which nodes without a name have one.
+
+    onnxruntime would number them by operator, and its profile could not be read back.
+
+    Raises:
+        UnsupportedModelError: not an ONNX model.
+    """
+    proto = load(path)
+    if all(node.name for node in proto.graph.node):
+        return path
+    _name_nodes(proto)
+    onnx.save(proto, out)
+    return out
+
+
+def _name_nodes(proto: onnx.ModelProto) -> None:
+    """Name each node without a name after its first output."""
+    taken = {node.name for node in proto.graph.node}
+    for node in proto.graph.node:
+        if not node.name:
+            node.name = next(n for n in _variants(node.output[0]) if n not in taken)
+            taken.add(node.name)
+
+
+def _variants(name: str) -> Iterator[str]:
+    while True:
+        yield name
+        name += "_"
 
 
 def _input(name: str, inputs: Mapping[str, onnx.ValueInfoProto], path: Path) -> str:

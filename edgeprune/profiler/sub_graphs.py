@@ -18,7 +18,7 @@ def not_layout(node: NodeCosts) -> bool:
 
 def sub_graph(inside: Sequence[Segment], compilers: Mapping[str, int]) -> Segment:
     """Return the row of what providers compiled: the layers inside taken together."""
-    name = f"{len(inside)} layers inside {_names(compilers)}"
+    name = f"{len(inside)} {'layer' if len(inside) == 1 else 'layers'} inside {_names(compilers)}"
     if not inside:
         return Segment(name, "sub-graph", [], [], name)
     first, last = inside[0], inside[-1]

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from edgeprune.errors import UsageError
 from edgeprune.export.segments import read_graph
-from edgeprune.export.shapes import fix_shapes
+from edgeprune.export.shapes import fix_shapes, with_names
 from edgeprune.export.synthetic import write_chain, write_convolutions, write_product
 
 
@@ -74,3 +74,19 @@ def test_synthetic_models_hold_the_work_they_promise(tmp_path: Path) -> None:
     assert five.macs * 4 == four.macs * 5
     for path in tmp_path.glob("*.onnx"):
         onnx.checker.check_model(onnx.load(path), full_check=True)
+
+
+def test_nodes_without_names_are_named_after_their_outputs(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Neg", ["a"], ["b"], name="a"),
+        helper.make_node("Abs", ["b"], ["y"]),
+    ]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    opsets = [helper.make_opsetid("", 20)]
+    path, out = tmp_path / "m.onnx", tmp_path / "named.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    assert with_names(path, out) == out
+    assert [node.name for node in onnx.load(out).graph.node] == ["a_", "a", "y"]
+    assert with_names(out, tmp_path / "again.onnx") == out
