@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -64,11 +65,24 @@ def candidates_of(run: Run, table: CostTable, sensitivity: Sensitivity) -> Candi
         dense=run.file(run.start),
         table=table,
         curves=best_curves(sensitivity.curves),
-        scores=load_file(run.scores),
+        scores=_of_what_is_left(run, load_file(run.scores)),
         opset=run.job.export.opset,
         seed=run.job.seed,
         relative=run.job.request.share is not None,
     )
+
+
+def _of_what_is_left(run: Run, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return scores in which channels that earlier steps cut rank last."""
+    found = {}
+    for key, score in scores.items():
+        kept = run.present.kept.get(key.partition("/")[2])
+        if kept is not None:
+            left = torch.full_like(score, -torch.inf)
+            left[list(kept)] = score[list(kept)]
+            score = left
+        found[key] = score
+    return found
 
 
 def pose(
@@ -165,7 +179,8 @@ def allocate(
                 return meter.increase(kept, candidates.removed(groups))
 
             measure, note = candidates.measure, stage.note
-            plan = Polish(problem, candidates.planned, loss, measure, note)(plan)
+            scores = task_of(run, groups, table, sensitivity).scores
+            plan = Polish(problem, candidates.planned, loss, measure, note, scores)(plan)
         kept = {name: group.kept for name, group in plan.groups.items()}
         whole = meter.increase(kept, plan.removed)
         stage.note(f"loss of the whole plan {whole:+.4f}, sum over groups {plan.loss:+.4f}")

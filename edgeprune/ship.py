@@ -235,6 +235,7 @@ def _manifest(out: Path, document: ReportData, names: Sequence[str]) -> dict[str
         "plan": {
             "digest": plan.digest,
             "widths": {name: [group.before, group.after] for name, group in plan.groups.items()},
+            "removed": [block.last for block in plan.removed],
         },
         "seed": verdict.seed,
         "licence": document.licence,

@@ -14,6 +14,7 @@ from edgeprune.records import PlannedGroup, ResourceUse, Round, Unit, WidthPlan
 
 FULL_USE = 0.97  # a plan below this share of the budget leaves accuracy unused
 AIM = (0.978, 0.990)  # of predictions: the middle of [FULL_USE, 1]
+EDGE = (FULL_USE, 0.998)  # where widths are too coarse for the aim
 GOOD = (0.972, 0.995)  # of measurements: no further round is needed
 ROUNDS = 6
 DENSE = "the dense model"
@@ -174,10 +175,11 @@ def _next(
         solution = solve(problem, high, lower=low, without=tried, near=near, seed=seed)
         if solution is not None:
             return solution
-    solution = solve(problem, high, lower=low, without=tried, seed=seed)
-    if solution is None:
-        solution = solve(problem, high, without=tried, seed=seed)
-    return solution
+    for lowest, highest in ((AIM[0], AIM[1]), EDGE, (0.0, AIM[1])):
+        solution = solve(problem, highest * budget, lower=lowest * budget, without=tried, seed=seed)
+        if solution is not None:
+            return solution
+    return None
 
 
 def _best(candidates: list[_Candidate], budget: float) -> _Candidate | None:

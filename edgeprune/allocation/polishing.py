@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
 
 from edgeprune.allocation.closed_loop import GOOD, Measured
 from edgeprune.allocation.explanation import explain
 from edgeprune.allocation.problem import Problem
+from edgeprune.importance.scores import keep_best
 from edgeprune.records import PlannedGroup, Round, WidthPlan
 
 Choice = tuple[int, ...]
@@ -32,6 +35,7 @@ class Polish:
         loss: measures the loss increase of a whole plan.
         measure: builds a plan's model and measures its cost.
         note: receives one line a plan measured.
+        scores: criterion -> group -> score of each channel [width]: rankings to choose from.
     """
 
     problem: Problem
@@ -39,6 +43,7 @@ class Polish:
     loss: Callable[[Mapping[str, PlannedGroup]], float]
     measure: Callable[[dict[str, PlannedGroup]], Measured]
     note: Callable[[str], None] = lambda _: None
+    scores: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def __call__(self, plan: WidthPlan) -> WidthPlan:
         """Return `plan`, or a neighbour of it that costs the same and loses less as a whole.
@@ -84,7 +89,28 @@ class Polish:
             if fits and GOOD[0] * plan.budget <= cost.cost <= plan.budget:
                 plan = self._changed(plan, choice, groups, cost.cost, used)
                 break
-        return plan.model_copy(update={"rounds": tuple(rounds)})
+        return self._ranked_in_context(plan.model_copy(update={"rounds": tuple(rounds)}))
+
+    def _ranked_in_context(self, plan: WidthPlan) -> WidthPlan:
+        """Return `plan` with the ranking of each group that loses least beside the other cuts.
+
+        A criterion that is best when a group is cut alone need not be so when all are. Widths, and
+        so the cost, stay.
+        """
+        groups = dict(plan.groups)
+        loss = before = self.loss(groups)
+        for name, scores in itertools.product(groups, self.scores.items()):
+            criterion, planned = scores[0], groups[name]
+            if criterion == planned.criterion or not 0 < planned.after < planned.before:
+                continue
+            kept = keep_best(scores[1][name], planned.after)
+            other = planned.model_copy(update={"kept": kept, "criterion": criterion})
+            found = self.loss({**groups, name: other})
+            if found < loss:
+                groups[name], loss = other, found
+        if loss < before:
+            self.note(f"ranked in context: whole loss {before:.4f} -> {loss:.4f}")
+        return plan.model_copy(update={"groups": groups})
 
     def _choice(self, plan: WidthPlan) -> Choice:
         options = zip(self.problem.names, self.problem.widths, strict=True)

@@ -62,6 +62,8 @@ def cost_interval(
         return f"{cost(value, unit)}, by formula"
     if low == high and unit == "instructions":
         return f"{value:,.0f} instructions, exact"
+    if low == high and value:  # a node shorter than what can be told from the profiler's own work
+        return f"{cost(value, unit)}, not resolved"
     scale = scale_of(unit, value)
     value_, low_, high_ = (scale.text(x, high - low) for x in (value, low, high))
     return f"{value_} {scale.name} [{low_}, {high_}]"

@@ -62,7 +62,7 @@ def of_limit(layer: LayerProfile) -> str:
 def facts(profile: ModelProfile) -> list[tuple[str, str]]:
     """Return what holds for the whole model, as (name, text)."""
     p = profile
-    total = figures.cost_interval(p.total, p.total_low, p.total_high, p.unit)
+    total = figures.cost_interval(p.total, p.total_low, p.total_high, p.unit, p.kind)
     runs = f"{p.runs} runs in {p.processes} processes" if p.processes > 1 else "one process"
     rows = [
         ("total", f"{total}, {p.kind}; without the profiler, {runs}"),

@@ -78,7 +78,7 @@ def _row(
     console: Console, profile: ModelProfile, layer: LayerProfile, whole: float
 ) -> dict[str, str]:
     """Return title -> cell for one layer."""
-    cost = figures.cost_interval(layer.cost, layer.low, layer.high, profile.unit)
+    cost = figures.cost_interval(layer.cost, layer.low, layer.high, profile.unit, profile.kind)
     return {
         "layer": layer.name,
         "operator": layer.operator,

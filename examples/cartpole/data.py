@@ -29,7 +29,7 @@ def load() -> Data:
     states = load_file(STATES)["states"]
     order = torch.randperm(len(states), generator=torch.Generator().manual_seed(0))
     states = states[order]
-    with torch.inference_mode():
+    with torch.no_grad():  # targets enter losses that are differentiated
         actions = policy()(states).argmax(1)
 
     def part(start: int, count: int) -> list[tuple[Tensor, Tensor]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+import torch
 
 from edgeprune.allocation.closed_loop import Measured
 from edgeprune.allocation.polishing import Polish
@@ -85,3 +86,27 @@ def test_a_plan_that_is_best_stays_and_nothing_is_measured() -> None:
         raise AssertionError("measured")
 
     assert Polish(PROBLEM, planned, whole, never)(best) == best
+
+
+def test_channels_are_ranked_anew_beside_the_other_cuts() -> None:
+    best = plan(4, 1, 3)
+    scores = {
+        "taylor": {n: torch.tensor([4.0, 3.0, 2.0, 1.0]) for n in "abc"},
+        "fpgm": {n: torch.tensor([1.0, 2.0, 3.0, 4.0]) for n in "abc"},
+    }
+
+    def loss(groups: Mapping[str, PlannedGroup]) -> float:
+        """Keeping b's last channel helps, keeping c's last one harms."""
+        return whole(groups) - 0.1 * (3 in groups["b"].kept) + 0.1 * (3 in groups["c"].kept)
+
+    def never(groups: dict[str, PlannedGroup]) -> Measured:
+        raise AssertionError("measured")
+
+    found = Polish(PROBLEM, planned, loss, never, scores=scores)(best)
+    assert {name: group.kept for name, group in found.groups.items()} == {
+        "a": (0, 1, 2, 3),
+        "b": (3,),
+        "c": (0, 1, 2),
+    }
+    assert [found.groups[name].criterion for name in "abc"] == ["l2", "fpgm", "l2"]
+    assert (found.corrected, found.loss) == (best.corrected, best.loss)

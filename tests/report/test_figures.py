@@ -71,3 +71,8 @@ def test_percent(share, text):
 def test_only_estimates_are_denied_the_word_speed_up():
     assert figures.ratio_name("measured") == figures.ratio_name("emulated") == "speed-up"
     assert figures.ratio_name("estimated") == "estimated ratio"
+
+
+def test_a_measured_cost_without_spread_is_not_called_certain():
+    assert figures.cost_interval(0.517, 0.517, 0.517, "us") == "0.517 µs, not resolved"
+    assert figures.cost_interval(0.517, 0.517, 0.517, "us", "estimated") == "0.517 µs, by formula"
