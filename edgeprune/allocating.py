@@ -169,7 +169,7 @@ def allocate(
             seed=run.job.seed,
             note=stage.note,
         )
-        if run.job.prune.loss != "sensitivity" or run.present.kept:
+        if run.job.prune.loss != "sensitivity" or run.left is not None:
             return plan  # the sum is no loss of the dense model's
         meter = LossMeter(run.model, run.data, run.job.prune.calibration_samples)
         if run.job.prune.polish:
