@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from edgeprune import stages
-from edgeprune.allocating import pose
 from edgeprune.allocation.exact import solve
 from edgeprune.devices.opening import open_device
 from edgeprune.identity import identity_of
@@ -25,6 +23,8 @@ from edgeprune.pipeline import Prices, load, make, prices_of
 from edgeprune.records import Verdict
 from edgeprune.report.console import Console
 from edgeprune.sections import BudgetSection
+from edgeprune.stages import base
+from edgeprune.stages.allocating import pose
 from edgeprune.store import RunFolder
 
 JOB = Path(__file__).parents[1] / "examples/fashion_mnist/microcontroller.toml"
@@ -33,7 +33,7 @@ SHARE = 0.5
 STEP = 0.01  # of the dense MACs, in the search for the plan in MACs
 
 
-def budgets(this: stages.Run, prices: Prices) -> Iterator[tuple[str, BudgetSection]]:
+def budgets(this: base.Run, prices: Prices) -> Iterator[tuple[str, BudgetSection]]:
     """Yield names and budgets: instructions, MACs, MACs at the same instructions, RAM."""
     yield "half of the instructions", BudgetSection(latency=f"{SHARE:.0%}")
     yield "half of the MACs", BudgetSection(macs=f"{SHARE:.0%}")
@@ -84,7 +84,7 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch,
         RunFolder(Path(scratch), identity_of(job, model, data, device), resume=False) as folder,
     ):
-        this = stages.Run(job, model, data, device, folder, Console(quiet=True))
+        this = base.Run(job, model, data, device, folder, Console(quiet=True))
         prices = prices_of(this)
         heads = ("budget", "instructions", "of dense", "MACs", "RAM", "flash")
         print(f"| {' | '.join((*heads, 'recalibrated', 'int8', 'widths'))} |")

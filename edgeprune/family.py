@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import nn
 
-from edgeprune import allocating, stages, steps
 from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UsageError
@@ -22,12 +21,13 @@ from edgeprune.identity import identity_of
 from edgeprune.job import Job
 from edgeprune.loading import seed_everything
 from edgeprune.pipeline import Prices, Result, allocate, attempts, deliver, prices_of
-from edgeprune.preparing import prepared
 from edgeprune.pruning.remainder import Remainder
 from edgeprune.records import Sensitivity, Verdict, WidthPlan
 from edgeprune.report import figures
 from edgeprune.report.console import Console
 from edgeprune.ship import require_ours
+from edgeprune.stages import allocating, base, steps
+from edgeprune.stages.preparing import prepared
 from edgeprune.store import RunFolder, write_text
 from edgeprune.verify import guards
 
@@ -74,7 +74,7 @@ def run(
     *,
     resume: bool = False,
     console: Console,
-    given: stages.Given | None = None,
+    given: base.Given | None = None,
 ) -> Family:
     """Make a model for each budget and ship each into `out`/<budget>, with an index in `out`.
 
@@ -90,11 +90,11 @@ def run(
         require_ours(out / budget)
     if (out / PAGE).exists() and not (out / INDEX).exists():
         require_ours(out)
-    given = given or stages.Given()
+    given = given or base.Given()
     identity = _identity(job, budgets, model, data, device) | given.identity()
     with RunFolder(out, identity, resume=resume) as folder:
         first = job.with_overrides(budget=budgets[0])
-        this = prepared(stages.Run(first, model, data, device, folder, console, given=given))
+        this = prepared(base.Run(first, model, data, device, folder, console, given=given))
         prices = prices_of(this)
         left: Remainder | None = None
         members: list[Result] = []
@@ -128,7 +128,7 @@ def plan_only(
     identity = _identity(job, budgets, model, data, device)
     with RunFolder(scratch, identity, resume=False) as folder:
         first = job.with_overrides(budget=budgets[0])
-        this = prepared(stages.Run(first, model, data, device, folder, console))
+        this = prepared(base.Run(first, model, data, device, folder, console))
         prices = prices_of(this)
         left: Remainder | None = None
         for member in _members(this, budgets, prices):
@@ -175,7 +175,7 @@ def _left_of(prices: Prices, left: Remainder | None) -> Prices:
     return replace(prices, curves=Sensitivity(curves=tuple(curves)))
 
 
-def _members(this: stages.Run, budgets: Sequence[str], prices: Prices) -> list[stages.Run]:
+def _members(this: base.Run, budgets: Sequence[str], prices: Prices) -> list[base.Run]:
     """Return a run for each budget, from the largest down; all budgets can be reached.
 
     Raises:

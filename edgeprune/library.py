@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edgeprune import stages
 from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
@@ -17,6 +16,7 @@ from edgeprune.loading import check_finite, check_runs
 from edgeprune.pipeline import Result, run
 from edgeprune.report.console import Console
 from edgeprune.sections import BudgetSection
+from edgeprune.stages import base
 
 
 def slim(
@@ -69,6 +69,6 @@ def slim(
     data.check()
     check_runs(model.eval(), data)
     folder = Path(out) if out is not None else Path("deploy", opened.spec.name, name)
-    given = stages.Given(initial=initial)
+    given = base.Given(initial=initial)
     console = Console(quiet=quiet)
     return run(job, model, data.guarded(), opened, folder, console=console, given=given)

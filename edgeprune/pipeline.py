@@ -10,7 +10,6 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import nn
 
-from edgeprune import allocating, preparation, stages, steps, weighing
 from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
@@ -25,7 +24,6 @@ from edgeprune.loading import (
     load_model,
     seed_everything,
 )
-from edgeprune.preparing import prepared
 from edgeprune.pruning.remainder import Remainder
 from edgeprune.records import (
     Artifact,
@@ -44,9 +42,11 @@ from edgeprune.records import (
 from edgeprune.recovery.schedules import Outcome, Step, carry_out
 from edgeprune.report.console import Console
 from edgeprune.ship import require_ours, ship
+from edgeprune.stages import allocating, base, preparation, steps, weighing
+from edgeprune.stages.preparing import prepared
+from edgeprune.stages.views import collect
 from edgeprune.store import RunFolder
 from edgeprune.verify import guards
-from edgeprune.views import collect
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def load(job: Job, folder: Path) -> tuple[nn.Module, Data]:
 
 def load_given(
     job: Job, folder: Path, scores: Sequence[Path] = (), merge: Merge = "mean"
-) -> stages.Given:
+) -> base.Given:
     """Return what a run needs besides model and data: early weights, `scores` of data holders.
 
     Raises:
@@ -101,7 +101,7 @@ def load_given(
             'take schedule "one_shot", or leave out --importance',
         )
     initial = initial_state(job, folder) if kind == "lottery" else None
-    return stages.Given(initial, tuple(map(read_scores, scores)), merge)
+    return base.Given(initial, tuple(map(read_scores, scores)), merge)
 
 
 def run(
@@ -113,7 +113,7 @@ def run(
     *,
     resume: bool = False,
     console: Console,
-    given: stages.Given | None = None,
+    given: base.Given | None = None,
 ) -> Result:
     """Do the whole job and ship into `out`; with `resume`, go on where an earlier run stopped.
 
@@ -125,15 +125,15 @@ def run(
     steps.check(job, data)
     guards.check(job.guards, model, data)
     require_ours(out)
-    given = given or stages.Given()
+    given = given or base.Given()
     identity = identity_of(job, model, data, device) | given.identity()
     with RunFolder(out, identity, resume=resume) as folder:
-        this = prepared(stages.Run(job, model, data, device, folder, console, given=given))
+        this = prepared(base.Run(job, model, data, device, folder, console, given=given))
         prices = prices_of(this)
         return deliver(this, prices, attempts(this, prices), out)
 
 
-def attempts(this: stages.Run, prices: Prices) -> Made:
+def attempts(this: base.Run, prices: Prices) -> Made:
     """Make the slim model; where it misses the budget, once more for a tighter one."""
     made = make(this, prices)
     budget = made.verification.verdict.budget
@@ -149,7 +149,7 @@ def attempts(this: stages.Run, prices: Prices) -> Made:
     return min(made, again, key=_shortfall)
 
 
-def deliver(this: stages.Run, prices: Prices, made: Made, out: Path) -> Result:
+def deliver(this: base.Run, prices: Prices, made: Made, out: Path) -> Result:
     """Ship what was made into `out`."""
     with this.console.stage("Shipping"):
         ship(
@@ -187,7 +187,7 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         identity = identity_of(job, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
-            this = prepared(stages.Run(job, model, data, device, folder, console))
+            this = prepared(base.Run(job, model, data, device, folder, console))
             prices = prices_of(this)
             plan = allocate(this, prices)
             return Planned(prices.groups, prices.dense, prices.table, plan)
@@ -203,22 +203,22 @@ class Prices:
     curves: Sensitivity
 
 
-def prices_of(this: stages.Run) -> Prices:
+def prices_of(this: base.Run) -> Prices:
     """Profile and price: what the device says, and what each width costs in loss."""
     do, skip, files = this.folder.stage, this.console.skipped, this.exported(this.start)
-    groups = do("1-groups", GroupList, lambda: stages.group(this), (), skip)
+    groups = do("1-groups", GroupList, lambda: base.group(this), (), skip)
     dense = this.profiled if this.original is None else None
     if dense is None:
-        dense = do("2-profile", ModelProfile, lambda: stages.profile(this), files, skip)
+        dense = do("2-profile", ModelProfile, lambda: base.profile(this), files, skip)
     alone = this.job.budget.asked == this.job.budget.latency or not groups.groups
     if this.prepared and alone and preparation.is_enough(this.prepared, groups, dense, this.limit):
         return Prices(groups, dense, preparation.no_prices(dense), Sensitivity(curves=()))
-    table = do("3-price", CostTable, lambda: stages.price(this, groups, dense), (), skip)
+    table = do("3-price", CostTable, lambda: base.price(this, groups, dense), (), skip)
     allocating.check_budgets(this, groups, dense, table)
     return Prices(groups, dense, table, _weigh(this, groups, table))
 
 
-def _weigh(this: stages.Run, groups: GroupList, table: CostTable) -> Sensitivity:
+def _weigh(this: base.Run, groups: GroupList, table: CostTable) -> Sensitivity:
     """Find out what each width costs in loss; further attempts share it."""
 
     def work() -> Sensitivity:
@@ -228,7 +228,7 @@ def _weigh(this: stages.Run, groups: GroupList, table: CostTable) -> Sensitivity
     return this.folder.stage(name, Sensitivity, work, (this.scores.name,), skip)
 
 
-def allocate(this: stages.Run, prices: Prices, tighter: float = 1.0) -> WidthPlan:
+def allocate(this: base.Run, prices: Prices, tighter: float = 1.0) -> WidthPlan:
     """Allocate widths for 1 / `tighter` of the budget."""
 
     def work() -> WidthPlan:
@@ -244,7 +244,7 @@ def allocate(this: stages.Run, prices: Prices, tighter: float = 1.0) -> WidthPla
 class _Cut:
     """What a step of the schedule made."""
 
-    run: stages.Run
+    run: base.Run
     plan: WidthPlan
     curves: Sensitivity
     recovered: Recovered
@@ -273,7 +273,7 @@ def _shortfall(made: Made) -> tuple[bool, float]:
     return not verdict.passed, over
 
 
-def make(this: stages.Run, prices: Prices, tighter: float = 1.0) -> Made:
+def make(this: base.Run, prices: Prices, tighter: float = 1.0) -> Made:
     """Cut step by step, then export and verify what the last good step made."""
     if not prices.table.widths:  # nothing is cut, in no steps
         this = replace(this, job=preparation.without_steps(this.job))
@@ -281,11 +281,11 @@ def make(this: stages.Run, prices: Prices, tighter: float = 1.0) -> Made:
     run, plan, recovered = outcome.state.run, outcome.state.plan, outcome.state.recovered
     do, skip, own = run.folder.stage, run.console.skipped, run.attempt
     files = run.exported(f"{own}slim.onnx")
-    artifact = do(f"{own}8-export", Artifact, lambda: stages.write(run, plan), files, skip)
+    artifact = do(f"{own}8-export", Artifact, lambda: base.write(run, plan), files, skip)
     verification = do(
         f"{own}9-verify",
         Verification,
-        lambda: stages.verify(run, plan, this.profiled or prices.dense, recovered, history),
+        lambda: base.verify(run, plan, this.profiled or prices.dense, recovered, history),
         files,
         skip,
     )
@@ -294,7 +294,7 @@ def make(this: stages.Run, prices: Prices, tighter: float = 1.0) -> Made:
     return Made(
         plan,
         outcome.state.curves,
-        stages.slim_model(run, plan),
+        base.slim_model(run, plan),
         recovered,
         artifact,
         path,
@@ -306,7 +306,7 @@ def make(this: stages.Run, prices: Prices, tighter: float = 1.0) -> Made:
 
 
 def _cut_in_steps(
-    this: stages.Run, prices: Prices, tighter: float
+    this: base.Run, prices: Prices, tighter: float
 ) -> tuple[Outcome[_Cut], ScheduleHistory | None]:
     """Weigh, allocate, shrink and recover, in as many steps as the schedule has.
 
@@ -353,12 +353,12 @@ def _cut_in_steps(
 
 
 def _before_the_first(
-    this: stages.Run, groups: GroupList
+    this: base.Run, groups: GroupList
 ) -> tuple[Regularised | None, Remainder | None]:
     """Regularise, and keep early weights, where the job asks for it."""
     do, skip = this.folder.stage, this.console.skipped
     if this.job.schedule.kind == "lottery":
-        early = (stages.EARLY,)
+        early = (base.EARLY,)
         do("3-early", Recovered, lambda: steps.begin_early(this), early, skip)
     if this.job.regularise is None:
         return None, None
@@ -367,8 +367,8 @@ def _before_the_first(
     return done, steps.after_regularising(this)
 
 
-def _shrink_and_recover(run: stages.Run, plan: WidthPlan) -> Recovered:
+def _shrink_and_recover(run: base.Run, plan: WidthPlan) -> Recovered:
     do, skip, own = run.folder.stage, run.console.skipped, run.attempt
     shrunk, state = f"{own}shrunk.safetensors", f"{own}recovered.safetensors"
-    do(f"{own}6-shrink", Shrunk, lambda: stages.cut(run, plan), (shrunk,), skip)
-    return do(f"{own}7-recover", Recovered, lambda: stages.win_back(run, plan), (state,), skip)
+    do(f"{own}6-shrink", Shrunk, lambda: base.cut(run, plan), (shrunk,), skip)
+    return do(f"{own}7-recover", Recovered, lambda: base.win_back(run, plan), (state,), skip)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from torch import nn
 
-from edgeprune import stages, weighing
 from edgeprune.data import Data, batches
 from edgeprune.devices.protocol import Device
 from edgeprune.identity import identity_of, origin_of
@@ -15,10 +14,11 @@ from edgeprune.importance.shared import Origin, write_scores
 from edgeprune.job import Job
 from edgeprune.loading import seed_everything
 from edgeprune.pipeline import prices_of
-from edgeprune.preparing import prepared
 from edgeprune.records import Sensitivity
 from edgeprune.report.console import Console
 from edgeprune.sections import BudgetSection
+from edgeprune.stages import base, weighing
+from edgeprune.stages.preparing import prepared
 from edgeprune.store import RunFolder
 
 
@@ -31,7 +31,7 @@ def sensitivity_only(
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         identity = identity_of(whole, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
-            this = prepared(stages.Run(whole, model, data, device, folder, console))
+            this = prepared(base.Run(whole, model, data, device, folder, console))
             return prices_of(this).curves
 
 
@@ -39,7 +39,7 @@ def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -
     """Score the channels on the job's own data and write the scores to `out`, to be shared."""
     seed_everything(job.seed)
     with console.stage("Finding channel groups"):
-        groups = stages.find(job, model, data)
+        groups = base.find(job, model, data)
     with console.stage(f"Scoring channels by {', '.join(job.prune.importance)}"):
         scores = weighing.score(job, model, data, groups)
     available = sum(len(target) for _, target in batches(data.calibration, "calibration"))

@@ -5,12 +5,7 @@ import torch
 from torch import nn
 
 from edgeprune import Data
-from edgeprune.errors import ResumeError, UsageError
-from edgeprune.records import Trial, Trials
-from edgeprune.report.markdown import put_between, table
-from edgeprune.report.trials_page import render_trials
-from edgeprune.sections import RecoverSection
-from edgeprune.trials import (
+from edgeprune.bench.trials import (
     Notebook,
     as_text,
     cut_and_recover,
@@ -19,6 +14,11 @@ from edgeprune.trials import (
     overlap,
     read_trials,
 )
+from edgeprune.errors import ResumeError, UsageError
+from edgeprune.records import Trial, Trials
+from edgeprune.report.markdown import put_between, table
+from edgeprune.report.trials_page import render_trials
+from edgeprune.sections import RecoverSection
 
 
 def a_trial(method: str = "l2", share: float = 0.5, seed: int = 0, **more) -> Trial:

@@ -6,7 +6,7 @@ from torch import nn
 
 from edgeprune.pruning.groups import cut, find_groups
 from edgeprune.records import PlannedGroup, WidthPlan
-from edgeprune.views import CELLS, collect, norms, weight_patterns
+from edgeprune.stages.views import CELLS, collect, norms, weight_patterns
 
 
 def planned(model: nn.Module, kept: dict[str, tuple[int, ...]]) -> WidthPlan:

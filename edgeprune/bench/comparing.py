@@ -10,7 +10,6 @@ from pathlib import Path
 
 from torch import nn
 
-from edgeprune import allocating, preparation, stages
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.reaching import reach
 from edgeprune.allocation.task import Task
@@ -38,6 +37,7 @@ from edgeprune.records import (
 )
 from edgeprune.report.console import Console
 from edgeprune.report.progress import Stage
+from edgeprune.stages import allocating, base, preparation
 from edgeprune.store import RunFolder
 
 
@@ -90,7 +90,7 @@ class Comparison:
         seed_everything(first.seed)
         identity = identity_of(first, self.model, self.data, self.device) | {"budget": "several"}
         with RunFolder(self.out, identity, resume=resume) as folder:
-            this = stages.Run(first, self.model, self.data, self.device, folder, self.console)
+            this = base.Run(first, self.model, self.data, self.device, folder, self.console)
             prices = prices_of(this)
             spec = self.device.spec
             targets = {
@@ -168,7 +168,7 @@ class _Work:
     """The comparison under way."""
 
     bench: Comparison
-    this: stages.Run
+    this: base.Run
     prices: Prices
     targets: dict[str, float]
     rows: Rows

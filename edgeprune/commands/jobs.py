@@ -207,7 +207,7 @@ def report(run_dir: Path, *, common: Common = DEFAULT) -> int:
         written beside it.
     """
     if run_dir.is_file():
-        from edgeprune.trials import draw
+        from edgeprune.bench.trials import draw
 
         path = draw(run_dir)
     else:

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from edgeprune.bench.trials import Notebook, cut_and_recover, draw, final_metric, overlap
 from edgeprune.data import Data
 from edgeprune.importance.normalisation import layer_wise
 from edgeprune.importance.scores import score_channels
@@ -32,7 +33,6 @@ from edgeprune.recovery.schedules import rewind
 from edgeprune.report.markdown import put_between, table
 from edgeprune.sections import RecoverSection
 from edgeprune.store import write_text
-from edgeprune.trials import Notebook, cut_and_recover, draw, final_metric, overlap
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from data import Batches, load, read, split

@@ -17,7 +17,7 @@ from edgeprune.importance.sensitivity import (
 from edgeprune.importance.shared import Scored, merge, require_same
 from edgeprune.job import Job
 from edgeprune.records import BlockLoss, CostTable, GroupList, Sensitivity
-from edgeprune.stages import Run
+from edgeprune.stages.base import Run
 from edgeprune.store import atomic
 
 

@@ -30,7 +30,7 @@ from edgeprune.records import (
     Sensitivity,
     WidthPlan,
 )
-from edgeprune.stages import Run
+from edgeprune.stages.base import Run
 from edgeprune.verify.firmware import footprints
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from safetensors.torch import load_file
 
-from edgeprune import stages
 from edgeprune.data import Data
 from edgeprune.errors import UsageError
 from edgeprune.job import Job
@@ -13,11 +12,12 @@ from edgeprune.records import CostTable, GroupList, Recovered, Regularised, Sche
 from edgeprune.recovery.finetuning import recover
 from edgeprune.recovery.regularisation import train_regularised
 from edgeprune.recovery.schedules import Step, epoch_steps, plan_steps, rewind
+from edgeprune.stages import base
 
 REGULARISED = "regularised.safetensors"
 
 
-def steps_of(run: stages.Run, table: CostTable) -> tuple[Step, ...]:
+def steps_of(run: base.Run, table: CostTable) -> tuple[Step, ...]:
     """Return the steps of the schedule.
 
     Raises:
@@ -74,7 +74,7 @@ def told(step: Step, plan: WidthPlan, recovered: Recovered) -> ScheduleStep:
     )
 
 
-def regularise(run: stages.Run, groups: GroupList) -> Regularised:
+def regularise(run: base.Run, groups: GroupList) -> Regularised:
     """Train the dense model towards weak channels, before anything is cut."""
     settings = run.job.regularise
     assert settings is not None
@@ -87,13 +87,13 @@ def regularise(run: stages.Run, groups: GroupList) -> Regularised:
             seed=run.job.seed,
             progress=stage.update,
         )
-        stages.save_state(found.model, run.file(REGULARISED))
+        base.save_state(found.model, run.file(REGULARISED))
     return Regularised(
         kind=settings.kind, before=found.before, after=found.after, history=found.history
     )
 
 
-def begin_early(run: stages.Run) -> Recovered:
+def begin_early(run: base.Run) -> Recovered:
     """Keep the weights to which `lottery` rewinds: initial ones, or those after a few steps."""
     schedule, initial = run.job.schedule, run.given.initial
     if initial is None:
@@ -110,15 +110,15 @@ def begin_early(run: stages.Run) -> Recovered:
         found = recover(
             fresh, run.model, run.data, settings, seed=run.job.seed, progress=stage.update
         )
-        stages.save_state(found.model if early else fresh, run.file(stages.EARLY))
+        base.save_state(found.model if early else fresh, run.file(base.EARLY))
     return Recovered(recalibrated=found.recalibrated, best=found.best, history=found.history)
 
 
-def after_regularising(run: stages.Run) -> Remainder:
+def after_regularising(run: base.Run) -> Remainder:
     """Return the whole model with its regularised weights."""
     return Remainder(rewind(run.model, run.data.example, {}, load_file(run.file(REGULARISED))))
 
 
-def after_step(run: stages.Run, plan: WidthPlan) -> Remainder:
+def after_step(run: base.Run, plan: WidthPlan) -> Remainder:
     """Return what a finished step left."""
-    return Remainder.of(stages.slim_model(run, plan), plan)
+    return Remainder.of(base.slim_model(run, plan), plan)

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 from torch import nn
 
-from edgeprune import preparation, stages
 from edgeprune.records import ModelProfile, Prepared
+from edgeprune.stages import base, preparation
 from edgeprune.transforms import masks
 
 PREPARED = "prepared.safetensors"
 
 
-def prepared(this: stages.Run) -> stages.Run:
+def prepared(this: base.Run) -> base.Run:
     """Make masks physical and collapse what is nearly linear, where job or model say so."""
     if not preparation.is_wanted(this.job, this.model):
         return this
@@ -21,15 +21,15 @@ def prepared(this: stages.Run) -> stages.Run:
     given, dense = this.model, masks.permanent(this.model)
     plain = replace(this, model=dense)
     files = this.exported("dense.onnx")
-    profiled = do("0-profile", ModelProfile, lambda: stages.profile(plain), files, skip)
+    profiled = do("0-profile", ModelProfile, lambda: base.profile(plain), files, skip)
     found = do("0-prepare", Prepared, lambda: _prepare(plain, given), (PREPARED,), skip)
     if not found.changed:
         return replace(plain, prepared=found, profiled=profiled)
-    base = preparation.restore(dense, this.data.example, found, this.file(PREPARED))
-    return replace(plain, model=base, original=dense, prepared=found, profiled=profiled)
+    changed = preparation.restore(dense, this.data.example, found, this.file(PREPARED))
+    return replace(plain, model=changed, original=dense, prepared=found, profiled=profiled)
 
 
-def _prepare(this: stages.Run, given: nn.Module) -> Prepared:
+def _prepare(this: base.Run, given: nn.Module) -> Prepared:
     with this.console.stage("Preparing the model") as stage:
         place = preparation.Workplace(
             this.job,
@@ -42,6 +42,6 @@ def _prepare(this: stages.Run, given: nn.Module) -> Prepared:
             progress=stage.update,
             warn=this.console.warning,
         )
-        base, found = preparation.prepare(place, this.model, given)
-        stages.save_state(base, this.file(PREPARED))
+        changed, found = preparation.prepare(place, this.model, given)
+        base.save_state(changed, this.file(PREPARED))
         return found

@@ -1,4 +1,4 @@
-"""The bodies of the job's stages; pipeline.py puts them in order."""
+"""What all stages share, and the bodies of the short ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from edgeprune import preparation
 from edgeprune.cost.kept import default_folder
 from edgeprune.cost.table import build_table
 from edgeprune.data import Data, first_batches
@@ -45,6 +44,7 @@ from edgeprune.recovery.finetuning import recover
 from edgeprune.recovery.schedules import rewind
 from edgeprune.report.console import Console
 from edgeprune.sections import RecoverSection
+from edgeprune.stages import preparation
 from edgeprune.store import RunFolder, atomic
 from edgeprune.transforms.masks import hold_zeros, release
 from edgeprune.verify.evidence import Subject, gather

@@ -1,0 +1,1 @@
+"""The bodies of the job's stages; pipeline.py puts them in order."""
