@@ -52,6 +52,8 @@ class Job(Section):
     def _zeros_stay(self) -> Job:
         if self.mask is not None and self.recover.reconstruct:
             raise ValueError("[recover] reconstruct would fill the weights that [mask] makes zero")
+        if self.mask is not None and self.regularise is not None:
+            raise ValueError("[regularise] would fill the weights that [mask] makes zero")
         if self.schedule.kind == "lottery" and (self.mask is not None or self.collapse.enabled):
             raise ValueError("schedule lottery rewinds the weights that [mask] and [collapse] make")
         return self

@@ -69,23 +69,27 @@ def within(rule: Rule, most: float) -> Callable[[Task, float], Proposal]:
     """Return the allocator that turns the knob of `rule` just far enough for a predicted cost.
 
     The knob has 256 places from 0 to `most`; the lowest whose predicted cost is within the target
-    is taken, by bisection, or the highest if none is.
+    is taken, by bisection. If none is, the cheaper of the last two: torch-pruning leaves whole what
+    would lose everything, so the very last place may cut nothing.
     """
 
     def allocate(task: Task, target: float) -> Proposal:
         def at(step: int) -> Kept:
             key = (rule.__name__, task.criterion, task.round_to, step)
             if key not in task.memory:
-                task.memory[key] = rule(task, most * step / STEPS)
+                task.memory[key] = task.allowed(rule(task, most * step / STEPS))
             return cast(Kept, task.memory[key])
 
+        def cost(step: int) -> float:
+            return task.cost({n: len(k) for n, k in at(step).items()})
+
         def enough(step: int) -> bool:
-            return task.cost({n: len(k) for n, k in at(step).items()}) <= target
+            return cost(step) <= target
 
         low, high = 0, STEPS
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if enough(middle) else (middle, high)
-        return Proposal(at(low if enough(low) else high))
+        return Proposal(at(low if enough(low) else min(high, low, key=cost)))
 
     return allocate

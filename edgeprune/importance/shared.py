@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -37,8 +37,8 @@ class Origin(Record):
     architecture: str
     weights: str
     groups: dict[str, int]
-    criteria: tuple[str, ...]
-    samples: int
+    criteria: tuple[str, ...] = Field(min_length=1)
+    samples: int = Field(ge=0)
     seed: int
     version: str
 
@@ -84,8 +84,8 @@ def read_scores(path: Path) -> Shared:
             f"{path} is no file of scores ({kind})",
             "edgeprune importance JOB --out FILE writes one",
         ) from None
-    wanted = {f"{c}/{g}": width for c in origin.criteria for g, width in origin.groups.items()}
-    if {name: len(score) for name, score in tensors.items()} != wanted or not all(
+    wanted = {f"{c}/{g}": (width,) for c in origin.criteria for g, width in origin.groups.items()}
+    if {name: tuple(score.shape) for name, score in tensors.items()} != wanted or not all(
         bool(torch.isfinite(score).all()) for score in tensors.values()
     ):
         raise UsageError(f"{path}: its scores are not what its own metadata says")
@@ -97,9 +97,14 @@ def require_same(shared: Sequence[Shared], here: Origin) -> None:
     """Make sure that all `shared` scores are of one model, `here`, by the same criteria.
 
     Raises:
-        UsageError: says which file differs, and in what.
+        UsageError: says which file differs, and in what; or which one is given twice.
     """
-    for one in shared:
+    digests = [sha256_of(one.path) for one in shared]
+    for number, one in enumerate(shared):
+        if digests[number] in digests[:number]:
+            raise UsageError(f"{one.path}: these scores are given twice", "name each holder once")
+        if one.origin.samples < 1:
+            raise UsageError(f"{one.path}: its scores are of no samples")
         found = differences(one.origin, here)
         if one.origin.criteria != shared[0].origin.criteria:
             names = " and ".join(", ".join(s.origin.criteria) for s in (one, shared[0]))
