@@ -109,8 +109,24 @@ def load_job(path: Path) -> Job:
     try:
         return Job.model_validate(table)
     except ValidationError as error:
-        faults = [_fault(text, dict(item)) for item in error.errors()]
+        faults = [_fault(text, dict(item)) for item in _told_once(error)]
         raise JobError(str(path), faults, "docs/jobs.md lists every key") from None
+
+
+def _told_once(error: ValidationError) -> list[dict[str, Any]]:
+    """Return the faults by key: of a key of several types the one of the type that was meant.
+
+    pydantic lists a fault for each type, under a location that ends with the type's name.
+    """
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for fault in error.errors():
+        keys = tuple(str(p) for p in fault["loc"] if not re.match(r"constrained-|\w+\[", str(p)))
+        wrong_type = fault["type"].endswith("_type")
+        known = found.get(keys)
+        if known is None or (known["type"].endswith("_type") and not wrong_type):
+            found[keys] = {**fault, "loc": keys}
+    deeper = {keys[:n] for keys in found for n in range(len(keys))}
+    return [item for keys, item in found.items() if keys not in deeper]
 
 
 def _fault(text: str, item: dict[str, Any]) -> str:
@@ -118,7 +134,7 @@ def _fault(text: str, item: dict[str, Any]) -> str:
     location = [str(part) for part in item["loc"]]
     key = ".".join(location)
     line = line_of(text, location)
-    where = f"{key} (line {line})" if line else key
+    where = f"{key} (line {line})" if line else key or "job"
     if item["type"] == "missing":
         return f"{where}: missing"
     if item["type"] == "extra_forbidden":

@@ -15,7 +15,7 @@ from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UsageError
 from edgeprune.identity import identity_of, versions
-from edgeprune.importance.shared import Merge, read_scores
+from edgeprune.importance.shared import Merge, read_all
 from edgeprune.job import Job
 from edgeprune.loading import (
     check_runs,
@@ -100,7 +100,7 @@ def load_given(
             'take schedule "one_shot", or leave out --importance',
         )
     initial = initial_state(job, folder) if kind == "lottery" else None
-    return base.Given(initial, tuple(map(read_scores, scores)), merge)
+    return base.Given(initial, read_all(scores), merge)
 
 
 def run(

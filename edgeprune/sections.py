@@ -179,6 +179,13 @@ class FusedSection(Section):
     batches: int = Field(default=100, ge=1)
     removals: int = Field(default=6, ge=1)
 
+    @field_validator("families")
+    @classmethod
+    def _once(cls, value: tuple[Family, ...]) -> tuple[Family, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each family once")
+        return value
+
 
 AUTO = ("taylor", "l2")  # what importance "auto" tries
 ROUNDING = ("uniform", "global", "isomorphic")  # allocations that know `round_to`

@@ -69,8 +69,8 @@ def within(rule: Rule, most: float) -> Callable[[Task, float], Proposal]:
     """Return the allocator that turns the knob of `rule` just far enough for a predicted cost.
 
     The knob has 256 places from 0 to `most`; the lowest whose predicted cost is within the target
-    is taken, by bisection. If none is, the cheaper of the last two: torch-pruning leaves whole what
-    would lose everything, so the very last place may cut nothing.
+    is taken, by bisection. If none is, the cheapest that was tried: torch-pruning leaves whole what
+    would lose everything, so the very last places may cut nothing.
     """
 
     def allocate(task: Task, target: float) -> Proposal:
@@ -86,10 +86,12 @@ def within(rule: Rule, most: float) -> Callable[[Task, float], Proposal]:
         def enough(step: int) -> bool:
             return cost(step) <= target
 
-        low, high = 0, STEPS
+        low, high, tried = 0, STEPS, [0, STEPS]
         while high - low > 1:
             middle = (low + high) // 2
+            tried.append(middle)
             low, high = (low, middle) if enough(middle) else (middle, high)
-        return Proposal(at(low if enough(low) else min(high, low, key=cost)))
+        found = next((step for step in (low, high) if enough(step)), None)
+        return Proposal(at(min(tried, key=cost) if found is None else found))
 
     return allocate

@@ -84,6 +84,8 @@ def read_scores(path: Path) -> Shared:
             f"{path} is no file of scores ({kind})",
             "edgeprune importance JOB --out FILE writes one",
         ) from None
+    if origin.samples < 1:
+        raise UsageError(f"{path}: its scores are of no samples")
     wanted = {f"{c}/{g}": (width,) for c in origin.criteria for g, width in origin.groups.items()}
     if {name: tuple(score.shape) for name, score in tensors.items()} != wanted or not all(
         bool(torch.isfinite(score).all()) for score in tensors.values()
@@ -93,18 +95,28 @@ def read_scores(path: Path) -> Shared:
     return Shared(path, origin, scores)
 
 
+def read_all(paths: Sequence[Path]) -> tuple[Shared, ...]:
+    """Return the scores of all holders.
+
+    Raises:
+        UsageError: a file is missing, is no file of scores, or is given twice: its holder would
+            count twice.
+    """
+    found = tuple(map(read_scores, paths))
+    digests = [sha256_of(path) for path in paths]
+    for number, path in enumerate(paths):
+        if digests[number] in digests[:number]:
+            raise UsageError(f"{path}: these scores are given twice", "name each holder once")
+    return found
+
+
 def require_same(shared: Sequence[Shared], here: Origin) -> None:
     """Make sure that all `shared` scores are of one model, `here`, by the same criteria.
 
     Raises:
-        UsageError: says which file differs, and in what; or which one is given twice.
+        UsageError: says which file differs, and in what.
     """
-    digests = [sha256_of(one.path) for one in shared]
-    for number, one in enumerate(shared):
-        if digests[number] in digests[:number]:
-            raise UsageError(f"{one.path}: these scores are given twice", "name each holder once")
-        if one.origin.samples < 1:
-            raise UsageError(f"{one.path}: its scores are of no samples")
+    for one in shared:
         found = differences(one.origin, here)
         if one.origin.criteria != shared[0].origin.criteria:
             names = " and ".join(", ".join(s.origin.criteria) for s in (one, shared[0]))

@@ -98,7 +98,11 @@ def pose(
     graph = read_graph(run.file(run.start))
     if run.precision.name == "int8":
         graph = as_int8(graph)
-    model = Model(run.model, graph, groups.groups, dense.file_bytes)
+    whole = {}
+    if run.original is not None and run.profiled is not None:  # what is cut is no longer dense
+        count = sum(parameter.numel() for parameter in run.original.parameters())
+        whole = {"macs": run.profiled.macs, "parameters": count}
+    model = Model(run.model, graph, groups.groups, dense.file_bytes, whole)
     own_memory = run.device.spec.runtime == "firmware"
     rows = resource_rows(run.job.budget, table, model, memory=not own_memory)
     if own_memory:

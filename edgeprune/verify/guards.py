@@ -14,7 +14,6 @@ from edgeprune.records import Gate
 from edgeprune.sections import GuardsSection
 from edgeprune.verify.accuracy import Accuracy, Answers, are_classes
 
-
 # A guard that was asked for and cannot be judged is not met.
 NO_CLASSES = "not judged: some batches of the evaluation data hold no classes"
 
