@@ -1,4 +1,4 @@
-# Targets are listed by `make`. Arguments: JOB, BUDGET, RESUME, DEVICE, WHAT, RUN, PYTHON, KEEP, PARTS.
+# Targets and their arguments are listed by `make`; PYTHON names the Python that makes .venv.
 # make itself ends with 2 whatever went wrong; edgeprune's own exit codes (docs/cli.md) are seen
 # by calling .venv/bin/edgeprune directly.
 
@@ -22,14 +22,14 @@ RUN    ?= deploy/mobile_cpu/fashion_resnet
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } \
 	      /^## / { printf "\n%s\n", substr($$0, 4) } \
-	      /^[a-z0-9_-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	      /^[a-z0-9_-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "make ends with 2 on any failure; for edgeprune's exit codes call $(BIN)/edgeprune itself."
 
 ## Set up
 
 .PHONY: setup
-setup: $(STAMP) ## Make the virtual environment in .venv, with everything needed here
+setup: $(STAMP) ## Make the virtual environment in .venv; the targets below do so themselves [PYTHON=python3]
 
 $(STAMP): pyproject.toml constraints.txt
 	@command -v "$(PYTHON)" >/dev/null || { \
@@ -47,10 +47,11 @@ $(MCU): $(STAMP)
 	@touch $@
 
 .PHONY: arm64
-arm64: $(STAMP) ## Install the ARM64 emulator for this user (about 100 MB to fetch, without root)
+arm64: $(STAMP) ## Install the ARM64 emulator for this user (85 MB to fetch, without root)
 	$(BIN)/python -m edgeprune.devices.arm64
+
 .PHONY: webgpu
-webgpu: ## Make the environment of the device webgpu_software: WebGPU on software Vulkan
+webgpu: ## Install WebGPU on software Vulkan for this user: the device webgpu_software
 	@edgeprune/devices/webgpu.sh "$(PYTHON)"
 
 ## Use
@@ -60,12 +61,12 @@ mobile_cpu: $(STAMP) ## Run the whole job on this CPU [JOB=job.toml] [BUDGET=50%
 	$(BIN)/edgeprune run "$(JOB)" --device mobile_cpu $(if $(BUDGET),--budget "$(BUDGET)") $(if $(RESUME),--resume)
 
 .PHONY: edge_gpu
-edge_gpu: $(STAMP) ## Run the whole job on this machine's GPU, else on the estimate of one [JOB=] [BUDGET=] [RESUME=1]
+edge_gpu: $(STAMP) ## The same on this machine's GPU, or on the estimate of one where none answers
 	$(BIN)/edgeprune run "$(JOB)" --device edge_gpu $(if $(BUDGET),--budget "$(BUDGET)") $(if $(RESUME),--resume)
 
 .PHONY: microcontroller
 microcontroller: JOB = examples/fashion_mnist/microcontroller.toml
-microcontroller: $(MCU) ## Run the int8 job on an emulated Cortex-M4 [JOB=job.toml] [BUDGET=50%] [RESUME=1]
+microcontroller: $(MCU) ## The same in int8 on an emulated Cortex-M4
 	$(BIN)/edgeprune run "$(JOB)" --device microcontroller $(if $(BUDGET),--budget "$(BUDGET)") $(if $(RESUME),--resume)
 
 .PHONY: profile
@@ -101,37 +102,56 @@ check: $(STAMP) ## Lint, formatting, types, import contracts, generated document
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate_cli.py --check
 
-.PHONY: bench-measure
-bench-measure: $(STAMP) ## Check the measuring itself, hours on an idle machine [KEEP=folder to go on with] [PARTS=]
-	$(BIN)/python benchmarks/measure.py $(if $(KEEP),--keep "$(KEEP)") $(if $(PARTS),--parts $(PARTS))
-
-.PHONY: bench-solver
-bench-solver: $(STAMP) ## Time the exact allocator and its proven gap, 9 to 300 groups
-	$(BIN)/python benchmarks/solver.py $(if $(KEEP),--keep "$(KEEP)")
-
-.PHONY: bench-prediction
-bench-prediction: $(STAMP) ## Predict random plans and measure them [DEVICE=mobile_cpu] [NETWORK=fashion] [KEEP=folder]
-	for part in price prepare measure measure measure measure report; do \
-	  $(BIN)/python benchmarks/prediction.py $$part --network $(or $(NETWORK),fashion) \
-	    --device "$(DEVICE)" --keep "$(or $(KEEP),prediction)" || exit 1; done
-
-.PHONY: bench-methods
-bench-methods: $(STAMP) ## Time, memory and gain of importance criteria and reconstruction, on an idle machine
-	$(BIN)/python benchmarks/methods.py
-
-.PHONY: bench-microcontroller
-bench-microcontroller: $(MCU) ## Compare generated C with two other generators, emulated; writes docs/benchmarks.md [KEEP=folder]
-	$(BIN)/python benchmarks/microcontroller.py --docs docs/benchmarks.md $(if $(KEEP),--keep "$(KEEP)")
-
-.PHONY: bench-peers
-bench-peers: $(STAMP) ## Compare allocators at equal cost, hours on an idle machine; writes docs/benchmarks.md [STEPS=]
-	$(BIN)/python benchmarks/peers.py $(if $(STEPS),--steps $(STEPS))
-
 .PHONY: docs
 docs: $(STAMP) ## Write docs/cli.md from the help of the command line
 	$(BIN)/python docs/generate_cli.py
 
 .PHONY: clean
-clean: ## Remove caches and built packages; keeps .venv and deploy/
+clean: ## Remove caches and built packages; keeps .venv, deploy/ and bench/
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find edgeprune examples tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	find benchmarks docs edgeprune examples tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+## Benchmark
+
+# Each figure states its conditions; times need an idle machine. KEEP names a folder to go on with.
+ALL := $(or $(KEEP),bench)
+
+.PHONY: bench
+bench: ## All of the below in turn, many hours; goes on with what lies in the folder [KEEP=bench]
+	$(MAKE) bench-measure KEEP="$(ALL)/measure"
+	$(MAKE) bench-solver KEEP="$(ALL)/solver"
+	$(MAKE) bench-prediction KEEP="$(ALL)/prediction/$(DEVICE)"
+	$(MAKE) bench-methods
+	$(MAKE) bench-budgets
+	$(MAKE) bench-microcontroller KEEP="$(ALL)/microcontroller"
+	$(MAKE) bench-peers KEEP="$(ALL)"
+
+.PHONY: bench-measure
+bench-measure: $(STAMP) ## Check the measuring itself, hours [KEEP=folder] [PARTS=]
+	$(BIN)/python benchmarks/measure.py $(if $(KEEP),--keep "$(KEEP)") $(if $(PARTS),--parts $(PARTS))
+
+.PHONY: bench-solver
+bench-solver: $(STAMP) ## Time the exact allocator and its proven gap, 9 to 300 groups [KEEP=bench/solver]
+	$(BIN)/python benchmarks/solver.py --keep "$(or $(KEEP),bench/solver)/solver.json"
+
+.PHONY: bench-prediction
+bench-prediction: $(STAMP) ## Predict random plans and measure them [DEVICE=] [NETWORK=fashion] [KEEP=folder]
+	for part in price prepare measure measure measure measure report; do \
+	  $(BIN)/python benchmarks/prediction.py $$part --network $(or $(NETWORK),fashion) \
+	    --device "$(DEVICE)" --keep "$(or $(KEEP),bench/prediction/$(DEVICE))" || exit 1; done
+
+.PHONY: bench-methods
+bench-methods: $(STAMP) ## Time, memory and gain of criteria and reconstruction, a quarter of an hour [PARTS=]
+	$(BIN)/python benchmarks/methods.py $(if $(PARTS),--parts $(PARTS))
+
+.PHONY: bench-budgets
+bench-budgets: $(MCU) ## Budgets in instructions, MACs and RAM on an emulated Cortex-M4 [STEPS=]
+	$(BIN)/python benchmarks/budgets.py $(if $(STEPS),--steps $(STEPS))
+
+.PHONY: bench-microcontroller
+bench-microcontroller: $(MCU) ## Compare generated C code, emulated; writes docs/benchmarks.md [KEEP=folder]
+	$(BIN)/python benchmarks/microcontroller.py --docs docs/benchmarks.md $(if $(KEEP),--keep "$(KEEP)")
+
+.PHONY: bench-peers
+bench-peers: $(STAMP) ## Compare allocators at equal cost, hours; writes docs/benchmarks.md [STEPS=] [KEEP=bench]
+	$(BIN)/python benchmarks/peers.py $(if $(STEPS),--steps $(STEPS)) $(if $(KEEP),--keep "$(KEEP)")

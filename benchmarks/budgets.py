@@ -1,6 +1,7 @@
 """What a budget in instructions, MACs or RAM makes of the microcontroller example.
 
-    python benchmarks/budgets.py [--steps 3000] [--seed 0]
+    make bench-budgets                                    the job's steps of recovery
+    python benchmarks/budgets.py --steps 3000 --seed 0
 
 The dense network is profiled, priced and weighed once; each plan is then recovered in the same way,
 turned into int8 firmware and emulated. The plan in MACs is the one whose instructions come closest

@@ -7,7 +7,7 @@ from pathlib import Path
 from edgeprune.store import write_text
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
-HEAD = "# Benchmarks\n\nFigures with their conditions. Programs write this page.\n"
+HEAD = "# Benchmarks\n\nFigures with their conditions.\n"
 
 
 def write_section(page: Path, name: str, text: str) -> None:

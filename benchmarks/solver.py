@@ -1,6 +1,7 @@
 """How long the exact allocator takes on chains of groups, and the gap that it proves.
 
-    python benchmarks/solver.py [--keep solver.json]
+    make bench-solver
+    python benchmarks/solver.py --keep solver.json
 
 Losses fall with width as powers of the share that is cut; prices of pairs are products of widths,
 with an overhead a layer and 5 % of noise. The budget is half of the dense cost.

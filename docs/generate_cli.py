@@ -32,6 +32,7 @@ This page is written by `make docs` from the help of the program; do not edit it
 | 3 | the device cannot be reached |
 | 4 | the measurement is unstable |
 | 5 | the model is not supported; the message says which layer and why |
+| 70 | a bug of edgeprune; its traceback is shown |
 | 124 | the time allowed ran out |
 | 130 | interrupted |
 """

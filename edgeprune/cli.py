@@ -19,7 +19,8 @@ BUG = 70
 HELP = """Make a PyTorch model meet a budget on a device, and prove it there.
 
 Exit codes: 0 done and every gate met; 1 a gate was not met; 2 usage or configuration;
-3 device not reachable; 4 measurement unstable; 5 unsupported model; 124 timeout; 130 interrupted.
+3 device not reachable; 4 measurement unstable; 5 unsupported model; 70 a bug of edgeprune;
+124 timeout; 130 interrupted.
 """
 
 

@@ -18,7 +18,7 @@
     |- InternalCheckError      5   a transform broke its own promise; nothing was shipped
     `- DeadlineError         124   the time allowed ran out
 
-An interrupt from the keyboard ends with 130.
+An interrupt from the keyboard ends with 130, a bug of edgeprune with 70 (cli.py).
 """
 
 from __future__ import annotations

@@ -11,6 +11,11 @@ from edgeprune.commands.jobs import budgets_of, prepare
 from edgeprune.errors import DONE, UsageError
 from edgeprune.options import DEFAULT, Budget, Common, Device, Flag
 
+METHODS = (  # not in the docstring, where "methods:" would be the heading of a section
+    "What to compare, with commas: NAME, NAME/IMPORTANCE or NAME/IMPORTANCE@ROUND; all by default. "
+    "Names are those of [prune] allocation, and the baselines narrower and scratch."
+)
+Methods = Annotated[str | None, Parameter(help=METHODS)]
 Steps = Annotated[int | None, Parameter(validator=validators.Number(gte=0))]
 
 
@@ -20,7 +25,7 @@ def bench(
     device: Device,
     budget: Budget = None,
     seeds: str = "0,1,2",
-    methods: str | None = None,
+    methods: Methods = None,
     steps: Steps = None,
     out: Path | None = None,
     resume: Flag = False,
@@ -38,10 +43,6 @@ def bench(
         Instead of the job's; several with commas: "50%,35%,25%".
     seeds:
         Seeds of recovery, with commas.
-
-    Methods:
-        What to compare, with commas: NAME, NAME/IMPORTANCE or NAME/IMPORTANCE@ROUND; all by
-        default. Names are those of [prune] allocation, and the baselines narrower and scratch.
     steps:
         Steps of recovery, instead of the job's; 0 compares after BatchNorm recalibration alone.
     out:
