@@ -87,8 +87,12 @@ train: $(STAMP) ## Train the dense network of the Fashion-MNIST example again (a
 DEVICE_TESTS := arm64 or c_compiler or microcontroller or qemu or ssh or webgpu
 
 .PHONY: test
-test: $(STAMP) ## Run the tests that need nothing but Python
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not ($(DEVICE_TESTS))"
+test: $(STAMP) ## Run the tests that need nothing but Python, without the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not ($(DEVICE_TESTS))"
+
+.PHONY: test-slow
+test-slow: $(STAMP) ## Run the slow ones of these
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "slow and not ($(DEVICE_TESTS))"
 
 .PHONY: test-devices
 test-devices: $(STAMP) ## Run the tests of emulators, ssh and WebGPU, skipping what is not installed [QUICK=1]
