@@ -7,16 +7,17 @@ the dense model and recovered, the next is cut from that one, and so on; each ha
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from torch import nn
 
 from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
-from edgeprune.errors import UsageError
+from edgeprune.errors import OutputError, UsageError
 from edgeprune.identity import identity_of
 from edgeprune.job import Job
 from edgeprune.loading import seed_everything
@@ -29,7 +30,6 @@ from edgeprune.ship import require_ours
 from edgeprune.stages import allocating, base, steps
 from edgeprune.stages.preparing import prepared
 from edgeprune.store import RunFolder, write_text
-from edgeprune.verify import guards
 
 INDEX, PAGE = "index.json", "README.md"
 
@@ -84,24 +84,22 @@ def run(
     """
     job = _with_branches(job)
     seed_everything(job.seed)
-    guards.check(job.guards, model, data)
-    for budget in budgets:
-        _check(job.with_overrides(budget=budget), data, device)
-        require_ours(out / budget)
-    if (out / PAGE).exists() and not (out / INDEX).exists():
-        require_ours(out)
     given = given or base.Given()
+    _check(job, budgets, model, data, device, given)
+    for budget in budgets:
+        require_ours(out / budget)
+    _require_ours(out)
     identity = _identity(job, budgets, model, data, device) | given.identity()
     with RunFolder(out, identity, resume=resume) as folder:
         first = job.with_overrides(budget=budgets[0])
         this = prepared(base.Run(first, model, data, device, folder, console, given=given))
-        prices = prices_of(this)
+        prices = prices_of(this, _tightest(this, budgets))
         left: Remainder | None = None
         members: list[Result] = []
-        for member in _members(this, budgets, prices):
+        for budget, member in _members(this, budgets, prices):
             console.info(f"budget {member.job.budget.asked}")
             made = attempts(replace(member, left=left), _left_of(prices, left))
-            members.append(deliver(member, prices, made, out / member.job.budget.asked))
+            members.append(deliver(member, prices, made, out / budget))
             left = Remainder.of(made.model, made.plan)
         family = Family(tuple(members))
         with console.stage("Writing the index"):
@@ -122,16 +120,15 @@ def plan_only(
     """Profile, price and allocate for each budget; only `scratch` is written to."""
     job = _with_branches(job)
     seed_everything(job.seed)
-    for budget in budgets:
-        _check(job.with_overrides(budget=budget), data, device)
+    _check(job, budgets, model, data, device)
     found: list[tuple[Job, WidthPlan]] = []
     identity = _identity(job, budgets, model, data, device)
     with RunFolder(scratch, identity, resume=False) as folder:
         first = job.with_overrides(budget=budgets[0])
         this = prepared(base.Run(first, model, data, device, folder, console))
-        prices = prices_of(this)
+        prices = prices_of(this, _tightest(this, budgets))
         left: Remainder | None = None
-        for member in _members(this, budgets, prices):
+        for _, member in _members(this, budgets, prices):
             plan = allocate(replace(member, left=left), _left_of(prices, left))
             found.append((member.job, plan))
             left = Remainder.of(this.model, plan)
@@ -143,20 +140,60 @@ def _with_branches(job: Job) -> Job:
     return job.model_copy(update={"prune": job.prune.model_copy(update={"blocks": False})})
 
 
-def _check(job: Job, data: Data, device: Device) -> None:
-    """Make sure, before any work, that a budget fits the device and the schedule reaches it.
+def _check(
+    job: Job,
+    budgets: Sequence[str],
+    model: nn.Module,
+    data: Data,
+    device: Device,
+    given: base.Given | None = None,
+) -> None:
+    """Make sure, before any work, that all budgets fit the device and the schedule reaches them.
 
     Raises:
-        UsageError: it does not, or the allocation cannot go on from another model.
+        UsageError: they do not, two are the same, or the allocation cannot go on from another
+            model.
     """
-    job.request.limit(1.0, device.spec.unit)
-    steps.check(job, data)
+    jobs = [job.with_overrides(budget=budget) for budget in budgets]
+    limits = {(one.request.share, one.request.absolute) for one in jobs}
+    if len(limits) < len(jobs):
+        raise _same(budgets)
+    for one in jobs:
+        one.request.limit(1.0, device.spec.unit)
+        steps.check(one, model, data, given)
     if job.prune.allocation != "exact":
         raise UsageError(
             f"several budgets: allocation {job.prune.allocation} decides on the dense model, and "
             "cannot go on from the model for the budget before",
             'take allocation "exact", or one budget a run',
         )
+
+
+def _require_ours(out: Path) -> None:
+    """Make sure that index and page of `out` are those of a family, or of a run.
+
+    Raises:
+        OutputError: they are not.
+    """
+    index = out / INDEX
+    if index.is_file():
+        if '"members"' not in index.read_text(encoding="utf-8", errors="replace"):
+            raise OutputError(
+                f"{out} holds {INDEX}, which edgeprune did not put there",
+                "name another folder: --out DIR",
+            )
+    elif (out / PAGE).exists():
+        require_ours(out)
+
+
+def _same(budgets: Sequence[str]) -> UsageError:
+    return UsageError(f"budgets {', '.join(budgets)}: two of them are the same")
+
+
+def _tightest(this: base.Run, budgets: Sequence[str]) -> Callable[[float], float]:
+    """Return what the smallest member may cost, from the cost of the model that is cut."""
+    runs = [replace(this, job=this.job.with_overrides(budget=budget)) for budget in budgets]
+    return lambda cost: min(run.limit(cost) for run in runs)
 
 
 def _left_of(prices: Prices, left: Remainder | None) -> Prices:
@@ -175,8 +212,8 @@ def _left_of(prices: Prices, left: Remainder | None) -> Prices:
     return replace(prices, curves=Sensitivity(curves=tuple(curves)))
 
 
-def _members(this: base.Run, budgets: Sequence[str], prices: Prices) -> list[base.Run]:
-    """Return a run for each budget, from the largest down; all budgets can be reached.
+def _members(this: base.Run, budgets: Sequence[str], prices: Prices) -> list[tuple[str, base.Run]]:
+    """Return (budget, its run), from the largest budget down; all can be reached.
 
     Raises:
         BudgetError: one cannot.
@@ -187,12 +224,13 @@ def _members(this: base.Run, budgets: Sequence[str], prices: Prices) -> list[bas
         replace(this, job=this.job.with_overrides(budget=budget), attempt=f"{budget}-", nested=True)
         for budget in budgets
     ]
-    for run in runs:
+    for run in runs if prices.table.widths else ():
         allocating.check_budgets(run, prices.groups, prices.dense, prices.table)
     limits = [run.job.request.limit(dense, unit) for run in runs]
     if len({round(limit, 9) for limit in limits}) < len(limits):
-        raise UsageError(f"budgets {', '.join(budgets)}: two of them are the same")
-    return [run for _, run in sorted(zip(limits, runs, strict=True), key=lambda p: -p[0])]
+        raise _same(budgets)
+    found = sorted(zip(limits, budgets, runs, strict=True), key=lambda member: -member[0])
+    return [(budget, run) for _, budget, run in found]
 
 
 def _identity(
@@ -238,7 +276,7 @@ def page(family: Family) -> str:
         v = member.verdict
         unmet = ", ".join(gate.name for gate in v.gates if gate.met is False)
         lines.append(
-            f"| [{v.budget.asked}]({member.folder.name.replace('%', '%25')}/README.md) "
+            f"| [{member.folder.name}]({quote(member.folder.name)}/README.md) "
             f"| {figures.cost(v.slim.cost, v.unit)} | {figures.ratio(v.speedup.median)} "
             f"| {v.slim.accuracy:.4f} | {v.slim.parameters:,} "
             f"| {f'not met: {unmet}' if unmet else 'met'} |"

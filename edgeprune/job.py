@@ -52,6 +52,8 @@ class Job(Section):
     def _zeros_stay(self) -> Job:
         if self.mask is not None and self.recover.reconstruct:
             raise ValueError("[recover] reconstruct would fill the weights that [mask] makes zero")
+        if self.mask is not None and self.regularise is not None:
+            raise ValueError("[regularise] would fill the weights that [mask] makes zero")
         if self.schedule.kind == "lottery" and (self.mask is not None or self.collapse.enabled):
             raise ValueError("schedule lottery rewinds the weights that [mask] and [collapse] make")
         return self
@@ -116,8 +118,24 @@ def job_of(table: dict[str, Any], where: str, text: str = "") -> Job:
     try:
         return Job.model_validate(table)
     except ValidationError as error:
-        faults = [_fault(text, dict(item)) for item in error.errors()]
+        faults = [_fault(text, dict(item)) for item in _told_once(error)]
         raise JobError(where, faults, "docs/jobs.md lists every key") from None
+
+
+def _told_once(error: ValidationError) -> list[dict[str, Any]]:
+    """Return the faults by key: of a key of several types the one of the type that was meant.
+
+    pydantic lists a fault for each type, under a location that ends with the type's name.
+    """
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for fault in error.errors():
+        keys = tuple(str(p) for p in fault["loc"] if not re.match(r"constrained-|\w+\[", str(p)))
+        wrong_type = fault["type"].endswith("_type")
+        known = found.get(keys)
+        if known is None or (known["type"].endswith("_type") and not wrong_type):
+            found[keys] = {**fault, "loc": keys}
+    deeper = {keys[:n] for keys in found for n in range(len(keys))}
+    return [item for keys, item in found.items() if keys not in deeper]
 
 
 def _fault(text: str, item: dict[str, Any]) -> str:
@@ -125,7 +143,7 @@ def _fault(text: str, item: dict[str, Any]) -> str:
     location = [str(part) for part in item["loc"]]
     key = ".".join(location)
     line = line_of(text, location)
-    where = f"{key} (line {line})" if line else key
+    where = f"{key} (line {line})" if line else key or "job"
     if item["type"] == "missing":
         return f"{where}: missing"
     if item["type"] == "extra_forbidden":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UsageError
 from edgeprune.identity import identity_of, versions
-from edgeprune.importance.shared import Merge, read_scores
+from edgeprune.importance.shared import Merge, read_all
 from edgeprune.job import Job
 from edgeprune.loading import (
     check_runs,
@@ -46,7 +46,6 @@ from edgeprune.stages import allocating, base, preparation, steps, weighing
 from edgeprune.stages.preparing import prepared
 from edgeprune.stages.views import collect
 from edgeprune.store import RunFolder
-from edgeprune.verify import guards
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def load_given(
             'take schedule "one_shot", or leave out --importance',
         )
     initial = initial_state(job, folder) if kind == "lottery" else None
-    return base.Given(initial, tuple(map(read_scores, scores)), merge)
+    return base.Given(initial, read_all(scores), merge)
 
 
 def run(
@@ -122,10 +121,9 @@ def run(
     """
     seed_everything(job.seed)
     job.request.limit(1.0, device.spec.unit)  # a budget in another unit is told before any work
-    steps.check(job, data)
-    guards.check(job.guards, model, data)
-    require_ours(out)
     given = given or base.Given()
+    steps.check(job, model, data, given)
+    require_ours(out)
     identity = identity_of(job, model, data, device) | given.identity()
     with RunFolder(out, identity, resume=resume) as folder:
         this = prepared(base.Run(job, model, data, device, folder, console, given=given))
@@ -184,6 +182,8 @@ def deliver(this: base.Run, prices: Prices, made: Made, out: Path) -> Result:
 def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: Console) -> Planned:
     """Profile, price and allocate; nothing is kept."""
     seed_everything(job.seed)
+    job.request.limit(1.0, device.spec.unit)
+    steps.check(job, model, data)
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         identity = identity_of(job, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
@@ -203,15 +203,23 @@ class Prices:
     curves: Sensitivity
 
 
-def prices_of(this: base.Run) -> Prices:
-    """Profile and price: what the device says, and what each width costs in loss."""
+def prices_of(
+    this: base.Run, limit: Callable[[float], float] | None = None, *, always: bool = False
+) -> Prices:
+    """Profile and price: what the device says, and what each width costs in loss.
+
+    Where a prepared model is within `limit` (cost of the prepared model -> what a slim one may
+    cost, the budget of the job if not given), nothing is priced unless `always` asks for it.
+    """
     do, skip, files = this.folder.stage, this.console.skipped, this.exported(this.start)
     groups = do("1-groups", GroupList, lambda: base.group(this), (), skip)
     dense = this.profiled if this.original is None else None
     if dense is None:
         dense = do("2-profile", ModelProfile, lambda: base.profile(this), files, skip)
     alone = this.job.budget.asked == this.job.budget.latency or not groups.groups
-    if this.prepared and alone and preparation.is_enough(this.prepared, groups, dense, this.limit):
+    alone = alone and not (always and groups.groups)
+    limit = limit or this.limit
+    if this.prepared and alone and preparation.is_enough(this.prepared, groups, dense, limit):
         return Prices(groups, dense, preparation.no_prices(dense), Sensitivity(curves=()))
     table = do("3-price", CostTable, lambda: base.price(this, groups, dense), (), skip)
     allocating.check_budgets(this, groups, dense, table)
@@ -314,17 +322,17 @@ def _cut_in_steps(
     """
     planned = steps.steps_of(this, prices.table)
     regularised, start = _before_the_first(this, prices.groups)
+    start = this.left or start  # a later member of a family goes on from the one before
 
     def advance(before: _Cut | None, step: Step) -> _Cut:
-        left = steps.after_step(before.run, before.plan) if before else start or this.left
+        left = steps.after_step(before.run, before.plan) if before else start
         run, aim, known = replace(this, left=left, training=step.training), tighter, prices
         own = f"{this.attempt.removesuffix('again-')}step{step.number}-"
         if step is not planned[-1]:
             run = replace(run, attempt=own, job=steps.without_other_limits(this.job))
             aim = planned[-1].share / step.share
-        if (
-            left is not None and left is not this.left
-        ):  # the model is another one: what is known of it is old
+        # the model is another one than what was weighed: what is known of it is old
+        if left is not None and (left is not this.left or regularised is not None):
             run = replace(run, step=own)
             known = replace(prices, curves=_weigh(run, prices.groups, prices.table))
         plan = allocate(run, known, aim)

@@ -32,7 +32,7 @@ def sensitivity_only(
         identity = identity_of(whole, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
             this = prepared(base.Run(whole, model, data, device, folder, console))
-            return prices_of(this).curves
+            return prices_of(this, always=True).curves
 
 
 def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -> Origin:

@@ -88,6 +88,8 @@ class Section(BaseModel):
         wrong = bool if str in kinds else bool | str
         if isinstance(value, wrong) and kinds & {int, float} and type(value) not in kinds:
             raise ValueError(f"should be a number, not {value!r}")
+        if kinds == {bool} and not isinstance(value, bool):
+            raise ValueError(f"should be true or false, not {value!r}")
         return value
 
 
@@ -157,6 +159,7 @@ def _known(kind: MethodKind) -> AfterValidator:
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+Layer = Annotated[str, Field(min_length=1)]
 Family = Literal["base", "activation", "gradient", "cooperation"]
 
 
@@ -175,6 +178,13 @@ class FusedSection(Section):
     )
     batches: int = Field(default=100, ge=1)
     removals: int = Field(default=6, ge=1)
+
+    @field_validator("families")
+    @classmethod
+    def _once(cls, value: tuple[Family, ...]) -> tuple[Family, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each family once")
+        return value
 
 
 AUTO = ("taylor", "l2")  # what importance "auto" tries
@@ -210,8 +220,8 @@ class PruneSection(Section):
     loss: Literal["sensitivity", "importance"] = "sensitivity"
     allocation: Annotated[str, _known("allocation")] = "exact"
     round_to: int | None = Field(default=None, ge=1)
-    keep: tuple[str, ...] = ()
-    floors: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    keep: tuple[Layer, ...] = ()
+    floors: dict[Layer, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     blocks: bool = True
     polish: bool = False
     calibration_samples: int = Field(default=512, ge=1)
@@ -224,6 +234,15 @@ class PruneSection(Section):
                 f"only allocation {', '.join(ROUNDING)} rounds; the others know the device's stairs"
             )
         return value
+
+    @model_validator(mode="after")
+    def _polishes(self) -> PruneSection:
+        if self.polish and (self.allocation != "exact" or self.loss != "sensitivity"):
+            raise ValueError(
+                'polish lowers the measured loss of the exact plan: it needs allocation = "exact" '
+                'and loss = "sensitivity"'
+            )
+        return self
 
 
 class MaskSection(Section):
@@ -326,7 +345,7 @@ class GuardsSection(Section):
 
     class_floor: float | None = Field(default=None, ge=0, le=1)
     agreement: float | None = Field(default=None, ge=0, le=1)
-    layers: tuple[str, ...] = ()
+    layers: tuple[Layer, ...] = ()
 
 
 class RecoverSection(Section):

@@ -42,10 +42,11 @@ def require_ours(out: Path) -> None:
         OutputError: `out` holds a file of a shipped name and no manifest that lists it.
     """
     manifest = out / "manifest.json"
-    ours = (out / ".run").is_dir() or (
+    ours = (out / ".run" / "identity.json").is_file() or (
         manifest.is_file() and '"files"' in manifest.read_text(encoding="utf-8", errors="replace")
     )
-    taken = [name for name in ("model.onnx", "README.md", "manifest.json") if (out / name).exists()]
+    names = (MODEL, INTEGER_MODEL, VERDICT, CARD, REPORT, MANIFEST, CHECKSUMS, CODE)
+    taken = [name for name in names if (out / name).exists()]
     if taken and not ours:
         raise OutputError(
             f"{out} holds {', '.join(taken)}, which edgeprune did not put there",

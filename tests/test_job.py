@@ -140,6 +140,23 @@ def test_all_faults_are_told_at_once_with_key_and_line(write) -> None:
         ("recover.learning_rate = nan", "recover.learning_rate (line 4)"),
         ("budget.ram_kb = inf", "budget.ram_kb (line 4)"),
         ('recover = "much"', "recover (line 4)"),
+        ('collapse.enabled = "yes"', "collapse.enabled (line 4): should be true or false"),
+        ("prune.blocks = 1", "prune.blocks (line 4): should be true or false, not 1"),
+        ('prune.keep = [""]', "prune.keep.0 (line 4)"),
+        ('guards.layers = [""]', "guards.layers.0 (line 4)"),
+        ("mask.amount = 0", "mask.amount (line 4): input should be greater than 0, not 0"),
+        ("mask.amount = []", "mask.amount (line 4): tuple should have at least 1 item"),
+        (
+            'mask = {kind = "iterative", amount = [0.5, 1.5]}',
+            "mask.amount.1 (line 4): input should be less than 1, not 1.5",
+        ),
+        ('prune.fused.families = ["base", "base"]', "each family once"),
+        ('prune = {polish = true, allocation = "uniform"}', "polish lowers the measured loss"),
+        ('prune = {polish = true, loss = "importance"}', "polish lowers the measured loss"),
+        (
+            'mask.amount = 0.5\nregularise.kind = "growing"',
+            "job: [regularise] would fill the weights that [mask] makes zero",
+        ),
         ("model.depth = 3", "model.depth (line 4): unknown key"),
     ],
 )

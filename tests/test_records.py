@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from edgeprune import records
 from edgeprune.records import (
+    DeviceSpec,
     Environment,
     Figures,
     ModelProfile,
@@ -23,6 +24,7 @@ from edgeprune.records import (
     Verdict,
     WidthPlan,
 )
+from edgeprune.records.spec import NEEDS, YIELDS
 
 RECORDS = [
     value
@@ -88,7 +90,31 @@ def anything(record: type[Record]) -> st.SearchStrategy[Record]:
         for name, field in record.model_fields.items()
         if field.is_required()
     }
-    return st.fixed_dictionaries(required).map(record.model_validate)
+    found = st.fixed_dictionaries(required)
+    if record is DeviceSpec:
+        found = st.builds(_without_contradiction, found, st.sampled_from(sorted(YIELDS)))
+    return found.map(record.model_validate)
+
+
+def _without_contradiction(fields: dict[str, Any], transport: str) -> dict[str, Any]:
+    """Return a device's fields with what its transport yields and the section it needs."""
+    yields = dict(zip(("runtime", "figure", "unit"), YIELDS[transport], strict=True))
+    sections = {
+        "arm64": {"cpu": "cortex-a72"},
+        "microcontroller": {"cpu": "cortex-m4", "machine": "mps2-an386"},
+        "roofline": {
+            "of": "board",
+            "peak_gflops": 1.0,
+            "bandwidth_gbs": 1.0,
+            "tile": 1,
+            "compute_efficiency": 0.5,
+            "bandwidth_efficiency": 0.5,
+            "overhead_us": 0.0,
+        },
+    }
+    section = NEEDS.get(transport)
+    needed = {section: sections[section]} if section else {}
+    return {**fields, **yields, **needed, "transport": transport}
 
 
 for _record in RECORDS:
@@ -115,6 +141,24 @@ def test_documents_of_another_schema_are_refused(record: type[Record], data: st.
     assert document["schema"] == 1
     with pytest.raises(ValidationError):
         record.model_validate({**document, "schema": 2})
+
+
+@pytest.mark.parametrize("transport", sorted(YIELDS))
+@pytest.mark.parametrize("key", ["runtime", "figure", "unit", "section"])
+def test_a_device_that_contradicts_itself_is_refused(transport: str, key: str) -> None:
+    base = {"name": "d", "title": "t", "kind": "cpu"}
+    good = _without_contradiction(base, transport)
+    assert DeviceSpec.model_validate(good).transport == transport
+    wrong = {"runtime": ("onnxruntime", "simulated"), "figure": ("measured", "estimated"),
+             "unit": ("us", "instructions")}  # fmt: skip
+    if key == "section":
+        if transport not in NEEDS:
+            return
+        bad = {name: value for name, value in good.items() if name != NEEDS[transport]}
+    else:
+        bad = {**good, key: next(value for value in wrong[key] if value != good[key])}
+    with pytest.raises(ValidationError, match=f'transport = "{transport}" needs'):
+        DeviceSpec.model_validate(bad)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -8,7 +8,7 @@ import pytest
 
 from edgeprune.errors import InternalCheckError, OutputError, UsageError
 from edgeprune.records import Verdict
-from edgeprune.ship import rewrite_report, ship
+from edgeprune.ship import require_ours, rewrite_report, ship
 from edgeprune.store import sha256_of
 from tests import factories
 
@@ -224,3 +224,19 @@ def test_folder_that_cannot_be_made(tmp_path, model):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OutputError, match="cannot write"):
         ship_into(tmp_path / "file" / "out", model)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "model.int8.onnx", "c/network.c"])
+def test_files_of_others_are_not_overwritten(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    (tmp_path / ".run").mkdir()  # a folder of this name is no sign of a run of ours
+    with pytest.raises(OutputError, match=f"holds {name.partition('/')[0]}"):
+        require_ours(tmp_path)
+    (tmp_path / ".run" / "identity.json").write_text("{}")
+    require_ours(tmp_path)
+
+
+def test_other_files_are_no_obstacle(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    require_ours(tmp_path)

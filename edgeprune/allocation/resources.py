@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import nn
@@ -27,12 +27,14 @@ class Model:
         graph: its layers as exported, with the bytes of the precision that ships.
         groups: the groups of channels of the module.
         file_bytes: size of the dense file in that precision.
+        whole: "macs" and "parameters" of the model that limits are shares of, where it is another.
     """
 
     module: nn.Module
     graph: Graph
     groups: Sequence[ChannelGroup]
     file_bytes: int
+    whole: Mapping[str, int] = field(default_factory=dict)
 
 
 def resource_rows(
@@ -56,10 +58,11 @@ def resource_rows(
     """
     rows: list[Resource] = []
     if budget.macs is not None:
-        rows.append(_within(macs(table, model.graph), budget.limit_of("macs", model.graph.macs)))
+        limit = budget.limit_of("macs", model.whole.get("macs", model.graph.macs))
+        rows.append(_within(macs(table, model.graph), limit))
     if budget.parameters is not None:
         count = sum(parameter.numel() for parameter in model.module.parameters())
-        limit = budget.limit_of("parameters", count)
+        limit = budget.limit_of("parameters", model.whole.get("parameters", count))
         rows.append(_within(parameters(table, model.module, model.groups), limit))
     if memory and budget.flash_kb is not None:
         rows.append(

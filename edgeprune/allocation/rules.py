@@ -69,23 +69,29 @@ def within(rule: Rule, most: float) -> Callable[[Task, float], Proposal]:
     """Return the allocator that turns the knob of `rule` just far enough for a predicted cost.
 
     The knob has 256 places from 0 to `most`; the lowest whose predicted cost is within the target
-    is taken, by bisection, or the highest if none is.
+    is taken, by bisection. If none is, the cheapest that was tried: torch-pruning leaves whole what
+    would lose everything, so the very last places may cut nothing.
     """
 
     def allocate(task: Task, target: float) -> Proposal:
         def at(step: int) -> Kept:
             key = (rule.__name__, task.criterion, task.round_to, step)
             if key not in task.memory:
-                task.memory[key] = rule(task, most * step / STEPS)
+                task.memory[key] = task.allowed(rule(task, most * step / STEPS))
             return cast(Kept, task.memory[key])
 
-        def enough(step: int) -> bool:
-            return task.cost({n: len(k) for n, k in at(step).items()}) <= target
+        def cost(step: int) -> float:
+            return task.cost({n: len(k) for n, k in at(step).items()})
 
-        low, high = 0, STEPS
+        def enough(step: int) -> bool:
+            return cost(step) <= target
+
+        low, high, tried = 0, STEPS, [0, STEPS]
         while high - low > 1:
             middle = (low + high) // 2
+            tried.append(middle)
             low, high = (low, middle) if enough(middle) else (middle, high)
-        return Proposal(at(low if enough(low) else high))
+        found = next((step for step in (low, high) if enough(step)), None)
+        return Proposal(at(min(tried, key=cost) if found is None else found))
 
     return allocate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -66,6 +67,7 @@ class Task:
         criterion: which scores rank; None takes within each group the criterion of its curve, and
             the first where one ranking spans groups.
         round_to: widths are rounded down to a multiple of this, where the rule knows rounding.
+        floors: group -> narrowest width that the job allows.
         kind: of the device: "cpu", "gpu" or "microcontroller".
         seed: of whatever is drawn.
     """
@@ -78,6 +80,7 @@ class Task:
     scores: Mapping[str, Mapping[str, Tensor]]
     criterion: str | None = None
     round_to: int | None = None
+    floors: Mapping[str, int] = field(default_factory=dict)
     kind: str = "cpu"
     seed: int = 0
     memory: dict[object, object] = field(default_factory=dict)  # what a rule keeps between calls
@@ -110,6 +113,33 @@ class Task:
     def best(self, widths: Mapping[str, int]) -> Kept:
         """Return the channels of highest score at these widths."""
         return {name: keep_best(self.ranking(name), width) for name, width in widths.items()}
+
+    def allowed(self, kept: Kept) -> Kept:
+        """Return `kept` as the model and the job allow it: whole bundles, no width under a floor.
+
+        Of a group whose channels go in bundles, the bundles stay of which most channels were kept
+        (the better score decides between equals), as many as fit into the width. Where a floor is
+        above the width, the best of the other channels stay too.
+        """
+        return kept | {
+            group.name: self._allowed(group, kept[group.name])
+            for group in self.groups
+            if group.divisor > 1 or len(kept[group.name]) < self.floors.get(group.name, 1)
+        }
+
+    def _allowed(self, group: ChannelGroup, channels: Sequence[int]) -> tuple[int, ...]:
+        step = math.lcm(group.divisor, self.round_to or 1)
+        if step > group.width:  # no width is a multiple of both
+            step = group.divisor
+        least = max(self.floors.get(group.name, 1), group.narrowest)
+        width = min(group.width, max(len(channels) // step * step, -(-least // step) * step))
+        stay, scores = set(channels), self.ranking(group.name)
+
+        def rank(bundle: tuple[int, ...]) -> tuple[int, float]:
+            return -len(stay.intersection(bundle)), -float(scores[list(bundle)].mean())
+
+        best = sorted(group.bundles(), key=rank)[: width // group.divisor]
+        return tuple(sorted(channel for bundle in best for channel in bundle))
 
     def planned(self, kept: Kept, *, spanning: bool = False) -> dict[str, PlannedGroup]:
         """Return what a plan records of the kept channels."""

@@ -240,6 +240,7 @@ def _document(settings: Job, opened: Opened, found: Planned) -> dict[str, Any]:
         "front": [point.model_dump(mode="json") for point in found.plan.front],
         "resources": [r.model_dump(mode="json") for r in found.plan.resources],
         "held_by": found.plan.held_by,
+        "unheeded": found.plan.unheeded,
         "loss": {"summed": found.plan.loss, "whole": found.plan.whole_loss},
         "removed": [block.last for block in found.plan.removed],
         "explanation": why.model_dump(mode="json") if why else None,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -37,8 +37,8 @@ class Origin(Record):
     architecture: str
     weights: str
     groups: dict[str, int]
-    criteria: tuple[str, ...]
-    samples: int
+    criteria: tuple[str, ...] = Field(min_length=1)
+    samples: int = Field(ge=0)
     seed: int
     version: str
 
@@ -84,13 +84,30 @@ def read_scores(path: Path) -> Shared:
             f"{path} is no file of scores ({kind})",
             "edgeprune importance JOB --out FILE writes one",
         ) from None
-    wanted = {f"{c}/{g}": width for c in origin.criteria for g, width in origin.groups.items()}
-    if {name: len(score) for name, score in tensors.items()} != wanted or not all(
+    if origin.samples < 1:
+        raise UsageError(f"{path}: its scores are of no samples")
+    wanted = {f"{c}/{g}": (width,) for c in origin.criteria for g, width in origin.groups.items()}
+    if {name: tuple(score.shape) for name, score in tensors.items()} != wanted or not all(
         bool(torch.isfinite(score).all()) for score in tensors.values()
     ):
         raise UsageError(f"{path}: its scores are not what its own metadata says")
     scores = {c: {g: tensors[f"{c}/{g}"] for g in origin.groups} for c in origin.criteria}
     return Shared(path, origin, scores)
+
+
+def read_all(paths: Sequence[Path]) -> tuple[Shared, ...]:
+    """Return the scores of all holders.
+
+    Raises:
+        UsageError: a file is missing, is no file of scores, or is given twice: its holder would
+            count twice.
+    """
+    found = tuple(map(read_scores, paths))
+    digests = [sha256_of(path) for path in paths]
+    for number, path in enumerate(paths):
+        if digests[number] in digests[:number]:
+            raise UsageError(f"{path}: these scores are given twice", "name each holder once")
+    return found
 
 
 def require_same(shared: Sequence[Shared], here: Origin) -> None:

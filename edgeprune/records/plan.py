@@ -237,7 +237,8 @@ class WidthPlan(Record):
     `removed` are the branches that go as a whole; their groups have width 0. `whole_loss` is the
     loss increase of the whole plan over the dense model, measured after BatchNorm recalibration on
     the samples of the curves: what it differs from `loss` by is what the groups' losses do not
-    add up to.
+    add up to. `unheeded` are limits beside the budget that `allocation` does not know: nothing but
+    their gates judges them.
     """
 
     groups: dict[str, PlannedGroup]
@@ -251,6 +252,7 @@ class WidthPlan(Record):
     rounds: tuple[Round, ...] = ()
     resources: tuple[ResourceUse, ...] = ()
     held_by: tuple[str, ...] = ()
+    unheeded: tuple[str, ...] = ()
     removed: tuple[ResidualBlock, ...] = ()
     whole_loss: float | None = None
     explanation: Explanation | None = None

@@ -142,11 +142,21 @@ def train_regularised(
         value = finite(loss, step, "[regularise] learning_rate or strength")
         running = value if step == 1 else 0.95 * running + 0.05 * value
         if step % grown == 0:
+            _finite_weights(trained, step)
             penalty.grow()
             history.append((step, running, weak_share(trained, data, groups, settings.kind)))
         progress(step, settings.steps, f"loss {running:.3f}")
     trained.eval()
     return Trained(trained, before, metric_on(trained, data, checked), tuple(history))
+
+
+def _finite_weights(model: nn.Module, step: int) -> None:
+    """Raise where a step has ruined the model: its weights are scored before the next loss."""
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        raise DataError(
+            f"training: weights are not finite after step {step}",
+            "lower [regularise] learning_rate or strength",
+        )
 
 
 def weak_share(model: nn.Module, data: Data, groups: Sequence[ChannelGroup], kind: str) -> float:

@@ -158,6 +158,12 @@ class Console:
         found = plan.rounds[-1] if plan.rounds else None
         error = f"off by {figures.percent(abs(plan.predicted_error))}"
         error = error if found else "not checked yet, edgeprune run does"
+        if not table.widths:
+            self.facts(
+                ("budget", figures.cost(plan.budget, plan.unit)),
+                ("cost", f"{figures.cost(plan.corrected, plan.unit)}: nothing has to be cut"),
+            )
+            return
         self.facts(
             ("budget", figures.cost(plan.budget, plan.unit)),
             (

@@ -279,6 +279,14 @@ def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:
                 f"dense {show(round(use.dense))}",
             )
         )
+    if plan.unheeded:
+        rows.append(
+            (
+                "limits not heeded",
+                f"{listed(plan.unheeded)}: allocation {plan.allocation} knows the budget alone; "
+                "gates judge the others",
+            )
+        )
     if plan.removed:
         rows.append(("branches removed", ", ".join(block.last for block in plan.removed)))
     if plan.whole_loss is not None:

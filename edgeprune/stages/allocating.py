@@ -22,6 +22,7 @@ from edgeprune.allocation.task import Task
 from edgeprune.export.integer_graph import read_integer_graph
 from edgeprune.export.segments import as_int8, read_graph
 from edgeprune.importance.sensitivity import LossMeter, best_curves
+from edgeprune.pruning.floors import group_floors
 from edgeprune.records import (
     CostTable,
     GroupList,
@@ -49,6 +50,7 @@ def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitiv
         scores,
         criterion=next(iter(scores)) if len(scores) == 1 else None,
         round_to=run.job.prune.round_to,
+        floors=group_floors(run.job.prune.floors, groups),
         kind=run.device.spec.kind,
         seed=run.job.seed,
     )
@@ -96,7 +98,11 @@ def pose(
     graph = read_graph(run.file(run.start))
     if run.precision.name == "int8":
         graph = as_int8(graph)
-    model = Model(run.model, graph, groups.groups, dense.file_bytes)
+    whole = {}
+    if run.original is not None and run.profiled is not None:  # what is cut is no longer dense
+        count = sum(parameter.numel() for parameter in run.original.parameters())
+        whole = {"macs": run.profiled.macs, "parameters": count}
+    model = Model(run.model, graph, groups.groups, dense.file_bytes, whole)
     own_memory = run.device.spec.runtime == "firmware"
     rows = resource_rows(run.job.budget, table, model, memory=not own_memory)
     if own_memory:
@@ -152,13 +158,15 @@ def allocate(
     limit = run.limit(table.dense_cost) / tighter
     with run.console.stage("Allocating widths") as stage:
         if run.job.prune.allocation != "exact":
-            return reach(
+            plan = reach(
                 run.job.prune.allocation,
                 task_of(run, groups, table, sensitivity),
                 limit,
                 measure=candidates.measure,
                 note=stage.note,
             )
+            unheeded = tuple(dict.fromkeys(row.name for row in problem.resources))
+            return plan.model_copy(update={"unheeded": unheeded})
         plan = close_the_loop(
             problem,
             limit,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from safetensors.torch import load_file
+from torch import nn
 
 from edgeprune.data import Data
 from edgeprune.errors import UsageError
@@ -13,6 +14,8 @@ from edgeprune.recovery.finetuning import recover
 from edgeprune.recovery.regularisation import train_regularised
 from edgeprune.recovery.schedules import Step, epoch_steps, plan_steps, rewind
 from edgeprune.stages import base
+from edgeprune.transforms import masks
+from edgeprune.verify import guards
 
 REGULARISED = "regularised.safetensors"
 
@@ -32,13 +35,20 @@ def steps_to(job: Job, data: Data, share: float) -> tuple[Step, ...]:
     return plan_steps(job.schedule, share, job.recover.steps, lambda: epoch_steps(data.train))
 
 
-def check(job: Job, data: Data) -> None:
-    """Make sure, before any work, that the schedule reaches a budget that is a share of dense.
+def check(job: Job, model: nn.Module, data: Data, given: base.Given | None = None) -> None:
+    """Make sure, before any work, that the parts of the job fit each other, model and budget.
 
     Raises:
-        BudgetError: it does not.
-        UsageError: the allocation cannot go on from a step.
+        BudgetError: the schedule does not reach a budget that is a share of dense.
+        DataError: a guard compares classes, and model or data have none.
+        UsageError: the allocation cannot go on from a step, masks that the model carries would be
+            lost, a layer to keep does not exist, or given scores are of another model than what is
+            scored.
     """
+    guards.check(job.guards, model, data)
+    _masks_stay(job, model)
+    if given is not None and given.shared:
+        _scored_as_given(job, model)
     kind, allocation = job.schedule.kind, job.prune.allocation
     if kind != "one_shot" and allocation != "exact":
         raise UsageError(
@@ -48,6 +58,36 @@ def check(job: Job, data: Data) -> None:
         )
     if job.request.share is not None:
         steps_to(job, data, job.request.share)
+
+
+def _masks_stay(job: Job, model: nn.Module) -> None:
+    losing = {
+        "[recover] reconstruct": job.recover.reconstruct,
+        "[regularise]": job.regularise is not None,
+        "schedule lottery": job.schedule.kind == "lottery",
+    }
+    names = [name for name, asked in losing.items() if asked]
+    if names and masks.carried(model):
+        raise UsageError(
+            f"the model carries masks, and {names[0]} would fill the weights that they make zero",
+            f"leave out {names[0]}, or make the model without its masks",
+        )
+
+
+def _scored_as_given(job: Job, model: nn.Module) -> None:
+    changes = {
+        "[mask]": job.mask is not None,
+        "[collapse]": job.collapse.enabled,
+        "[regularise]": job.regularise is not None,
+        "masks that the model carries": bool(masks.carried(model)),
+    }
+    names = [name for name, asked in changes.items() if asked]
+    if names:
+        raise UsageError(
+            f"scores of data holders are of the model as it is given, and {names[0]} changes it "
+            "before channels are ranked",
+            "leave that out, or leave out --importance",
+        )
 
 
 def without_other_limits(job: Job) -> Job:

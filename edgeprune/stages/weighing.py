@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from edgeprune.data import Data
 from edgeprune.identity import curves_base, origin_of
@@ -26,7 +28,9 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
     settings, present = run.job.prune, run.present
     left, table = present.groups(groups), present.table(table)
     with run.console.stage("Measuring sensitivity") as stage:
-        scores = _shared(run, groups) or score(run.job, present.model, run.data, left)
+        scores = _shared(run, groups)
+        if scores is None:
+            scores = score(run.job, present.model, run.data, left)
         with atomic(run.scores) as partial:
             save_file(
                 {
@@ -76,10 +80,11 @@ def score(job: Job, model: nn.Module, data: Data, groups: GroupList) -> Scored:
         )
         for name in settings.importance
     }
-    return {
-        name: {g.name: bundled(by_group[g.name], g) for g in groups.groups if g.name in by_group}
-        for name, by_group in found.items()
-    }
+    return {name: _bundled(by_group, groups) for name, by_group in found.items()}
+
+
+def _bundled(scores: Mapping[str, Tensor], groups: GroupList) -> dict[str, Tensor]:
+    return {g.name: bundled(scores[g.name], g) for g in groups.groups if g.name in scores}
 
 
 def _shared(run: Run, groups: GroupList) -> Scored | None:
@@ -88,4 +93,5 @@ def _shared(run: Run, groups: GroupList) -> Scored | None:
     if not given.shared:
         return None
     require_same(given.shared, origin_of(run.job, run.model, groups))
-    return merge(given.shared, given.merge)
+    merged = merge(given.shared, given.merge)
+    return {name: _bundled(by_group, groups) for name, by_group in merged.items()}

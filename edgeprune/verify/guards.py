@@ -14,6 +14,9 @@ from edgeprune.records import Gate
 from edgeprune.sections import GuardsSection
 from edgeprune.verify.accuracy import Accuracy, Answers, are_classes
 
+# A guard that was asked for and cannot be judged is not met.
+NO_CLASSES = "not judged: some batches of the evaluation data hold no classes"
+
 
 def check(guards: GuardsSection, model: nn.Module, data: Data) -> None:
     """Make sure, before any work, that the guards can be judged.
@@ -49,9 +52,14 @@ def gates(
 ) -> tuple[Gate, ...]:
     """Return a gate for each guard of the job; the note of a broken one names class or layer."""
     found: list[Gate] = []
-    if guards.class_floor is not None and slim.answers is not None and slim.labels is not None:
-        found.append(_floor(guards.class_floor, class_shares(slim.answers, slim.labels)))
-    if guards.agreement is not None and slim.answers is not None and dense.answers is not None:
+    if guards.class_floor is not None:
+        shares = (
+            {}
+            if slim.answers is None or slim.labels is None
+            else class_shares(slim.answers, slim.labels)
+        )
+        found.append(_floor(guards.class_floor, shares))
+    if guards.agreement is not None:
         found.append(_agreement(guards.agreement, dense.answers, slim.answers))
     if guards.layers:
         found.append(_layers(guards.layers, dense_model, slim_model))
@@ -70,6 +78,8 @@ def class_shares(answers: Answers, labels: Answers) -> dict[int, float]:
 
 
 def _floor(limit: float, shares: Mapping[int, float]) -> Gate:
+    if not shares:
+        return Gate(name="class_floor", met=False, limit=limit, value=0.0, note=NO_CLASSES)
     broken = sorted((share, label) for label, share in shares.items() if share < limit)
     worst = min(shares, key=lambda label: (shares[label], label))
     told = ", ".join(f"class {label}: {share:.4f}" for share, label in broken)
@@ -82,7 +92,9 @@ def _floor(limit: float, shares: Mapping[int, float]) -> Gate:
     )
 
 
-def _agreement(limit: float, dense: Answers, slim: Answers) -> Gate:
+def _agreement(limit: float, dense: Answers | None, slim: Answers | None) -> Gate:
+    if dense is None or slim is None:
+        return Gate(name="agreement", met=False, limit=limit, value=0.0, note=NO_CLASSES)
     share = float((dense == slim).mean())
     note = f"the dense model's answer, over {len(slim)} samples"
     return Gate(name="agreement", met=share >= limit, limit=limit, value=share, note=note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -52,12 +53,14 @@ def test_each_member_starts_from_the_one_before(job, inside, tmp_path) -> None:
     assert (other.returncode, "budget: was 45%, 75%, is 50%, 75%" in other.stderr) == (2, True)
 
 
-def _starts_from_the_recovered_weights(out, wide: WidthPlan, narrow: WidthPlan) -> None:
+def _starts_from_the_recovered_weights(
+    out, wide: WidthPlan, narrow: WidthPlan, first: str = "75%", second: str = "45%"
+) -> None:
     """The second member's first layer, as cut, holds weights of the first one's recovered layer."""
     from safetensors.torch import load_file
 
-    recovered = load_file(out / ".run" / "75%-recovered.safetensors")["0.weight"]
-    cut = load_file(out / ".run" / "45%-shrunk.safetensors")["0.weight"]
+    recovered = load_file(out / ".run" / f"{first}-recovered.safetensors")["0.weight"]
+    cut = load_file(out / ".run" / f"{second}-shrunk.safetensors")["0.weight"]
     places = [wide.groups["0"].kept.index(channel) for channel in narrow.groups["0"].kept]
     assert (recovered[places] == cut).all()
 
@@ -90,6 +93,7 @@ def test_plans_of_a_family(job, inside) -> None:
     [
         ("75%,75%", 2, "a budget is named twice"),
         ("50%,2x", 2, "two of them are the same"),
+        ("50%,50.0%", 2, "two of them are the same"),
         ("50%,", 2, "budget '' cannot be read"),
         ("50%,1%", 1, "cannot be reached"),
     ],
@@ -100,3 +104,54 @@ def test_bad_families(job, inside, tmp_path, budget: str, code: int, message: st
     assert done.returncode == code
     assert message in done.stderr
     assert not list(out.glob("*%"))
+    assert code == 1 or not out.exists()  # faults of the command line are told before any work
+
+
+MASK = '[mask]\nkind = "ln_structured"\namount = 0.3\n'
+REGULARISE = '[regularise]\nkind = "group_norm"\nsteps = 4\n'
+
+
+def widths_of(member: Path) -> dict[str, int]:
+    verdict = json.loads((member / "verdict.json").read_text())
+    return {name: after for name, (_, after) in verdict["plan"]["widths"].items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("budgets", "tight"), [("99%,45%", True), ("99%,98%", False)], ids=["one", "all"]
+)
+def test_a_mask_that_is_enough_for_some_budgets(
+    job, inside, tmp_path, budgets: str, tight: bool
+) -> None:
+    job.write_text(
+        job.read_text().replace("steps = 40", "steps = 2").replace("drop = 0.05", "drop = 1.0")
+        + MASK
+    )
+    out, device = tmp_path / "out", job.with_name("exact.toml")
+    done = inside("run", job, "--device", device, "--budget", budgets, "--out", out)
+    assert done.returncode == 0, done.stderr
+    wide, narrow = (widths_of(out / name) for name in budgets.split(","))
+    assert bool(narrow) == tight  # the mask alone meets 98 %, so that nothing is cut
+    assert not tight or sum(narrow.values()) < sum(wide.values())
+
+
+@pytest.mark.slow
+def test_folders_are_named_after_the_budget_alone(job, inside, tmp_path) -> None:
+    text = job.read_text().replace("steps = 40", "steps = 2").replace("drop = 0.05", "drop = 1.0")
+    job.write_text(text.replace("[budget]", "[budget]\nram_kb = 1000") + REGULARISE)
+    out, device = tmp_path / "out", job.with_name("exact.toml")
+    done = inside("run", job, "--device", device, "--budget", "80%,50%", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in out.iterdir() if path.name[0] != "."} == {
+        "80%", "50%", "README.md", "index.json",
+    }  # fmt: skip
+    # with regularised training too, the second member goes on from the first one
+    wide, narrow = (
+        WidthPlan.model_validate(
+            json.loads((out / ".run" / f"{name}-5-allocate.json").read_text())["result"]
+        )
+        for name in ("80%", "50%")
+    )
+    assert any(set(g.kept) < set(wide.groups[n].kept) for n, g in narrow.groups.items())
+    _starts_from_the_recovered_weights(out, wide, narrow, "80%", "50%")
+    assert "[80%](80%25/README.md)" in (out / "README.md").read_text()

@@ -18,6 +18,7 @@ from edgeprune.importance.shared import (
     Origin,
     Shared,
     merge,
+    read_all,
     read_scores,
     require_same,
     write_scores,
@@ -50,6 +51,34 @@ def test_ranks_forget_the_size_of_scores() -> None:
     # ranks (0, 1/2, 1) with weight 1/4 and (1, 1/2, 0) with weight 3/4
     merged = merge([holder([100.0, 200.0, 900.0], 10), holder([3.0, 2.0, 1.0], 30)], "rank")
     assert merged["l2"]["0"].tolist() == pytest.approx([0.75, 0.5, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("tensor", "changes"),
+    [
+        (torch.tensor(1.0), {}),
+        (torch.ones(3, 1), {}),
+        (torch.ones(3), {"samples": 0}),
+        (torch.ones(3), {"samples": -5}),
+        (torch.ones(3), {"criteria": ()}),
+    ],
+)
+def test_scores_of_another_shape_or_of_nothing_are_refused(
+    tmp_path: Path, tensor: Tensor, changes: dict[str, Any]
+) -> None:
+    document = origin().model_copy(update=changes).model_dump_json()
+    path = tmp_path / "scores.safetensors"
+    save_file({"l2/0": tensor}, path, metadata={"origin": document})
+    with pytest.raises(UsageError, match=r"scores\.safetensors"):
+        read_scores(path)
+
+
+def test_a_holder_counts_once(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for path in paths:
+        write_scores(path, {"l2": {"0": torch.ones(3)}}, origin())
+    with pytest.raises(UsageError, match=r"b\.safetensors: these scores are given twice"):
+        read_all(paths)
 
 
 def test_files_keep_scores_and_origin(tmp_path: Path) -> None:

@@ -187,6 +187,15 @@ def test_page_of_a_run_with_little_to_show():
     assert "not stated" in text
 
 
+def test_page_tells_the_loss_of_the_whole_plan_and_the_limits():
+    plan = factories.a_plan(
+        loss=0.25, whole_loss=0.75, allocation="uniform", unheeded=("macs", "ram")
+    )
+    text = " ".join(Page(render(factories.a_document(plan=plan))).text.split())
+    assert "0.7500 measured, 0.2500 summed over groups" in text
+    assert "macs and ram: allocation uniform knows the budget alone" in text
+
+
 def test_document_survives_json():
     document = factories.a_document()
     assert ReportData.model_validate_json(document.model_dump_json(by_alias=True)) == document

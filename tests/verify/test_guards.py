@@ -46,6 +46,17 @@ def test_a_class_under_the_floor_is_named() -> None:
     assert (gate.met, gate.note) == (True, "lowest: class 3 of 3")
 
 
+def test_guards_that_cannot_be_judged_are_not_met() -> None:
+    model = nn.Linear(2, 4)
+    asked = GuardsSection(class_floor=0.0, agreement=0.0)
+    blind = Accuracy(1.0, ((1.0, 8),))
+    for gate in gates(asked, blind, blind, model, model):
+        assert (gate.met, gate.note[:10]) == (False, "not judged")
+    ignored = Accuracy(1.0, ((1.0, 2),), np.array([0, 1]), np.array([-100, -100]))
+    floor, agreement = gates(asked, ignored, ignored, model, model)
+    assert (floor.met, agreement.met) == (False, True)
+
+
 def test_agreement_counts_equal_answers() -> None:
     (gate,) = judged(agreement=0.75)
     assert (gate.met, gate.value) == (True, 0.75)
