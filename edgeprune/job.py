@@ -110,7 +110,7 @@ def load_job(path: Path) -> Job:
 
 
 def job_of(table: dict[str, Any], where: str, text: str = "") -> Job:
-    """Return the job in `table`; `where` names it in messages, `text` is the TOML that it came from.
+    """Return the job in `table`, named `where` in messages; `text` is the TOML it came from.
 
     Raises:
         JobError: it has faults (all are listed).
