@@ -152,9 +152,9 @@ def train_regularised(
 
 def _finite_weights(model: nn.Module, step: int) -> None:
     """Raise where a step has ruined the model: its weights are scored before the next loss."""
-    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+    if not all(bool(torch.isfinite(p.detach().square().sum())) for p in model.parameters()):
         raise DataError(
-            f"training: weights are not finite after step {step}",
+            f"training: weights are no longer finite, or too large to score, after step {step}",
             "lower [regularise] learning_rate or strength",
         )
 
