@@ -106,11 +106,20 @@ def load_job(path: Path) -> Job:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise JobError(str(path), [f"not TOML: {error}"]) from None
+    return job_of(table, str(path), text)
+
+
+def job_of(table: dict[str, Any], where: str, text: str = "") -> Job:
+    """Return the job in `table`, named `where` in messages; `text` is the TOML it came from.
+
+    Raises:
+        JobError: it has faults (all are listed).
+    """
     try:
         return Job.model_validate(table)
     except ValidationError as error:
         faults = [_fault(text, dict(item)) for item in _told_once(error)]
-        raise JobError(str(path), faults, "docs/jobs.md lists every key") from None
+        raise JobError(where, faults, "docs/jobs.md lists every key") from None
 
 
 def _told_once(error: ValidationError) -> list[dict[str, Any]]:

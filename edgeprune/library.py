@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
-from edgeprune.job import Job
+from edgeprune.job import job_of
 from edgeprune.loading import check_finite, check_runs
 from edgeprune.pipeline import Result, run
 from edgeprune.report.console import Console
-from edgeprune.sections import BudgetSection
 from edgeprune.stages import base
 
 
@@ -55,15 +54,16 @@ def slim(
         EdgepruneError: with a message that says what to do.
     """
     opened = open_device(device) if isinstance(device, str) else device
-    job = Job.model_validate(
+    job = job_of(
         {
             "name": name,
             "seed": seed,
             "model": {"factory": "in_memory:model"},
             "data": {"factory": "in_memory:data"},
-            "budget": BudgetSection(latency=latency, max_accuracy_drop=max_accuracy_drop),
+            "budget": {"latency": latency, "max_accuracy_drop": max_accuracy_drop},
             **sections,
-        }
+        },
+        "edgeprune.slim",
     )
     check_finite(model)
     data.check()
