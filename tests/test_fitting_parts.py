@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,20 @@ def test_weights_that_a_penalty_ruins_are_told(size: float) -> None:
     assert section is not None
     with pytest.raises(DataError, match=r"weights are no longer finite.* after step 1"):
         train_regularised(model, held, groups, section, seed=0)
+
+
+def test_regularised_training_without_training_data() -> None:
+    unlabelled = replace(data(), train=None)
+    with pytest.raises(DataError, match="no training batches"):
+        steps.check(job(regularise={"kind": "growing"}), network(), unlabelled)
+
+
+def test_without_training_data_an_epoch_is_one_of_the_calibration_data() -> None:
+    batches = data().calibration * 3
+    cuts = {"schedule": {"kind": "iterative", "cuts": [[0, 0.2], [2, 0.4]]}}
+    for held in (
+        replace(data(), train=None, calibration=batches),
+        replace(data(), train=batches),
+    ):
+        first, _ = steps.steps_to(job(**cuts), held, 0.5)
+        assert first.training == 2 * 3

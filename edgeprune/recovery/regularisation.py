@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from edgeprune.data import Data, call, first_batches
+from edgeprune.data import Batch, Data, call, first_batches
 from edgeprune.errors import DataError, UsageError
 from edgeprune.methods import METHODS, unknown
 from edgeprune.pruning.groups import group_scores, regulariser
@@ -97,6 +97,19 @@ class Trained(NamedTuple):
     history: tuple[tuple[int, float, float], ...]
 
 
+def require_training(data: Data) -> Iterable[Batch]:
+    """Return the training batches.
+
+    Raises:
+        DataError: there are none.
+    """
+    if data.train is None:
+        raise DataError(
+            "regularise: the data has no training batches", "give train, or leave out [regularise]"
+        )
+    return data.train
+
+
 def train_regularised(
     model: nn.Module,
     data: Data,
@@ -115,17 +128,14 @@ def train_regularised(
         DataError: there is no training data, or the loss stops being finite.
         UsageError: the model has nothing to regularise.
     """
-    if data.train is None:
-        raise DataError(
-            "regularise: the data has no training batches", "give train, or leave out [regularise]"
-        )
+    train = require_training(data)
     torch.manual_seed(seed)
     trained = fast_layout(copy.deepcopy(model))
     checked = first_batches(data.validation, CHECK_SAMPLES, "validation")
     before = metric_on(trained, data, checked)
     penalty = regularise(trained, data.example, groups, settings.kind, settings.strength)
     optimizer, schedule = optimizer_of(trained, settings.learning_rate, settings.steps)
-    stream, layout = endless(data.train), training_layout(trained)
+    stream, layout = endless(train), training_layout(trained)
     history: list[tuple[int, float, float]] = []
     grown = max(1, settings.steps // GROWTHS)
     running = 0.0

@@ -139,7 +139,8 @@ def check_budgets(run: Run, groups: GroupList, dense: ModelProfile, table: CostT
     """
     unit = run.device.spec.unit
     limit = run.limit(table.dense_cost)
-    require_reachable(pose(run, groups, dense, table), limit, unit)
+    whole = run.dense_cost(table.dense_cost)
+    require_reachable(pose(run, groups, dense, table), limit, unit, whole)
 
 
 def allocate(
@@ -173,7 +174,7 @@ def allocate(
             kept=candidates.planned,
             measure=candidates.measure,
             unit=run.device.spec.unit,
-            dense_cost=table.dense_cost,
+            dense_cost=run.dense_cost(table.dense_cost),
             seed=run.job.seed,
             note=stage.note,
         )

@@ -114,8 +114,12 @@ class Run:
 
     def limit(self, cost: float) -> float:
         """Return what the slim model may cost, from the `cost` of the model that is cut."""
+        return self.job.request.limit(self.dense_cost(cost), self.device.spec.unit)
+
+    def dense_cost(self, cost: float) -> float:
+        """Return what the dense model costs, from the `cost` of the model that is cut."""
         gain = self.prepared.gain if self.prepared else None
-        return self.job.request.limit(cost * (gain.median if gain else 1.0), self.device.spec.unit)
+        return cost * (gain.median if gain else 1.0)
 
     @property
     def present(self) -> Remainder:
