@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edgeprune.data import Batch, Data, call, first_batches
 from edgeprune.errors import DataError, UsageError
 from edgeprune.methods import METHODS, unknown
+from edgeprune.pruning.channels import CONVOLUTIONS, is_carrier
 from edgeprune.pruning.groups import group_scores, regulariser
 from edgeprune.records import ChannelGroup
 from edgeprune.recovery.finetuning import (
@@ -61,10 +62,11 @@ def regularise(
         strength: of the penalty.
 
     Raises:
-        UsageError: no such kind, or `bn_scale` for a model without BatchNorm.
+        UsageError: no such kind, `bn_scale` for a model without BatchNorm, or see `require_plain`.
     """
     if kind not in KINDS:
         raise UsageError(unknown("regularisation", kind, KINDS))
+    require_plain(model, groups, kind)
     scales = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     if kind == "bn_scale" and not any(isinstance(m, scales) and m.affine for m in model.modules()):
         raise UsageError(
@@ -83,6 +85,27 @@ def regularise(
                 engine.update_reg()
 
     return Regulariser(apply, grow)
+
+
+def require_plain(model: nn.Module, groups: Sequence[ChannelGroup], kind: str) -> None:
+    """Make sure that torch-pruning's penalties on weights know the layers of all groups.
+
+    Raises:
+        UsageError: a grouped convolution is among them, of whose input channels a weight sees one
+            part alone; depthwise ones are known.
+    """
+    if kind == "bn_scale":
+        return
+    layers = dict(model.named_modules())
+    for group in groups:
+        for name in (*group.outputs, *group.inputs):
+            layer = layers[name]
+            if isinstance(layer, CONVOLUTIONS) and layer.groups > 1 and not is_carrier(layer):
+                raise UsageError(
+                    f"regularisation {kind}: {name} is a grouped convolution, which it does not "
+                    "know",
+                    f'take bn_scale, leave out [regularise], or [prune] keep = ["{group.name}"]',
+                )
 
 
 class Trained(NamedTuple):
