@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import platform
 from collections.abc import Iterable, Mapping
 
@@ -39,7 +40,7 @@ def identity_of(job: Job, model: nn.Module, data: Data, device: Device) -> dict[
     parts = [first_batches(part, 1, what)[0] for what, part in data.parts().items()]
     sample = _digest(data.example, *((*inputs, target) for inputs, target in parts))
     return {
-        "job": job.model_dump_json(exclude={"budget": {"latency"}, "seed": True}),
+        **_by_key(job),
         "budget": job.budget.asked,
         "seed": str(job.seed),
         "model": hashlib.sha256(repr(model).encode()).hexdigest(),
@@ -49,6 +50,17 @@ def identity_of(job: Job, model: nn.Module, data: Data, device: Device) -> dict[
         "device": device.spec.model_dump_json(),
         **{f"version of {name}": version for name, version in versions().items()},
     }
+
+
+def _by_key(job: Job) -> dict[str, str]:
+    """Return "job.section.key" -> its value, so that a refusal to resume can name what changed."""
+    found: dict[str, str] = {}
+    sections = job.model_dump(mode="json", exclude={"budget": {"latency"}, "seed": True})
+    for name, value in sections.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        for key, one in inner.items():
+            found[f"job.{name}.{key}".rstrip(".")] = json.dumps(one, sort_keys=True)
+    return found
 
 
 def origin_of(job: Job, model: nn.Module, groups: GroupList, samples: int = 0) -> Origin:

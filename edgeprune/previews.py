@@ -9,8 +9,9 @@ from torch import nn
 
 from edgeprune.data import Data, batches
 from edgeprune.devices.protocol import Device
+from edgeprune.errors import OutputError, UsageError
 from edgeprune.identity import identity_of, origin_of
-from edgeprune.importance.shared import Origin, write_scores
+from edgeprune.importance.shared import Origin, read_scores, write_scores
 from edgeprune.job import Job
 from edgeprune.loading import seed_everything
 from edgeprune.pipeline import prices_of
@@ -36,7 +37,12 @@ def sensitivity_only(
 
 
 def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -> Origin:
-    """Score the channels on the job's own data and write the scores to `out`, to be shared."""
+    """Score the channels on the job's own data and write the scores to `out`, to be shared.
+
+    Raises:
+        OutputError: `out` is there and holds no scores, or cannot be written.
+    """
+    _require_scores(out)
     seed_everything(job.seed)
     with console.stage("Finding channel groups"):
         groups = base.find(job, model, data)
@@ -47,3 +53,15 @@ def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -
     origin = origin_of(job, model, groups, samples)
     write_scores(out, scores, origin)
     return origin
+
+
+def _require_scores(out: Path) -> None:
+    """Make sure that nothing but older scores is overwritten."""
+    if not out.exists():
+        return
+    try:
+        read_scores(out)
+    except UsageError:
+        raise OutputError(
+            f"{out} is there and holds no scores", "name another file: --out FILE"
+        ) from None

@@ -39,8 +39,11 @@ def require_ours(out: Path) -> None:
     """Make sure that nothing in `out` is overwritten that edgeprune did not put there.
 
     Raises:
-        OutputError: `out` holds a file of a shipped name and no manifest that lists it.
+        OutputError: `out` holds a file of a shipped name and no manifest that lists it, or is no
+            folder.
     """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is no folder", "name another one: --out DIR")
     manifest = out / "manifest.json"
     ours = (out / ".run" / "identity.json").is_file() or (
         manifest.is_file() and '"files"' in manifest.read_text(encoding="utf-8", errors="replace")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
 from edgeprune.errors import OutputError, ResumeError
 from edgeprune.records import Record
@@ -44,6 +45,10 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.replace(path)
     except OSError as error:
         raise output_error(path, error) from error
+    except SafetensorError as error:  # what its writer makes of a full disk
+        raise OutputError(
+            f"cannot write {path}: {error}", "choose another place with --out"
+        ) from error
     finally:
         # The write has failed already; a partial file that cannot be removed changes nothing.
         with suppress(OSError):

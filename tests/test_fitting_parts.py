@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,30 @@ def test_scores_of_data_holders_are_of_the_model_that_is_ranked(sections: dict[s
     steps.check(job(), network(), data(), shared())
 
 
-def test_weights_that_a_penalty_ruins_are_told() -> None:
+@pytest.mark.parametrize("size", [1e38, 1e25])
+def test_weights_that_a_penalty_ruins_are_told(size: float) -> None:
     model, held = network(), data()
     groups = find_groups(model, held.example).groups
     section = job(
-        regularise={"kind": "group_norm", "steps": 1, "learning_rate": 1e38, "strength": 1e38}
+        regularise={"kind": "group_norm", "steps": 1, "learning_rate": size, "strength": 1.0}
     ).regularise
     assert section is not None
-    with pytest.raises(DataError, match="weights are not finite after step 1"):
+    with pytest.raises(DataError, match=r"weights are no longer finite.* after step 1"):
         train_regularised(model, held, groups, section, seed=0)
+
+
+def test_regularised_training_without_training_data() -> None:
+    unlabelled = replace(data(), train=None)
+    with pytest.raises(DataError, match="no training batches"):
+        steps.check(job(regularise={"kind": "growing"}), network(), unlabelled)
+
+
+def test_without_training_data_an_epoch_is_one_of_the_calibration_data() -> None:
+    batches = data().calibration * 3
+    cuts = {"schedule": {"kind": "iterative", "cuts": [[0, 0.2], [2, 0.4]]}}
+    for held in (
+        replace(data(), train=None, calibration=batches),
+        replace(data(), train=batches),
+    ):
+        first, _ = steps.steps_to(job(**cuts), held, 0.5)
+        assert first.training == 2 * 3

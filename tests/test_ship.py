@@ -237,6 +237,12 @@ def test_files_of_others_are_not_overwritten(tmp_path, name):
     require_ours(tmp_path)
 
 
+def test_a_file_is_no_output_folder(tmp_path):
+    (tmp_path / "50%").write_text("mine")
+    with pytest.raises(OutputError, match="50% is no folder"):
+        require_ours(tmp_path / "50%")
+
+
 def test_other_files_are_no_obstacle(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     require_ours(tmp_path)

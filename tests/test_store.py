@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from edgeprune.errors import OutputError, ResumeError
 from edgeprune.records import ModelProfile, Parity, Prediction
@@ -122,6 +124,13 @@ def test_a_full_device(tmp_path: Path) -> None:
     assert "--resume" in caught.value.hint
     assert path.read_text() == "old"
     assert names(tmp_path) == {"f"}
+
+
+def test_what_safetensors_cannot_write_is_told(tmp_path: Path) -> None:
+    told = pytest.raises(OutputError, match=r"cannot write .*a\.safetensors")
+    with told, atomic(tmp_path / "a.safetensors"):
+        save_file({"a": torch.ones(2)}, tmp_path / "gone" / "a.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_errors_of_unknown_number_still_say_something() -> None:

@@ -74,7 +74,7 @@ def close_the_loop(
     Raises:
         BudgetError: a limit cannot be reached, or limits contradict each other.
     """
-    require_reachable(problem, budget, unit)
+    require_reachable(problem, budget, unit, dense_cost)
     seen: list[Observation] = []
     rounds: list[Round] = []
     candidates: list[_Candidate] = []

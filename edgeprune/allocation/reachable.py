@@ -15,14 +15,19 @@ from edgeprune.records import Unit
 KEY = {"ram": ("ram_kb", 1024.0), "flash": ("flash_kb", 1024.0)}
 
 
-def require_reachable(problem: Problem, budget: float, unit: Unit) -> None:
+def require_reachable(
+    problem: Problem, budget: float, unit: Unit, dense_cost: float | None = None
+) -> None:
     """Make sure that some choice keeps to the main budget and to every resource.
+
+    `dense_cost` is that of the model which budgets are shares of, where it is not the problem's:
+    masks or linear collapse may have changed it before.
 
     Raises:
         BudgetError: none does; names the limit that prevents it, or those that contradict each
             other, with the smallest value that can be reached.
     """
-    dense = problem.cost(problem.dense)
+    dense = dense_cost or problem.cost(problem.dense)
     alone = cheapest(replace(problem, resources=()))
     assert alone is not None  # without limits there is a choice
     if alone.cost > budget:

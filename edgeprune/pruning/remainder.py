@@ -64,7 +64,7 @@ class Remainder:
                 continue
             low, high = float(score.min()), float(score.max())
             below = low - 0.01 * max(high - low, abs(low), 1e-6)
-            whole = torch.full((groups[name].width,), below)
+            whole = torch.full((groups[name].width,), below, dtype=score.dtype)
             whole[list(kept)] = score
             found[name] = whole
         return found

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from edgeprune.data import Data, call, first_batches
+from edgeprune.data import Batch, Data, call, first_batches
 from edgeprune.errors import DataError, UsageError
 from edgeprune.methods import METHODS, unknown
+from edgeprune.pruning.channels import CONVOLUTIONS, is_carrier
 from edgeprune.pruning.groups import group_scores, regulariser
 from edgeprune.records import ChannelGroup
 from edgeprune.recovery.finetuning import (
@@ -61,10 +62,11 @@ def regularise(
         strength: of the penalty.
 
     Raises:
-        UsageError: no such kind, or `bn_scale` for a model without BatchNorm.
+        UsageError: no such kind, `bn_scale` for a model without BatchNorm, or see `require_plain`.
     """
     if kind not in KINDS:
         raise UsageError(unknown("regularisation", kind, KINDS))
+    require_plain(model, groups, kind)
     scales = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     if kind == "bn_scale" and not any(isinstance(m, scales) and m.affine for m in model.modules()):
         raise UsageError(
@@ -85,6 +87,27 @@ def regularise(
     return Regulariser(apply, grow)
 
 
+def require_plain(model: nn.Module, groups: Sequence[ChannelGroup], kind: str) -> None:
+    """Make sure that torch-pruning's penalties on weights know the layers of all groups.
+
+    Raises:
+        UsageError: a grouped convolution is among them, of whose input channels a weight sees one
+            part alone; depthwise ones are known.
+    """
+    if kind == "bn_scale":
+        return
+    layers = dict(model.named_modules())
+    for group in groups:
+        for name in (*group.outputs, *group.inputs):
+            layer = layers[name]
+            if isinstance(layer, CONVOLUTIONS) and layer.groups > 1 and not is_carrier(layer):
+                raise UsageError(
+                    f"regularisation {kind}: {name} is a grouped convolution, which it does not "
+                    "know",
+                    f'take bn_scale, leave out [regularise], or [prune] keep = ["{group.name}"]',
+                )
+
+
 class Trained(NamedTuple):
     """A model trained with a penalty, its validation metric before and after, and the history.
 
@@ -95,6 +118,19 @@ class Trained(NamedTuple):
     before: float
     after: float
     history: tuple[tuple[int, float, float], ...]
+
+
+def require_training(data: Data) -> Iterable[Batch]:
+    """Return the training batches.
+
+    Raises:
+        DataError: there are none.
+    """
+    if data.train is None:
+        raise DataError(
+            "regularise: the data has no training batches", "give train, or leave out [regularise]"
+        )
+    return data.train
 
 
 def train_regularised(
@@ -115,17 +151,14 @@ def train_regularised(
         DataError: there is no training data, or the loss stops being finite.
         UsageError: the model has nothing to regularise.
     """
-    if data.train is None:
-        raise DataError(
-            "regularise: the data has no training batches", "give train, or leave out [regularise]"
-        )
+    train = require_training(data)
     torch.manual_seed(seed)
     trained = fast_layout(copy.deepcopy(model))
     checked = first_batches(data.validation, CHECK_SAMPLES, "validation")
     before = metric_on(trained, data, checked)
     penalty = regularise(trained, data.example, groups, settings.kind, settings.strength)
     optimizer, schedule = optimizer_of(trained, settings.learning_rate, settings.steps)
-    stream, layout = endless(data.train), training_layout(trained)
+    stream, layout = endless(train), training_layout(trained)
     history: list[tuple[int, float, float]] = []
     grown = max(1, settings.steps // GROWTHS)
     running = 0.0
@@ -152,9 +185,9 @@ def train_regularised(
 
 def _finite_weights(model: nn.Module, step: int) -> None:
     """Raise where a step has ruined the model: its weights are scored before the next loss."""
-    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+    if not all(bool(torch.isfinite(p.detach().square().sum())) for p in model.parameters()):
         raise DataError(
-            f"training: weights are not finite after step {step}",
+            f"training: weights are no longer finite, or too large to score, after step {step}",
             "lower [regularise] learning_rate or strength",
         )
 

@@ -139,7 +139,8 @@ def check_budgets(run: Run, groups: GroupList, dense: ModelProfile, table: CostT
     """
     unit = run.device.spec.unit
     limit = run.limit(table.dense_cost)
-    require_reachable(pose(run, groups, dense, table), limit, unit)
+    whole = run.dense_cost(table.dense_cost)
+    require_reachable(pose(run, groups, dense, table), limit, unit, whole)
 
 
 def allocate(
@@ -173,10 +174,14 @@ def allocate(
             kept=candidates.planned,
             measure=candidates.measure,
             unit=run.device.spec.unit,
-            dense_cost=table.dense_cost,
+            dense_cost=run.dense_cost(table.dense_cost),
             seed=run.job.seed,
             note=stage.note,
         )
+        if run.job.prune.polish and run.left is not None:
+            run.console.warning(
+                "[prune] polish: not done, as this plan does not start from the dense model"
+            )
         if run.job.prune.loss != "sensitivity" or run.left is not None:
             return plan  # the sum is no loss of the dense model's
         meter = LossMeter(run.model, run.data, run.job.prune.calibration_samples)

@@ -41,6 +41,7 @@ from edgeprune.records import (
     WidthPlan,
 )
 from edgeprune.recovery.finetuning import recover
+from edgeprune.recovery.regularisation import require_plain
 from edgeprune.recovery.schedules import rewind
 from edgeprune.report.console import Console
 from edgeprune.sections import RecoverSection
@@ -114,8 +115,12 @@ class Run:
 
     def limit(self, cost: float) -> float:
         """Return what the slim model may cost, from the `cost` of the model that is cut."""
+        return self.job.request.limit(self.dense_cost(cost), self.device.spec.unit)
+
+    def dense_cost(self, cost: float) -> float:
+        """Return what the dense model costs, from the `cost` of the model that is cut."""
         gain = self.prepared.gain if self.prepared else None
-        return self.job.request.limit(cost * (gain.median if gain else 1.0), self.device.spec.unit)
+        return cost * (gain.median if gain else 1.0)
 
     @property
     def present(self) -> Remainder:
@@ -159,6 +164,8 @@ def group(run: Run) -> GroupList:
             blocks = find_blocks(run.model, run.data.example, found.groups, stay)
             found = found.model_copy(update={"blocks": blocks})
         group_floors(settings.floors, found)  # faults are told before anything is measured
+        if run.job.regularise is not None:
+            require_plain(run.model, found.groups, run.job.regularise.kind)
         stage.note(
             f"{len(found.groups)} groups to cut, {len(found.skipped)} left alone, "
             f"{len(found.blocks)} branches that can go"

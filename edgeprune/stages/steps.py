@@ -11,7 +11,7 @@ from edgeprune.job import Job
 from edgeprune.pruning.remainder import Remainder
 from edgeprune.records import CostTable, GroupList, Recovered, Regularised, ScheduleStep, WidthPlan
 from edgeprune.recovery.finetuning import recover
-from edgeprune.recovery.regularisation import train_regularised
+from edgeprune.recovery.regularisation import require_training, train_regularised
 from edgeprune.recovery.schedules import Step, epoch_steps, plan_steps, rewind
 from edgeprune.stages import base
 from edgeprune.transforms import masks
@@ -32,7 +32,8 @@ def steps_of(run: base.Run, table: CostTable) -> tuple[Step, ...]:
 
 def steps_to(job: Job, data: Data, share: float) -> tuple[Step, ...]:
     """Return the steps in which the job's schedule reaches `share` of the dense cost."""
-    return plan_steps(job.schedule, share, job.recover.steps, lambda: epoch_steps(data.train))
+    taught = data.train if data.train is not None else data.calibration  # as in recovery
+    return plan_steps(job.schedule, share, job.recover.steps, lambda: epoch_steps(taught))
 
 
 def check(job: Job, model: nn.Module, data: Data, given: base.Given | None = None) -> None:
@@ -40,13 +41,16 @@ def check(job: Job, model: nn.Module, data: Data, given: base.Given | None = Non
 
     Raises:
         BudgetError: the schedule does not reach a budget that is a share of dense.
-        DataError: a guard compares classes, and model or data have none.
+        DataError: a guard compares classes, and model or data have none; or there is nothing to
+            train with regularisation on.
         UsageError: the allocation cannot go on from a step, masks that the model carries would be
             lost, a layer to keep does not exist, or given scores are of another model than what is
             scored.
     """
     guards.check(job.guards, model, data)
     _masks_stay(job, model)
+    if job.regularise is not None:
+        require_training(data)
     if given is not None and given.shared:
         _scored_as_given(job, model)
     kind, allocation = job.schedule.kind, job.prune.allocation

@@ -101,7 +101,8 @@ def mask_channels(
     """Return a copy of `model` with the channels of smallest L2 norm zero, and what was masked.
 
     torch's LnStructured chooses them from the weights of all layers that produce a group's channels
-    together: coupled layers lose the same channels, or none could be removed. Biases and
+    together: coupled layers lose the same channels, or none could be removed. Channels that can
+    only go in bundles are chosen in bundles, and the narrowest width stays. Biases and
     normalisation of these channels become zero too.
 
     Raises:
@@ -119,8 +120,13 @@ def mask_channels(
             m for m in traced[group.name] if m.side == "out" and not is_carrier(layers[m.layer])
         ]
         stacked = torch.cat([_values(layers[m.layer], m.indices) for m in producers], 1)
-        chosen = method.compute_mask(stacked, torch.ones_like(stacked))[:, 0]
-        kept[group.name] = chosen.nonzero().flatten().tolist() or [0]
+        bundles = group.bundles()  # single channels, but for grouped convolutions and heads
+        by_bundle = torch.stack([stacked[list(bundle)].flatten() for bundle in bundles])
+        chosen = method.compute_mask(by_bundle, torch.ones_like(by_bundle))[:, 0]
+        order = torch.argsort(by_bundle.norm(dim=1), descending=True, stable=True).tolist()
+        least = group.narrowest // group.divisor
+        stay = {*chosen.nonzero().flatten().tolist(), *order[:least]}
+        kept[group.name] = sorted(channel for k in stay for channel in bundles[k])
         masked += [f"{m.layer}.weight" for m in producers if hasattr(layers[m.layer], "weight")]
     return mask(model, inputs, kept), tuple(dict.fromkeys(masked))
 

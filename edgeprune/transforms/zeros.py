@@ -13,7 +13,7 @@ from edgeprune.pruning.channels import CONVOLUTIONS, Member, is_carrier, rows
 from edgeprune.pruning.groups import cut, find_groups, members
 from edgeprune.pruning.recurrent import RECURRENT
 from edgeprune.pruning.shrink import TOLERANCE
-from edgeprune.records import RemovedChannels, ZeroChannels
+from edgeprune.records import ChannelGroup, RemovedChannels, ZeroChannels
 
 Inputs = tuple[Tensor, ...]
 
@@ -59,9 +59,13 @@ def remove_zero_channels(
                 reasons[reason] = reasons.get(reason, 0) + 1
             else:
                 gone.append(k)
-        if len(gone) == group.width:
-            reasons["a group keeps one channel at least"] = 1
-            gone = gone[1:]
+        single, gone = len(gone), _in_bundles(group, gone)
+        if len(gone) < single:
+            reasons[f"channels go in bundles of {group.divisor}"] = single - len(gone)
+        if (spare := len(gone) - (group.width - group.narrowest)) > 0:
+            reasons[f"the group keeps {_counted(group.narrowest)} at least"] = spare
+            gone = gone[spare:]
+        gone.sort()
         left += [ZeroChannels(group=group.name, channels=n, reason=r) for r, n in reasons.items()]
         if not gone:
             continue
@@ -77,6 +81,16 @@ def remove_zero_channels(
             RemovedChannels(group=group.name, before=group.width, kept=tuple(kept), folded=count)
         )
     return Smaller(slim, tuple(removed), tuple(left))
+
+
+def _in_bundles(group: ChannelGroup, channels: Sequence[int]) -> list[int]:
+    """Return the `channels` that form whole bundles, bundle by bundle."""
+    found = set(channels)
+    return [k for bundle in group.bundles() if found.issuperset(bundle) for k in bundle]
+
+
+def _counted(channels: int) -> str:
+    return "one channel" if channels == 1 else f"{channels} channels"
 
 
 def replay(model: nn.Module, inputs: Inputs, removed: Sequence[RemovedChannels]) -> nn.Module:

@@ -88,6 +88,10 @@ def test_limits_out_of_reach_are_named() -> None:
     with pytest.raises(BudgetError, match=r"smallest reachable cost is 3 us") as caught:
         require_reachable(two_groups(), 2.9, "us")
     assert caught.value.exit_code == 1
+    assert "30.0 % of dense" in caught.value.what  # of 10 us
+    with pytest.raises(BudgetError, match=r"15\.0 % of dense") as caught:
+        require_reachable(two_groups(), 2.9, "us", dense_cost=20.0)  # before it was prepared
+    assert caught.value.hint.startswith("ask for at least 16%")
     with pytest.raises(BudgetError, match=r"macs of 10 MACs cannot be reached.* is 11 MACs"):
         require_reachable(two_groups(a_row(10.0)), 9.0, "us")
     require_reachable(two_groups(a_row(11.0)), 9.0, "us")

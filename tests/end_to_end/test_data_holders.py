@@ -97,3 +97,20 @@ def test_sensitivity_shows_every_group_and_needs_no_budget(job: Path, inside) ->
     assert "better than" in done.stderr
     again = inside("sensitivity", job, "--device", job.with_name("exact.toml"), "--json")
     assert json.loads(again.stdout)["curves"] == document["curves"]
+
+
+def test_scores_overwrite_nothing_but_scores(job: Path, inside, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    text, scores = job.read_text(), tmp_path / "scores.safetensors"
+    done = inside("importance", job, "--out", job)
+    assert (done.returncode, job.read_text()) == (2, text)
+    assert "is there and holds no scores" in done.stderr
+    for _ in range(2):
+        done = inside("importance", job, "--out", scores)
+        assert (done.returncode, scores.is_file()) == (0, True)
+
+
+def test_sensitivity_of_a_model_that_a_mask_makes_fast_enough(job: Path, inside) -> None:  # type: ignore[no-untyped-def]
+    job.write_text(job.read_text() + '[mask]\nkind = "ln_structured"\namount = 0.25\n')
+    done = inside("sensitivity", job, "--device", job.with_name("exact.toml"), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["chosen"].keys() == {"0", "3", "6"}

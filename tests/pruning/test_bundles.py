@@ -13,6 +13,7 @@ from edgeprune.export.segments import read_graph
 from edgeprune.importance.scores import bundled, keep_best
 from edgeprune.profiler.layers import profile_model
 from edgeprune.pruning.groups import find_groups
+from edgeprune.pruning.remainder import Remainder
 from edgeprune.pruning.shrink import shrink
 from edgeprune.records import ChannelGroup
 
@@ -75,3 +76,18 @@ def test_offered_widths_are_multiples(exported, groups_of, simulated) -> None:
     assert table.widths["2"] == (8, 12, 16)
     assert all(width % 4 == 0 for width in table.widths["0"])
     assert grid(192, divisor=3) == tuple(range(12, 193, 12))
+
+
+def test_what_a_step_left_of_bundled_scores_ranks_before_what_is_gone(groups_of) -> None:
+    groups = groups_of("grouped")
+    group = next(group for group in groups.groups if group.divisor == 4)
+    gone = group.bundles()[1]
+    kept = tuple(k for k in range(group.width) if k not in gone)
+    left = Remainder(torch.nn.Identity(), {group.name: kept})
+    narrow = left.groups(groups)[group.name]
+    # bundles of equal mean are told apart by the last bits of float64
+    scores = bundled(torch.ones(len(kept)), narrow)
+    whole = left.scores({group.name: scores}, groups)[group.name]
+    assert torch.equal(whole[list(kept)], scores)
+    assert float(whole[list(gone)].max()) < float(scores.min())
+    assert len(set(keep_best(whole, 8)) & set(gone)) == 0

@@ -10,7 +10,7 @@ from torch import nn
 
 from edgeprune.errors import UsageError
 from edgeprune.pruning.groups import find_groups
-from edgeprune.recovery.regularisation import KINDS, regularise
+from edgeprune.recovery.regularisation import KINDS, regularise, require_plain
 
 FIRST = torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
 SECOND = torch.tensor([[4.0, 0.0, 0.0]])  # channel norms 5, 1, 2
@@ -99,3 +99,18 @@ def test_bad_requests() -> None:
         regularise(network(), X, (), "lasso")
     with pytest.raises(UsageError, match="no BatchNorm"):
         regularise(network(), X, (), "bn_scale")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_grouped_convolutions_are_refused_by_name(kind: str, build, groups_of) -> None:
+    model, inputs = build("grouped")
+    groups = groups_of("grouped").groups
+    if kind == "bn_scale":
+        require_plain(model, groups, kind)
+        return
+    with pytest.raises(UsageError, match=f"{kind}: 2 is a grouped convolution"):
+        regularise(model, inputs, groups, kind)
+    others = [group for group in groups if group.divisor == 1]
+    model, inputs = build("separable")  # a depthwise convolution is no obstacle
+    require_plain(model, groups_of("separable").groups, kind)
+    assert others == [g for g in groups if "2" not in (*g.outputs, *g.inputs)]

@@ -121,6 +121,35 @@ def test_coupled_layers_lose_the_same_channels(build: Build, name: str) -> None:
         assert torch.equal(again(*inputs), found.model(*inputs))
 
 
+@pytest.mark.parametrize("amount", [0.3, 0.6, 0.9])
+def test_channels_that_go_in_bundles_are_masked_and_removed_in_bundles(
+    build: Build, amount: float
+) -> None:
+    model, inputs = build("grouped")
+    torch.manual_seed(3)
+    samples = [(torch.randn(4, *inputs[0].shape[1:]),)]
+    masked, _ = masks.mask_channels(model, inputs, amount)
+    smaller = remove_zero_channels(masked, inputs, samples)
+    before, after = masked(*samples[0]), smaller.model(*samples[0])
+    assert torch.allclose(before, after, atol=1e-5)
+    found = {one.group: len(one.kept) for one in smaller.removed}
+    assert found["0"] % 4 == 0  # feeds a convolution of four groups
+    assert 8 <= found["0"] <= max(8, 16 * (1 - amount) + 4)
+
+
+def test_zero_channels_that_are_no_whole_bundle_stay_and_say_why(build: Build) -> None:
+    model, inputs = build("grouped")
+    masked = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in masked[0].parameters():
+            parameter[[0, 4, 8, 12, 1]] = 0.0  # one bundle, and a channel of another
+    smaller = remove_zero_channels(masked, inputs, [inputs])
+    (removed,) = [one for one in smaller.removed if one.group == "0"]
+    assert removed.kept == (1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15)
+    (left,) = [one for one in smaller.left if one.group == "0"]
+    assert (left.channels, left.reason) == (1, "channels go in bundles of 4")
+
+
 def test_a_constant_goes_into_the_bias_of_the_next_layer() -> None:
     """relu(0 x + 2) = 2 enters with weight 3: the bias grows from 1 to 7; a layer gets one."""
     for bias in (True, False):
