@@ -87,7 +87,7 @@ def build(**overrides: Any) -> nn.Module:
 
 def build_small(**overrides: Any) -> nn.Module:
     """Return the network in a microcontroller's size; the job adds `small.safetensors`."""
-    return build(**{"widths": (16, 32, 64), "stem_stride": 2, **overrides})
+    return build(**{"widths": (24, 48, 96), "stem_stride": 2, **overrides})
 
 
 def build_narrow(width: float) -> nn.Module:
