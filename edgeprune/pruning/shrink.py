@@ -81,7 +81,9 @@ def _require(model: nn.Module, inputs: tuple[Tensor, ...], plan: WidthPlan) -> N
 
 
 def _ensure_widths(slim: nn.Module, plan: WidthPlan) -> None:
-    left = tuple(name for name, group in plan.groups.items() if group.after)
+    # The layer that names a group may lie in a removed branch, while others of the group stay.
+    gone = {layer for block in plan.removed for layer in block.layers}
+    left = tuple(n for n, group in plan.groups.items() if group.after and n not in gone)
     for name, width in groups.widths(slim, left).items():
         if width != plan.groups[name].after:
             raise InternalCheckError(

@@ -132,9 +132,14 @@ def mask_channels(
 
 
 def hold_zeros(model: nn.Module, names: Sequence[str]) -> None:
-    """Keep the zeros of the named parameters at zero while `model` is trained, in place."""
+    """Keep the zeros of the named parameters at zero while `model` is trained, in place.
+
+    Layers that left with a removed branch have no parameters to hold.
+    """
     for name in names:
         owner, key = _owner(model, name)
+        if not hasattr(owner, key):
+            continue
         zeros = getattr(owner, key) == 0
         parametrize.register_parametrization(owner, key, _Held(~zeros))
 

@@ -197,3 +197,28 @@ def test_a_branch_without_its_loss_is_an_internal_error() -> None:
         with_removals(chained(), [block], {})
     outside = ResidualBlock(last="y", layers=("y",), groups=("b", "z"))
     assert with_removals(chained(), [outside], {}).widths == chained().widths
+
+
+def test_the_layer_that_names_a_group_may_go_with_its_branch(build, groups_of) -> None:
+    """Of the channels that skip connections carry, the last branch's last layer is the name."""
+    torch.manual_seed(0)
+    model, inputs = Inverted().eval(), (torch.randn(2, 3, 8, 8),)
+    groups = find_groups(model, inputs)
+    blocks = find_blocks(model, inputs, groups.groups)
+    named = [b for b in blocks if any(g.name in b.layers and g.name not in b.groups for g in groups.groups)]  # fmt: skip
+    assert named
+    gone = {name for block in named for name in block.groups}
+    kept = {g.name: () if g.name in gone else tuple(range(g.width - 1)) for g in groups.groups}
+    plan = WidthPlan(
+        groups={
+            g.name: PlannedGroup(
+                before=g.width, after=len(kept[g.name]), kept=kept[g.name], criterion="l2"
+            )
+            for g in groups.groups
+        },
+        budget=1.0, unit="us", predicted=1.0, predicted_error=0.0, corrected=1.0, gap=0.0,
+        loss=0.0, removed=tuple(named),
+    )  # fmt: skip
+    slim = shrink(model, inputs, plan)
+    assert slim.head.in_features == 15
+    assert slim.first[6].out_channels == 15

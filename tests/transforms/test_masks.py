@@ -90,6 +90,17 @@ def test_zeros_are_held_through_training() -> None:
     assert set(model.state_dict()) == {"0.weight", "0.bias", "2.weight", "2.bias"}
 
 
+def test_layers_that_left_with_a_branch_hold_no_zeros() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Identity())  # as a removed branch leaves a layer
+    with torch.no_grad():
+        model[0].weight[0] = 0.0
+    masks.hold_zeros(model, ("0.weight", "1.weight"))
+    with torch.no_grad():
+        model[0].parametrizations.weight.original.add_(1.0)
+    assert _zeros(model[0].weight) == 3
+    assert set(masks.release(model).state_dict()) == {"0.weight", "0.bias"}
+
+
 def test_channel_masks_are_those_of_torch_and_leave_physically() -> None:
     torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
