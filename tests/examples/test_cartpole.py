@@ -86,6 +86,7 @@ def test_the_dense_policy_balances(load) -> None:  # type: ignore[no-untyped-def
 
 
 def test_a_cut_policy_is_narrower_everywhere(load) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("gymnasium")
     compare = load("compare")
     data, policy = load("data").load(), load("model").policy()
     slim = compare.cut(policy, data, "l1", 0.25)
