@@ -32,9 +32,9 @@ class ModelFile(Message):
 class Request(Message):
     """What to do with which models; see profiler/worker.py for the tasks.
 
-    Sessions are opened `openings` times (task `time` only); each time `rounds` visits are made to
-    every model with `inner` runs each. `paired` alternates the order of
-    two models instead of drawing it; after `deadline_seconds` the worker stops and says so.
+    Sessions are opened `openings` times (tasks `time` and `layers`); each time `rounds` visits are
+    made to every model with `inner` runs each. `paired` alternates the order of two models instead
+    of drawing it; after `deadline_seconds` the worker stops and says so.
     `unprofiled` (task `layers` only) times whole runs without the profiler in the same rounds.
     `joined` (task `layers` only) says that the costs of layers are all that counts, so that a
     device may run several models as one program.

@@ -42,6 +42,7 @@ Stopped = Literal["enough", "time", "unstable", "exact"]
 FUSIONS = re.compile(r"(/+\w+Fusion)+/*$")  # such as MatMulAddFusion, behind the node's name
 RESHAPES = {"gemm_input_reshape": 1, "gemm_output_reshape": -1}  # where their Gemm is
 PROCESS_SECONDS = 1.0  # of rounds in one process
+OPENINGS = 3  # of the sessions in one process: where memory lies moves each by some per cent
 
 
 @dataclass
@@ -68,7 +69,7 @@ def profile_model(
     name: str,
     layers: Path | None = None,
     processes: int = 3,
-    rounds: int = 60,
+    rounds: int = 20,
     seconds: float = 4.0,
     half_width: float = 0.03,
     settle: float = 0.15,
@@ -145,6 +146,7 @@ def _one_process(
         task="layers",
         models=models,
         rounds=rounds,
+        openings=OPENINGS if calibration else 1,
         unprofiled=calibration is not None,
         warmup_runs=10 if exact else 3,
         warmup_seconds=0.3,

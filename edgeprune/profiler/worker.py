@@ -44,6 +44,10 @@ COMPARABLE = [
     "architecture", "processor", "processors", "instruction_set", "onnxruntime", "providers",
     "threads", "graph_optimization", "affinity", "governor", "accelerator",
 ]  # fmt: skip
+INSTRUCTIONS = [
+    "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm",
+    "sve", "sme",
+]  # fmt: skip
 
 
 def main(request_path: str, result_path: str) -> None:
@@ -167,10 +171,8 @@ def timed(request: Facts, scratch: str) -> Facts:
     The sessions are opened `openings` times, in random order: where their memory lies differs each
     time, and that alone moves a model by some per cent.
     """
-    models = [
-        {"name": m["name"], "warmup": 0, "load_seconds": 0.0, "values": []}
-        for m in request["models"]
-    ]
+    empty: Facts = {"warmup": 0, "load_seconds": 0.0}
+    models = [dict(empty, name=model["name"], values=[]) for model in request["models"]]
     stopped, until = "fixed", time.perf_counter() + request["deadline_seconds"]
     for opening in range(request["openings"]):
         seed = request["seed"] * 1000 + opening
@@ -194,16 +196,29 @@ def profiled(request: Facts, scratch: str) -> Facts:
     """Profile runs; for every node its time in microseconds in every run after the warm-up.
 
     With `unprofiled`, each model has a second session without the profiler, visited in the same
-    rounds: the difference of the two is what profiling costs.
+    rounds: the difference of the two is what profiling costs. All are opened `openings` times.
     """
-    opened, count, both = [], len(request["models"]), request.get("unprofiled", False)
-    for index in range(count * (2 if both else 1)):
+    parts = [_profiled_once(request, scratch, opening) for opening in range(request["openings"])]
+    for part in parts[1:]:
+        for model, more in zip(parts[0]["models"], part["models"]):
+            for found, again in [(model, more), *zip(model["nodes"], more["nodes"])]:
+                for key in {"values", "starts", "runs"} & set(found):
+                    found[key] += again[key]
+    return dict(parts[0], stopped=parts[-1]["stopped"])
+
+
+def _profiled_once(request: Facts, scratch: str, opening: int) -> Facts:
+    count, both = len(request["models"]), request.get("unprofiled", False)
+    seed, opened = request["seed"] * 1000 + opening, {}
+    order = list(range(2 * count)) if both else list(range(count))
+    for index in random.Random(seed).sample(order, len(order)) if both else order:
         trace = os.path.join(scratch, "trace%d" % index) if index < count else None
-        opened.append(open_session(request["models"][index % count], request["session"], trace))
-    runners = [partial(s.run, None, feeds_for(s, request["seed"])) for s, _ in opened]
+        opened[index] = open_session(request["models"][index % count], request["session"], trace)
+    sessions = [opened[index][0] for index in sorted(opened)]
+    runners = [partial(s.run, None, feeds_for(s, request["seed"])) for s in sessions]
     made = warm_up(runners, request["warmup_seconds"] if both else 0.0, request["warmup_runs"])
-    until = time.perf_counter() + request["deadline_seconds"]
-    values, stopped = visit(request, runners, request["seed"], until)
+    until = time.perf_counter() + request["deadline_seconds"] / request["openings"]
+    values, stopped = visit(request, runners, seed, until)
     models = []
     for index, model in enumerate(request["models"]):
         session, seconds = opened[index]
@@ -212,9 +227,9 @@ def profiled(request: Facts, scratch: str) -> Facts:
             events = json.load(stream)
         os.remove(trace)
         found = dict(_nodes(events, made[index]), name=model["name"], warmup=made[index])
-        if both:
-            found["values"] = values[count + index]
         models.append(dict(found, load_seconds=seconds))
+        if both:
+            models[-1]["values"] = values[count + index]
     return {"stopped": stopped, "models": models}
 
 
@@ -301,22 +316,17 @@ def environment(request: Facts, load_before: str) -> Facts:
     """Return what this device is, as text facts, and which of them decide comparability."""
     options = request["session"]
     facts = {
-        "architecture": platform.machine(),
-        "system": platform.platform(),
+        "architecture": platform.machine(), "system": platform.platform(),
         "processor": _cpuinfo("model name", "Model") or platform.processor() or "unknown",
         "processors": str(os.cpu_count()),
         "instruction_set": _instruction_set(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "onnxruntime": ort.__version__,
-        "providers": ",".join(options["providers"]),
-        "threads": str(options["threads"]),
+        "python": platform.python_version(), "numpy": np.__version__,
+        "onnxruntime": ort.__version__, "providers": ",".join(options["providers"]),
+        "threads": str(options["threads"]), "affinity": _affinity(),
         "graph_optimization": options["graph_optimization"],
-        "affinity": _affinity(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "unknown",
-        "load_before": load_before,
-        "load_after": _load(),
-    }
+        "load_before": load_before, "load_after": _load(),
+    }  # fmt: skip
     return {"facts": facts, "comparable": [name for name in COMPARABLE if name in facts]}
 
 
@@ -328,19 +338,12 @@ def _affinity() -> str:
 
 def _instruction_set() -> str:
     flags = set((_cpuinfo("flags", "Features") or "").split())
-    known = [
-        "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm",
-        "sve", "sme",
-    ]  # fmt: skip
-    return " ".join(name for name in known if name in flags) or "baseline"
+    return " ".join(name for name in INSTRUCTIONS if name in flags) or "baseline"
 
 
 def _cpuinfo(*keys: str) -> str | None:
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in keys:
-            return value.strip()
-    return None
+    lines = [line.partition(":") for line in (_read("/proc/cpuinfo") or "").splitlines()]
+    return next((value.strip() for name, _, value in lines if name.strip() in keys), None)
 
 
 def _end_with_parent() -> None:
@@ -382,18 +385,15 @@ def _forget_peak() -> None:
 
 
 def _load() -> str:
-    try:
+    with contextlib.suppress(OSError):
         return "%.2f" % os.getloadavg()[0]
-    except OSError:
-        return "unknown"
+    return "unknown"
 
 
 def _read(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8") as stream:
-            return stream.read().strip()
-    except OSError:
-        return None
+    with contextlib.suppress(OSError), open(path, encoding="utf-8") as stream:
+        return stream.read().strip()
+    return None
 
 
 if __name__ == "__main__":
