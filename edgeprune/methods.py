@@ -50,6 +50,7 @@ METHODS: tuple[Method, ...] = (
     Method("importance", "grasp", "how much of the gradient's norm hangs on the channel"),
     Method("importance", "synflow", "product of absolute weights along all paths, no data"),
     Method("importance", "hessian", "trace of the channel's Hessian block times squared norm"),
+    Method("importance", "output_error", "what the next layer's outputs would lose, greedily"),
     Method("importance", "fused", "weights, activations, gradients and cooperation, combined"),
     Method("fusion", "simple", "mean of the four families"),
     Method("fusion", "adaptive", "families weighted by how well they discriminate"),

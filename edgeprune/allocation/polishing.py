@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from edgeprune.allocation.closed_loop import GOOD, Measured
 from edgeprune.allocation.explanation import explain
 from edgeprune.allocation.problem import Problem
+from edgeprune.importance.normalisation import mean_rank
 from edgeprune.importance.scores import keep_best
 from edgeprune.records import PlannedGroup, Round, WidthPlan
 
 Choice = tuple[int, ...]
+Groups = dict[str, PlannedGroup]
 CHANGED, FAR = 3, 2  # groups that a neighbour differs in, and by how many offered widths
 LOOKED_AT, PASSES = 14, 3  # neighbours whose loss is measured in a pass; passes
 MEASURED = 3  # plans that go to the device
 GAIN = 0.01  # of the loss: what a change must win
+RANKINGS = 160  # tried in a pass over all groups
 
 
 @dataclass(frozen=True)
@@ -31,36 +34,43 @@ class Polish:
 
     Args:
         problem: widths, losses and prices.
-        kept: group -> width to group -> channels that stay.
+        scores: criterion -> group -> score of each channel [width].
         loss: measures the loss increase of a whole plan.
         measure: builds a plan's model and measures its cost.
-        note: receives one line a plan measured.
-        scores: criterion -> group -> score of each channel [width]: rankings to choose from.
+        note: receives one line a step.
     """
 
     problem: Problem
-    kept: Callable[[Mapping[str, int]], dict[str, PlannedGroup]]
+    scores: Mapping[str, Mapping[str, Tensor]]
     loss: Callable[[Mapping[str, PlannedGroup]], float]
-    measure: Callable[[dict[str, PlannedGroup]], Measured]
+    measure: Callable[[Groups], Measured]
     note: Callable[[str], None] = lambda _: None
-    scores: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def __call__(self, plan: WidthPlan) -> WidthPlan:
-        """Return `plan`, or a neighbour of it that costs the same and loses less as a whole.
+        """Return `plan`, or one that costs the same and loses less as a whole.
 
-        Descent: of the plans that differ in at most 3 groups by at most 2 offered widths, and whose
-        price keeps the measured cost inside the aim, the 14 of least summed loss are cut and their
-        loss measured; the best is the next start, at most 3 times. What was found is measured on
-        the device, best first, and the first one inside the budget's window is taken.
+        1. Channels are ranked anew, group by group, beside the cuts of all others.
+        2. Descent over widths: of the plans that differ in at most 3 groups by at most 2 offered
+           widths, and whose price keeps the measured cost inside the aim, the 14 of least summed
+           loss are cut and their loss measured; the best is the next start, at most 3 times. What
+           was found is measured on the device, best first, and the first one inside the budget's
+           window is taken.
+        3. If widths changed, channels are ranked once more.
         """
+        ranked = self._ranked_in_context(plan)
+        moved = self._other_widths(ranked)
+        return moved if moved.groups == ranked.groups else self._ranked_in_context(moved)
+
+    def _other_widths(self, plan: WidthPlan) -> WidthPlan:
         start = self._choice(plan)
-        losses = {start: self._loss(start)}
+        rankings = {name: group.criterion for name, group in plan.groups.items()}
+        losses = {start: self.loss(plan.groups)}
         scale = plan.corrected / self.problem.cost(start)
         best = start
         for _ in range(PASSES):
             near = [c for c in self._near(best, scale, plan.budget) if c not in losses]
             for choice in sorted(near, key=self.problem.loss)[:LOOKED_AT]:
-                losses[choice] = self._loss(choice)
+                losses[choice] = self.loss(self._cut(choice, rankings))
             following = min(losses, key=lambda c: losses[c])
             if following == best:
                 break
@@ -69,14 +79,13 @@ class Polish:
         found = sorted((c for c in losses if losses[c] < enough), key=lambda c: losses[c])
         rounds = list(plan.rounds)
         for choice in found[:MEASURED]:
-            widths = self.problem.widths_of(choice)
-            groups = self.kept(widths)
+            groups = self._cut(choice, rankings)
             cost = self.measure(groups)
-            predicted = scale * self.problem.cost(choice)
             rounds.append(
                 Round(
-                    widths=widths, predicted=predicted, measured=cost.cost,
-                    low=cost.low, high=cost.high,
+                    widths=self.problem.widths_of(choice),
+                    predicted=scale * self.problem.cost(choice),
+                    measured=cost.cost, low=cost.low, high=cost.high,
                 )
             )  # fmt: skip
             self.note(
@@ -89,35 +98,61 @@ class Polish:
             if fits and GOOD[0] * plan.budget <= cost.cost <= plan.budget:
                 plan = self._changed(plan, choice, groups, cost.cost, used)
                 break
-        return self._ranked_in_context(plan.model_copy(update={"rounds": tuple(rounds)}))
+        return plan.model_copy(update={"rounds": tuple(rounds)})
 
     def _ranked_in_context(self, plan: WidthPlan) -> WidthPlan:
         """Return `plan` with the ranking of each group that loses least beside the other cuts.
 
-        A criterion that is best when a group is cut alone need not be so when all are. Widths, and
+        A criterion that is best when a group is cut alone need not be so when all are. Tried are
+        all criteria, and the mean ranks of two; groups that lose most alone come first. Widths, and
         so the cost, stay.
         """
         groups = dict(plan.groups)
         loss = before = self.loss(groups)
-        for name, scores in itertools.product(groups, self.scores.items()):
-            criterion, planned = scores[0], groups[name]
-            if criterion == planned.criterion or not 0 < planned.after < planned.before:
-                continue
-            kept = keep_best(scores[1][name], planned.after)
-            other = planned.model_copy(update={"kept": kept, "criterion": criterion})
-            found = self.loss({**groups, name: other})
-            if found < loss:
-                groups[name], loss = other, found
+        alone = {
+            name: self.problem.losses[g][option]
+            for g, (name, option) in enumerate(
+                zip(self.problem.names, self._choice(plan), strict=True)
+            )
+        }
+        cut = [name for name, group in groups.items() if 0 < group.after < group.before]
+        for name in sorted(cut, key=lambda n: -alone[n]):
+            planned, tried = groups[name], {groups[name].kept}
+            for criterion in self._rankings(RANKINGS // len(cut)):
+                ranking = mean_rank(_of_group(self.scores, name), criterion)
+                kept = keep_best(ranking, planned.after)
+                if kept in tried:
+                    continue
+                tried.add(kept)
+                other = planned.model_copy(update={"kept": kept, "criterion": criterion})
+                found = self.loss({**groups, name: other})
+                if found < loss:
+                    groups[name], loss = other, found
         if loss < before:
             self.note(f"ranked in context: whole loss {before:.4f} -> {loss:.4f}")
         return plan.model_copy(update={"groups": groups})
 
+    def _rankings(self, most: int) -> list[str]:
+        """Return criteria, then pairs of them: `most`, but all criteria at least."""
+        pairs = ["+".join(pair) for pair in itertools.combinations(self.scores, 2)]
+        return [*self.scores, *pairs[: max(0, most - len(self.scores))]]
+
+    def _cut(self, choice: Choice, rankings: Mapping[str, str]) -> Groups:
+        """Return what each group keeps at the widths of `choice`."""
+        found = {}
+        for name, width in self.problem.widths_of(choice).items():
+            ranking = mean_rank(_of_group(self.scores, name), rankings[name])
+            found[name] = PlannedGroup(
+                before=len(ranking),
+                after=width,
+                kept=keep_best(ranking, width) if width else (),
+                criterion=rankings[name],
+            )
+        return found
+
     def _choice(self, plan: WidthPlan) -> Choice:
         options = zip(self.problem.names, self.problem.widths, strict=True)
         return tuple(widths.index(plan.groups[name].after) for name, widths in options)
-
-    def _loss(self, choice: Choice) -> float:
-        return self.loss(self.kept(self.problem.widths_of(choice)))
 
     def _near(self, choice: Choice, scale: float, budget: float) -> list[Choice]:
         """Return neighbours inside the aim and all limits; what is removed stays removed."""
@@ -146,7 +181,7 @@ class Polish:
         self,
         plan: WidthPlan,
         choice: Choice,
-        groups: dict[str, PlannedGroup],
+        groups: Groups,
         cost: float,
         used: Mapping[str, float],
     ) -> WidthPlan:
@@ -167,3 +202,7 @@ class Polish:
             "explanation": explain(priced, choice, plan.budget, plan.unit),
         }
         return plan.model_copy(update=update)
+
+
+def _of_group(scores: Mapping[str, Mapping[str, Tensor]], name: str) -> dict[str, Tensor]:
+    return {criterion: by_group[name] for criterion, by_group in scores.items()}

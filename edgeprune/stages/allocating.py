@@ -193,7 +193,7 @@ def allocate(
 
             measure, note = candidates.measure, stage.note
             scores = task_of(run, groups, table, sensitivity).scores
-            plan = Polish(problem, candidates.planned, loss, measure, note, scores)(plan)
+            plan = Polish(problem, scores, loss, measure, note)(plan)
         kept = {name: group.kept for name, group in plan.groups.items()}
         whole = meter.increase(kept, plan.removed)
         stage.note(f"loss of the whole plan {whole:+.4f}, sum over groups {plan.loss:+.4f}")
