@@ -60,7 +60,7 @@ def output_error(scoring: Scoring) -> Scores:
         for inputs, target in scoring.batches(labels=True):
             loss = scoring.data.loss(call(scoring.model, inputs), target) * len(target)
             if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             scoring.model.zero_grad(set_to_none=True)
             samples += len(target)
     found: Scores = {}
@@ -123,7 +123,8 @@ class _Seen:
         mean = self.total / self.rows
         covariance = self.gram / self.rows - torch.outer(mean, mean)
         # P * E[g^2] is the sum over positions, averaged over samples
-        return covariance * (flat.T @ (flat * (self.squares / samples / 2)[:, None]))
+        coupling: Tensor = covariance * (flat.T @ (flat * (self.squares / samples / 2)[:, None]))
+        return coupling
 
 
 @contextlib.contextmanager
@@ -131,7 +132,7 @@ def _watching(seen: dict[str, _Seen], batches: int, generator: torch.Generator) 
     """Add what each layer receives, and what flows back to its output, to its sums."""
 
     def watch(layer: _Seen) -> Any:
-        size = layer.layer.weight[0].numel()  # type: ignore[index, union-attr, operator]
+        size = layer.layer.weight[0].numel()  # type: ignore[index]
 
         def hook(_: nn.Module, entered: tuple[Tensor, ...], output: Tensor) -> None:
             with torch.no_grad():

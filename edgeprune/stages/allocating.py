@@ -178,10 +178,6 @@ def allocate(
             seed=run.job.seed,
             note=stage.note,
         )
-        if run.job.prune.polish and run.left is not None:
-            run.console.warning(
-                "[prune] polish: not done, as this plan does not start from the dense model"
-            )
         if run.job.prune.loss != "sensitivity" or run.left is not None:
             return plan  # the sum is no loss of the dense model's
         meter = LossMeter(run.model, run.data, run.job.prune.calibration_samples)
