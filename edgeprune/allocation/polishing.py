@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from edgeprune.allocation.closed_loop import GOOD, Measured
+from edgeprune.allocation.correction import NOISE, Observation, corrected
 from edgeprune.allocation.explanation import explain
 from edgeprune.allocation.problem import Problem
 from edgeprune.importance.normalisation import mean_rank
@@ -22,7 +23,8 @@ from edgeprune.records import PlannedGroup, Round, WidthPlan
 Choice = tuple[int, ...]
 Groups = dict[str, PlannedGroup]
 CHANGED, FAR = 3, 2  # groups that a neighbour differs in, and by how many offered widths
-LOOKED_AT, PASSES = 14, 3  # neighbours whose loss is measured in a pass; passes
+LOOKED_AT, DESCENT = 14, 3  # neighbours whose loss is measured in a step down; steps
+PASSES = 2  # over widths
 MEASURED = 3  # plans that go to the device
 GAIN = 0.01  # of the loss: what a change must win
 RANKINGS = 160  # tried in a pass over all groups
@@ -51,54 +53,81 @@ class Polish:
 
         1. Channels are ranked anew, group by group, beside the cuts of all others.
         2. Descent over widths: of the plans that differ in at most 3 groups by at most 2 offered
-           widths, and whose price keeps the measured cost inside the aim, the 14 of least summed
-           loss are cut and their loss measured; the best is the next start, at most 3 times. What
-           was found is measured on the device, best first, and the first one inside the budget's
-           window is taken.
-        3. If widths changed, channels are ranked once more.
+           widths, at a price inside the aim, the 14 of least summed loss are cut and their loss
+           measured; the best is the next start, at most 3 times. The best found is measured on the
+           device and taken if it is inside the budget's window; if not, prices are corrected by
+           what was seen, and the descent goes on.
+        3. If widths changed, both once more, with 3 plans measured on the device at the most.
         """
-        ranked = self._ranked_in_context(plan)
-        moved = self._other_widths(ranked)
-        return moved if moved.groups == ranked.groups else self._ranked_in_context(moved)
+        plan, seen = self._ranked_in_context(plan), self._observed(plan)
+        known = len(seen)
+        for _ in range(PASSES):
+            moved = self._other_widths(plan, seen, MEASURED - (len(seen) - known))
+            changed = moved.groups != plan.groups
+            plan = self._ranked_in_context(moved) if changed else moved
+            if not changed:
+                break
+        return plan
 
-    def _other_widths(self, plan: WidthPlan) -> WidthPlan:
+    def _other_widths(self, plan: WidthPlan, seen: list[Observation], most: int) -> WidthPlan:
         start = self._choice(plan)
         rankings = {name: group.criterion for name, group in plan.groups.items()}
         losses = {start: self.loss(plan.groups)}
-        scale = plan.corrected / self.problem.cost(start)
-        best = start
-        for _ in range(PASSES):
-            near = [c for c in self._near(best, scale, plan.budget) if c not in losses]
-            for choice in sorted(near, key=self.problem.loss)[:LOOKED_AT]:
-                losses[choice] = self.loss(self._cut(choice, rankings))
-            following = min(losses, key=lambda c: losses[c])
-            if following == best:
-                break
-            best = following
         enough = losses[start] - GAIN * abs(losses[start])
-        found = sorted((c for c in losses if losses[c] < enough), key=lambda c: losses[c])
-        rounds = list(plan.rounds)
-        for choice in found[:MEASURED]:
+        for _ in range(most):
+            priced = corrected(self.problem, seen)
+            self._descend(start, losses, priced, rankings, plan.budget)
+            tried = {observation.choice for observation in seen}
+            found = [
+                c
+                for c in losses
+                if losses[c] < enough and c not in tried and _aimed(priced.cost(c), plan.budget)
+            ]
+            if not found:
+                break
+            choice = min(found, key=lambda c: losses[c])
             groups = self._cut(choice, rankings)
             cost = self.measure(groups)
-            rounds.append(
-                Round(
-                    widths=self.problem.widths_of(choice),
-                    predicted=scale * self.problem.cost(choice),
-                    measured=cost.cost, low=cost.low, high=cost.high,
-                )
-            )  # fmt: skip
+            seen.append(_observation(choice, cost.cost, cost.low, cost.high))
             self.note(
                 f"polished: whole loss {losses[start]:.4f} -> {losses[choice]:.4f}, "
                 f"{100 * cost.cost / plan.budget:.1f} % of the budget"
             )
+            last = Round(
+                widths=self.problem.widths_of(choice), predicted=priced.cost(choice),
+                measured=cost.cost, low=cost.low, high=cost.high,
+            )  # fmt: skip
+            plan = plan.model_copy(update={"rounds": (*plan.rounds, last)})
             used = {**self.problem.used(choice), **cost.resources}
             limits = self.problem.limits()
             fits = all(value <= limits[name].limit for name, value in used.items())
             if fits and GOOD[0] * plan.budget <= cost.cost <= plan.budget:
-                plan = self._changed(plan, choice, groups, cost.cost, used)
+                return self._changed(plan, choice, groups, cost.cost, used)
+        return plan
+
+    def _descend(
+        self,
+        start: Choice,
+        losses: dict[Choice, float],
+        priced: Problem,
+        rankings: Mapping[str, str],
+        budget: float,
+    ) -> None:
+        """Measure the losses of neighbours of the best plan at these prices, and go on from it."""
+        best = None
+        for _ in range(DESCENT):
+            aimed = [c for c in losses if c == start or _aimed(priced.cost(c), budget)]
+            following = min(aimed, key=lambda c: losses[c])
+            if following == best:
                 break
-        return plan.model_copy(update={"rounds": tuple(rounds)})
+            best = following
+            near = [c for c in self._near(best, priced, budget) if c not in losses]
+            for choice in sorted(near, key=self.problem.loss)[:LOOKED_AT]:
+                losses[choice] = self.loss(self._cut(choice, rankings))
+
+    def _observed(self, plan: WidthPlan) -> list[Observation]:
+        """Return what the closed loop saw of plans at offered widths."""
+        return [_observation(self._at(r.widths), r.measured, r.low, r.high) for r in plan.rounds]
 
     def _ranked_in_context(self, plan: WidthPlan) -> WidthPlan:
         """Return `plan` with the ranking of each group that loses least beside the other cuts.
@@ -151,10 +180,13 @@ class Polish:
         return found
 
     def _choice(self, plan: WidthPlan) -> Choice:
-        options = zip(self.problem.names, self.problem.widths, strict=True)
-        return tuple(widths.index(plan.groups[name].after) for name, widths in options)
+        return self._at({name: group.after for name, group in plan.groups.items()})
 
-    def _near(self, choice: Choice, scale: float, budget: float) -> list[Choice]:
+    def _at(self, widths: Mapping[str, int]) -> Choice:
+        options = zip(self.problem.names, self.problem.widths, strict=True)
+        return tuple(offered.index(widths[name]) for name, offered in options)
+
+    def _near(self, choice: Choice, priced: Problem, budget: float) -> list[Choice]:
         """Return neighbours inside the aim and all limits; what is removed stays removed."""
         problem, found = self.problem, []
         steps = [delta for delta in range(-FAR, FAR + 1) if delta]
@@ -166,8 +198,7 @@ class Polish:
                         after[g] += delta
                     if not all(self._offered(g, choice[g], after[g]) for g in places):
                         continue
-                    cost = scale * problem.cost(after)
-                    if not GOOD[0] * budget <= cost <= GOOD[1] * budget:
+                    if not _aimed(priced.cost(after), budget):
                         continue
                     if all(row.used(after) <= row.limit for row in problem.resources):
                         found.append(tuple(after))
@@ -206,3 +237,11 @@ class Polish:
 
 def _of_group(scores: Mapping[str, Mapping[str, Tensor]], name: str) -> dict[str, Tensor]:
     return {criterion: by_group[name] for criterion, by_group in scores.items()}
+
+
+def _aimed(cost: float, budget: float) -> bool:
+    return GOOD[0] * budget <= cost <= GOOD[1] * budget
+
+
+def _observation(choice: Choice, cost: float, low: float, high: float) -> Observation:
+    return Observation(choice, cost, max(NOISE, (high - low) / (4 * cost)))  # of a 95 % interval
