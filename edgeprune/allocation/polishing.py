@@ -100,7 +100,7 @@ class Polish:
             plan = plan.model_copy(update={"rounds": (*plan.rounds, last)})
             used = {**self.problem.used(choice), **cost.resources}
             limits = self.problem.limits()
-            fits = all(value <= limits[name].limit for name, value in used.items())
+            fits = all(used[name] <= limits[name].limit for name in limits)
             if fits and GOOD[0] * plan.budget <= cost.cost <= plan.budget:
                 return self._changed(plan, choice, groups, cost.cost, used)
         return plan

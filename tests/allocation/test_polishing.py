@@ -63,7 +63,7 @@ def test_it_takes_what_loses_less_as_a_whole_and_fits(
     def measure(groups: dict[str, PlannedGroup]) -> Measured:
         measured.append(groups)
         cost = error * 25 * sum(group.after for group in groups.values())
-        return Measured(cost, cost, cost)
+        return Measured(cost, cost, cost, {"ram": 1.0})  # seen, not limited
 
     found = Polish(PROBLEM, SCORES, whole, measure)(plan(2, 2, 4))
     after = tuple(found.groups[name].after for name in "abc")
