@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgeprune.data import Data
-from edgeprune.identity import curves_base, origin_of
+from edgeprune.identity import curves_base
 from edgeprune.importance.kept import CurveStore, default_folder
 from edgeprune.importance.scores import bundled, score_channels
 from edgeprune.importance.sensitivity import (
@@ -16,7 +16,7 @@ from edgeprune.importance.sensitivity import (
     importance_curves,
     sensitivity_curves,
 )
-from edgeprune.importance.shared import Scored, merge, require_same
+from edgeprune.importance.shared import Scored, merge
 from edgeprune.job import Job
 from edgeprune.records import BlockLoss, CostTable, GroupList, Sensitivity
 from edgeprune.stages.base import Run
@@ -92,6 +92,5 @@ def _shared(run: Run, groups: GroupList) -> Scored | None:
     given = run.given
     if not given.shared:
         return None
-    require_same(given.shared, origin_of(run.job, run.model, groups))
     merged = merge(given.shared, given.merge)
     return {name: _bundled(by_group, groups) for name, by_group in merged.items()}
