@@ -33,6 +33,8 @@ def bench(
 ) -> int:
     """Compare edgeprune with its peers at equal cost on the device, with the same recovery.
 
+    The job's schedule, regularisation and guards of accuracy take no part.
+
     Parameters
     ----------
     job:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgeprune.data import Data
 from edgeprune.errors import UsageError
-from edgeprune.identity import curves_base, origin_of
+from edgeprune.identity import curves_base
 from edgeprune.importance.kept import CurveStore, default_folder
 from edgeprune.importance.scores import bundled, score_channels
 from edgeprune.importance.sensitivity import (
@@ -17,7 +17,7 @@ from edgeprune.importance.sensitivity import (
     importance_curves,
     sensitivity_curves,
 )
-from edgeprune.importance.shared import Scored, merge, require_same
+from edgeprune.importance.shared import Scored, merge
 from edgeprune.job import Job
 from edgeprune.records import BlockLoss, CostTable, GroupList, Sensitivity
 from edgeprune.sections import expanded
@@ -114,6 +114,5 @@ def _shared(run: Run, groups: GroupList) -> Scored | None:
     given = run.given
     if not given.shared:
         return None
-    require_same(given.shared, origin_of(run.job, run.model, groups))
     merged = merge(given.shared, given.merge)
     return {name: _bundled(by_group, groups) for name, by_group in merged.items()}

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from edgeprune.cli import execute
 from edgeprune.export.synthetic import write_chain, write_convolutions
 from edgeprune.records import ModelProfile
+from tests.trace_format import check_trace
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +75,11 @@ def test_json_trace_and_page_of_a_measured_model(run, model: Path, tmp_path: Pat
     assert [layer.operator for layer in found.layers] == ["Conv"] * 3
     assert found.peaks is not None
     assert {"processor", "onnxruntime", "governor"} <= set(found.environment.comparable)
-    events = json.loads(trace.read_text())["traceEvents"]
+    drawn_run = json.loads(trace.read_text())
+    check_trace(drawn_run)
+    events = drawn_run["traceEvents"]
+    end = max(event["ts"] + event["dur"] for event in events if event["ph"] == "X")
+    assert 0.3 * found.total < end < 10 * found.total  # microseconds, as the total
     drawn = {event["name"] for event in events if event.get("cat") == "layer"}
     assert drawn == {layer.name for layer in found.layers}
     assert page.read_text().startswith("<!doctype html>")
