@@ -1,15 +1,15 @@
 """How well whole plans are predicted from prices of layers, on random plans held out.
 
-    python benchmarks/prediction.py prepare --network fashion --keep FOLDER   # export the plans
     python benchmarks/prediction.py price --network fashion --keep FOLDER     # build the cost table
+    python benchmarks/prediction.py prepare --network fashion --keep FOLDER   # export the plans
     python benchmarks/prediction.py measure --network fashion --keep FOLDER [--count 25]
-    python benchmarks/prediction.py report --keep FOLDER
+    python benchmarks/prediction.py report --network fashion --keep FOLDER
 
-Each part goes on where it stopped. Half of the plans take offered widths (aligned), half any width
-(unaligned). Costs are taken in interleaved runs with the dense model, so that a change of the
-machine's speed since the table was built cancels: compared are shares of the dense cost. Besides
-the plain prediction, that after correction by some other plans measured whole is reported, as the
-closed loop of a job corrects.
+Each part goes on where it stopped; what is kept of another device or network is refused. Half of
+the plans take offered widths (aligned), half any width (unaligned). Costs are taken in interleaved
+runs with the dense model, so that a change of the machine's speed since the table was built
+cancels: compared are shares of the dense cost. Besides the plain prediction, that after correction
+by some other plans measured whole is reported, as the closed loop of a job corrects.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from edgeprune.cost.prediction import Predictor
 from edgeprune.cost.table import build_table
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Request, file_of
+from edgeprune.devices.spec import load_spec
+from edgeprune.errors import EdgepruneError, UsageError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.segments import read_graph
 from edgeprune.job import load_job
 from edgeprune.loading import call_factory, load_model
 from edgeprune.profiler.layers import profile_model
 from edgeprune.profiler.stats import floor_of
+from edgeprune.pruning.channels import width_of
 from edgeprune.pruning.groups import cut, find_groups
 from edgeprune.records import CostTable
 from edgeprune.store import write_text
@@ -41,6 +44,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SHAPES = {"mobilenet_v2": (1, 3, 224, 224), "resnet18": (1, 3, 224, 224)}
 PLANS = 100
 OPSET = 20
+ELSEWHERE = "name another folder: --keep FOLDER"
 
 
 def network(name: str) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
@@ -51,11 +55,36 @@ def network(name: str) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
     return model.eval(), (torch.zeros(SHAPES[name]),)
 
 
+def kept_table(folder: Path, name: str, device_name: str) -> CostTable:
+    """Return the cost table in `folder`, which must be of this network and this device.
+
+    Raises:
+        UsageError: there is none, or it is of another one.
+    """
+    path = folder / "table.json"
+    if not path.exists():
+        raise UsageError(f"{folder} holds no cost table", "build it with the part `price`")
+    table = CostTable.model_validate_json(path.read_text())
+    layers = dict(network(name)[0].named_modules())
+    faults = []
+    if table.device != device_name:
+        faults.append(f"of device {table.device}, not {device_name}")
+    for group, offered in table.widths.items():
+        width = width_of(layers[group]) if group in layers else "no"
+        if width != offered[-1]:
+            faults.append(f"{group} has {offered[-1]} channels there, {width} in {name}")
+    if faults:
+        listed = "".join(f"\n  - {fault}" for fault in faults)
+        raise UsageError(f"{path} is of another network or device:{listed}", ELSEWHERE)
+    return table
+
+
 def price(name: str, device_name: str, folder: Path) -> None:
     """Build the cost table from nothing, and note how long it took."""
-    if (folder / "table.json").exists():
-        return
     device = open_device(device_name)
+    if (folder / "table.json").exists():
+        kept_table(folder, name, device.spec.name)
+        return
     model, inputs = network(name)
     path = folder / "dense.onnx"
     export(model, inputs, path, opset=OPSET)
@@ -69,9 +98,8 @@ def price(name: str, device_name: str, folder: Path) -> None:
     print(f"{name}: {table.probes} probes in {seconds:.1f} s")
 
 
-def prepare(name: str, folder: Path, plans: int) -> None:
+def prepare(name: str, table: CostTable, folder: Path, plans: int) -> None:
     """Draw the plans and export them."""
-    table = CostTable.model_validate_json((folder / "table.json").read_text())
     model, inputs = network(name)
     random = np.random.default_rng(0)
     for index in range(plans):
@@ -86,8 +114,12 @@ def prepare(name: str, folder: Path, plans: int) -> None:
             write_text(folder / f"plan{index}.json", json.dumps(widths))
 
 
-def measure(device_name: str, folder: Path, count: int, rounds: int) -> None:
-    """Measure the next `count` plans, interleaved with the dense model, in two fresh processes."""
+def measure(device_name: str, table: CostTable, folder: Path, count: int, rounds: int) -> None:
+    """Measure the next `count` plans, interleaved with the dense model, in two fresh processes.
+
+    Raises:
+        UsageError: the cost table was measured in another environment.
+    """
     device = open_device(device_name)
     if device.spec.exact:
         rounds = 1
@@ -105,6 +137,9 @@ def measure(device_name: str, folder: Path, count: int, rounds: int) -> None:
                 warmup_runs=5, warmup_seconds=0.2, deadline_seconds=400,
             )
         )  # fmt: skip
+        if differences := table.environment.differences(answer.environment):
+            listed = "".join(f"\n  - {line}" for line in differences)
+            raise UsageError(f"{folder} was measured in another environment:{listed}", ELSEWHERE)
         for one in answer.models:
             best[one.name] = min(floor_of(one.values), best.get(one.name, np.inf))
     for path in waiting:
@@ -113,9 +148,8 @@ def measure(device_name: str, folder: Path, count: int, rounds: int) -> None:
     print(f"{len(waiting)} plans measured")
 
 
-def report(folder: Path) -> dict[str, object]:
+def report(table: CostTable, folder: Path) -> dict[str, object]:
     """Compare predictions with measurements; return the figures."""
-    table = CostTable.model_validate_json((folder / "table.json").read_text())
     predict, errors, shares = Predictor(table), {"aligned": [], "unaligned": []}, []
     for path in sorted(folder.glob("plan*.cost.json")):
         index = int(path.name.removeprefix("plan").removesuffix(".cost.json"))
@@ -154,18 +188,25 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=60)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    folder = given.keep / f"{given.network}-{given.device}"
-    folder.mkdir(parents=True, exist_ok=True)
+    device = load_spec(given.device).name
+    folder = given.keep / f"{given.network}-{device}"
     if given.part == "price":
+        folder.mkdir(parents=True, exist_ok=True)
         price(given.network, given.device, folder)
-    elif given.part == "prepare":
-        prepare(given.network, folder, given.plans)
+        return 0
+    table = kept_table(folder, given.network, device)
+    if given.part == "prepare":
+        prepare(given.network, table, folder, given.plans)
     elif given.part == "measure":
-        measure(given.device, folder, given.count, given.rounds)
+        measure(given.device, table, folder, given.count, given.rounds)
     else:
-        print(json.dumps(report(folder), indent=1))
+        print(json.dumps(report(table, folder), indent=1))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except EdgepruneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -12,10 +13,18 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from edgeprune.commands import benching, jobs, looks
-from edgeprune.errors import DONE, INTERRUPTED, EdgepruneError, OutputError, UsageError
+from edgeprune.errors import (
+    DONE,
+    INTERRUPTED,
+    EdgepruneError,
+    LostDeviceError,
+    OutputError,
+    UsageError,
+)
 from edgeprune.options import answers
 
 BUG = 70
+RESUMABLE = ("bench", "profile", "run")  # keep what is finished
 HELP = """Make a PyTorch model meet a budget on a device, and prove it there.
 
 Exit codes: 0 done and every gate met; 1 a gate was not met; 2 usage or configuration;
@@ -74,6 +83,10 @@ def _execute(arguments: list[str], verbose: bool) -> int:
         if verbose:
             traceback.print_exc()
         console.error(error)
+        if isinstance(error, LostDeviceError) and arguments[0] in RESUMABLE:
+            words = [word for word in arguments if word != "--resume"]
+            again = shlex.join(["edgeprune", *words, "--resume"])
+            console.line(f"  what is finished is kept; go on with: {again}")
         return error.exit_code
     except KeyboardInterrupt:
         console.error(

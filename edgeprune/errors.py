@@ -13,6 +13,7 @@
     |- GateError               1   a budget, parity, accuracy or speed-up gate cannot be met
     |  `- BudgetError              the budget lies below the smallest reachable cost
     |- DeviceError             3   the device does not answer
+    |  `- LostDeviceError          it did, and went away: what is finished is kept
     |- UnstableError           4   a measurement does not settle
     |- UnsupportedModelError   5   a layer that cannot be traced, priced, cut or exported
     |- InternalCheckError      5   a transform broke its own promise; nothing was shipped
@@ -110,6 +111,10 @@ class DeviceError(EdgepruneError):
     """The device does not answer, or answers with an error."""
 
     exit_code = 3
+
+
+class LostDeviceError(DeviceError):
+    """The device answered before, and went away in the middle of the work."""
 
 
 class UnstableError(EdgepruneError):

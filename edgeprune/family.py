@@ -18,18 +18,16 @@ from torch import nn
 from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import OutputError, UsageError
-from edgeprune.identity import identity_of
 from edgeprune.job import Job
-from edgeprune.loading import seed_everything
 from edgeprune.pipeline import Prices, Result, allocate, attempts, deliver, prices_of
 from edgeprune.pruning.remainder import Remainder
 from edgeprune.records import Sensitivity, Verdict, WidthPlan
 from edgeprune.report import figures
 from edgeprune.report.console import Console
 from edgeprune.ship import require_ours
-from edgeprune.stages import allocating, base, steps
-from edgeprune.stages.preparing import prepared
-from edgeprune.store import RunFolder, write_text
+from edgeprune.stages import allocating, base
+from edgeprune.stages.beginning import begun
+from edgeprune.store import write_text
 
 INDEX, PAGE = "index.json", "README.md"
 
@@ -82,17 +80,13 @@ def run(
         UsageError: a budget is named twice.
         EdgepruneError: any of its kinds; finished stages stay in `out`/.run.
     """
-    job = _with_branches(job)
-    seed_everything(job.seed)
-    given = given or base.Given()
-    _check(job, budgets, model, data, device, given)
+    job = _checked(job, budgets)
     for budget in budgets:
         require_ours(out / budget)
     _require_ours(out)
-    identity = _identity(job, budgets, model, data, device) | given.identity()
-    with RunFolder(out, identity, resume=resume) as folder:
-        first = job.with_overrides(budget=budgets[0])
-        this = prepared(base.Run(first, model, data, device, folder, console, given=given))
+    with begun(
+        job, model, data, device, out, console, budgets=budgets, resume=resume, given=given
+    ) as this:
         prices = prices_of(this, _tightest(this, budgets))
         left: Remainder | None = None
         members: list[Result] = []
@@ -118,14 +112,9 @@ def plan_only(
     console: Console,
 ) -> tuple[Prices, list[tuple[Job, WidthPlan]]]:
     """Profile, price and allocate for each budget; only `scratch` is written to."""
-    job = _with_branches(job)
-    seed_everything(job.seed)
-    _check(job, budgets, model, data, device)
+    job = _checked(job, budgets)
     found: list[tuple[Job, WidthPlan]] = []
-    identity = _identity(job, budgets, model, data, device)
-    with RunFolder(scratch, identity, resume=False) as folder:
-        first = job.with_overrides(budget=budgets[0])
-        this = prepared(base.Run(first, model, data, device, folder, console))
+    with begun(job, model, data, device, scratch, console, budgets=budgets) as this:
         prices = prices_of(this, _tightest(this, budgets))
         left: Remainder | None = None
         for _, member in _members(this, budgets, prices):
@@ -135,38 +124,22 @@ def plan_only(
     return prices, found
 
 
-def _with_branches(job: Job) -> Job:
-    """Return the job without removal of branches: each model is cut from the one before."""
-    return job.model_copy(update={"prune": job.prune.model_copy(update={"blocks": False})})
-
-
-def _check(
-    job: Job,
-    budgets: Sequence[str],
-    model: nn.Module,
-    data: Data,
-    device: Device,
-    given: base.Given | None = None,
-) -> None:
-    """Make sure, before any work, that all budgets fit the device and the schedule reaches them.
+def _checked(job: Job, budgets: Sequence[str]) -> Job:
+    """Return the job without removal of branches: each model is cut from the one before.
 
     Raises:
-        UsageError: they do not, two are the same, or the allocation cannot go on from another
-            model.
+        UsageError: two budgets are the same, or the allocation cannot go on from another model.
     """
-    jobs = [job.with_overrides(budget=budget) for budget in budgets]
-    limits = {(one.request.share, one.request.absolute) for one in jobs}
-    if len(limits) < len(jobs):
+    asked = [job.with_overrides(budget=budget).request for budget in budgets]
+    if len({(request.share, request.absolute) for request in asked}) < len(budgets):
         raise _same(budgets)
-    for one in jobs:
-        one.request.limit(1.0, device.spec.unit)
-        steps.check(one, model, data, given)
     if job.prune.allocation != "exact":
         raise UsageError(
             f"several budgets: allocation {job.prune.allocation} decides on the dense model, and "
             "cannot go on from the model for the budget before",
             'take allocation "exact", or one budget a run',
         )
+    return job.model_copy(update={"prune": job.prune.model_copy(update={"blocks": False})})
 
 
 def _require_ours(out: Path) -> None:
@@ -231,13 +204,6 @@ def _members(this: base.Run, budgets: Sequence[str], prices: Prices) -> list[tup
         raise _same(budgets)
     found = sorted(zip(limits, budgets, runs, strict=True), key=lambda member: -member[0])
     return [(budget, run) for _, budget, run in found]
-
-
-def _identity(
-    job: Job, budgets: Sequence[str], model: nn.Module, data: Data, device: Device
-) -> dict[str, str]:
-    identity = identity_of(job.with_overrides(budget=budgets[0]), model, data, device)
-    return identity | {"budget": ", ".join(sorted(budgets))}
 
 
 def _index(family: Family) -> dict[str, Any]:

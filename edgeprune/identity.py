@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ from edgeprune.importance.shared import Origin
 from edgeprune.job import Job
 from edgeprune.loading import code_digest
 from edgeprune.records import GroupList
-from edgeprune.sections import PruneSection
+from edgeprune.sections import PruneSection, expanded
 
 
 def versions() -> dict[str, str]:
@@ -63,14 +63,20 @@ def _by_key(job: Job) -> dict[str, str]:
     return found
 
 
-def origin_of(job: Job, model: nn.Module, groups: GroupList, samples: int = 0) -> Origin:
-    """Return of what scores of `model` are, taken from `samples` calibration samples."""
+def origin_of(
+    job: Job,
+    model: nn.Module,
+    groups: GroupList,
+    samples: int = 0,
+    criteria: Sequence[str] = (),
+) -> Origin:
+    """Return of what scores of `model` are: by `criteria`, from `samples` calibration samples."""
     return Origin(
         job=job.name,
         architecture=hashlib.sha256(repr(model).encode()).hexdigest(),
         weights=state_digest(model.state_dict()),
         groups={group.name: group.width for group in groups.groups},
-        criteria=job.prune.importance,
+        criteria=tuple(criteria) or expanded(job.prune.importance),
         samples=samples,
         seed=job.seed,
         version=importlib.metadata.version("edgeprune"),

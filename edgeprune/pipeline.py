@@ -14,16 +14,10 @@ from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UsageError
-from edgeprune.identity import identity_of, versions
+from edgeprune.identity import versions
 from edgeprune.importance.shared import Merge, read_all
 from edgeprune.job import Job
-from edgeprune.loading import (
-    check_runs,
-    initial_state,
-    load_data,
-    load_model,
-    seed_everything,
-)
+from edgeprune.loading import check_runs, initial_state, load_data, load_model
 from edgeprune.pruning.remainder import Remainder
 from edgeprune.records import (
     Artifact,
@@ -43,9 +37,8 @@ from edgeprune.recovery.schedules import Outcome, Step, carry_out
 from edgeprune.report.console import Console
 from edgeprune.ship import require_ours, ship
 from edgeprune.stages import allocating, base, preparation, steps, weighing
-from edgeprune.stages.preparing import prepared
+from edgeprune.stages.beginning import begun
 from edgeprune.stages.views import collect
-from edgeprune.store import RunFolder
 
 
 @dataclass(frozen=True)
@@ -119,14 +112,8 @@ def run(
     Raises:
         EdgepruneError: any of its kinds; finished stages stay in `out`/.run.
     """
-    seed_everything(job.seed)
-    job.request.limit(1.0, device.spec.unit)  # a budget in another unit is told before any work
-    given = given or base.Given()
-    steps.check(job, model, data, given)
     require_ours(out)
-    identity = identity_of(job, model, data, device) | given.identity()
-    with RunFolder(out, identity, resume=resume) as folder:
-        this = prepared(base.Run(job, model, data, device, folder, console, given=given))
+    with begun(job, model, data, device, out, console, resume=resume, given=given) as this:
         prices = prices_of(this)
         return deliver(this, prices, attempts(this, prices), out)
 
@@ -181,16 +168,13 @@ def deliver(this: base.Run, prices: Prices, made: Made, out: Path) -> Result:
 
 def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: Console) -> Planned:
     """Profile, price and allocate; nothing is kept."""
-    seed_everything(job.seed)
-    job.request.limit(1.0, device.spec.unit)
-    steps.check(job, model, data)
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
-        identity = identity_of(job, model, data, device)
-        with RunFolder(Path(scratch), identity, resume=False) as folder:
-            this = prepared(base.Run(job, model, data, device, folder, console))
-            prices = prices_of(this)
-            plan = allocate(this, prices)
-            return Planned(prices.groups, prices.dense, prices.table, plan)
+    with (
+        tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch,
+        begun(job, model, data, device, Path(scratch), console) as this,
+    ):
+        prices = prices_of(this)
+        plan = allocate(this, prices)
+        return Planned(prices.groups, prices.dense, prices.table, plan)
 
 
 @dataclass(frozen=True)

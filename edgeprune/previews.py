@@ -17,7 +17,7 @@ from edgeprune.loading import seed_everything
 from edgeprune.pipeline import prices_of
 from edgeprune.records import Sensitivity
 from edgeprune.report.console import Console
-from edgeprune.sections import BudgetSection
+from edgeprune.sections import BudgetSection, expanded
 from edgeprune.stages import base, weighing
 from edgeprune.stages.preparing import prepared
 from edgeprune.store import RunFolder
@@ -46,11 +46,11 @@ def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -
     seed_everything(job.seed)
     with console.stage("Finding channel groups"):
         groups = base.find(job, model, data)
-    with console.stage(f"Scoring channels by {', '.join(job.prune.importance)}"):
-        scores = weighing.score(job, model, data, groups)
+    with console.stage(f"Scoring channels by {', '.join(expanded(job.prune.importance))}"):
+        scores = weighing.score(job, model, data, groups, console.info)
     available = sum(len(target) for _, target in batches(data.calibration, "calibration"))
     samples = min(job.prune.calibration_samples, available)
-    origin = origin_of(job, model, groups, samples)
+    origin = origin_of(job, model, groups, samples, tuple(scores))
     write_scores(out, scores, origin)
     return origin
 

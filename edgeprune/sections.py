@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -187,22 +188,27 @@ class FusedSection(Section):
         return value
 
 
-AUTO = ("taylor", "l2")  # what importance "auto" tries
+AUTO = ("taylor", "l2", "fpgm", "output_error")  # what importance "auto" tries
 ROUNDING = ("uniform", "global", "isomorphic")  # allocations that know `round_to`
 
 
 def _criteria(value: Any) -> Any:
-    """Return what `importance` names as a tuple; "auto" stands for AUTO."""
+    """Return what `importance` names as a tuple, of which "auto" may be one."""
     listed = (value,) if isinstance(value, str) else value
     if not isinstance(listed, list | tuple) or not all(isinstance(name, str) for name in listed):
         raise ValueError('a criterion, or a list of them: ["taylor", "l2"]')
-    found = tuple(one for name in listed for one in (AUTO if name == "auto" else (name,)))
-    for name in found:
+    for name in listed:
         if name not in names("importance"):
             raise ValueError(unknown("importance", name))
+    found = expanded(listed)
     if not found or len(set(found)) < len(found):
         raise ValueError("at least one criterion, and each of them once")
-    return found
+    return tuple(listed)
+
+
+def expanded(importance: Sequence[str]) -> tuple[str, ...]:
+    """Return the criteria that `importance` names; "auto" stands for AUTO."""
+    return tuple(one for name in importance for one in (AUTO if name == "auto" else (name,)))
 
 
 class PruneSection(Section):
@@ -211,10 +217,11 @@ class PruneSection(Section):
     `probes` is how many vectors the traces of importance `hessian` are estimated with, at least:
     every batch of 32 samples gets the same number, one or more. `round_to` rounds widths down to
     its multiples, for the allocations of torch-pruning. `polish` changes the exact allocator's plan
-    in a few groups where that lowers the loss of the whole plan at the same cost.
+    where that lowers the loss of the whole plan at the same cost; with another allocation, or with
+    `loss = "importance"`, there is nothing to polish.
     """
 
-    importance: Annotated[tuple[str, ...], BeforeValidator(_criteria)] = AUTO
+    importance: Annotated[tuple[str, ...], BeforeValidator(_criteria)] = ("auto",)
     probes: int = Field(default=32, ge=1)
     fused: FusedSection = FusedSection()
     loss: Literal["sensitivity", "importance"] = "sensitivity"
@@ -223,7 +230,7 @@ class PruneSection(Section):
     keep: tuple[Layer, ...] = ()
     floors: dict[Layer, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     blocks: bool = True
-    polish: bool = False
+    polish: bool = True
     calibration_samples: int = Field(default=512, ge=1)
 
     @field_validator("round_to")
@@ -237,7 +244,8 @@ class PruneSection(Section):
 
     @model_validator(mode="after")
     def _polishes(self) -> PruneSection:
-        if self.polish and (self.allocation != "exact" or self.loss != "sensitivity"):
+        asked = self.polish and "polish" in self.model_fields_set
+        if asked and (self.allocation != "exact" or self.loss != "sensitivity"):
             raise ValueError(
                 'polish lowers the measured loss of the exact plan: it needs allocation = "exact" '
                 'and loss = "sensitivity"'

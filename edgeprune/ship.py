@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,12 @@ from edgeprune.records import (
 )
 from edgeprune.report.card import card
 from edgeprune.report.html import ReportData, render
-from edgeprune.store import atomic, sha256_of, write_text
+from edgeprune.store import atomic, output_error, sha256_of, write_text
 
 MODEL, VERDICT, CARD, REPORT = "model.onnx", "verdict.json", "README.md", "report.html"
 MANIFEST, CHECKSUMS = "manifest.json", "SHA256SUMS"
 INTEGER_MODEL, CODE = "model.int8.onnx", "c"
-REPORT_DATA = Path(".run", "report_data.json")
+REPORT_DATA, STAGED = Path(".run", "report_data.json"), Path(".run", "shipping")
 
 
 def require_ours(out: Path) -> None:
@@ -77,7 +78,7 @@ def ship(
     chip: Microcontroller | None = None,
     views: Views | None = None,
 ) -> tuple[Path, ...]:
-    """Write everything that is shipped into `out`, file by file, the checksums last.
+    """Write everything that is shipped, and only when all of it is written put it into `out`.
 
     Args:
         out: the folder; it is made if need be.
@@ -107,37 +108,64 @@ def ship(
     """
     if sha256_of(model) != artifact.sha256:
         raise InternalCheckError(f"{model.name} is not the file that was exported and verified")
-    with atomic(out / MODEL) as partial:
-        shutil.copyfile(model, partial)
-    forms, code = _integer_forms(out, integer_model, chip, verdict.job)
-    write_text(out / VERDICT, _json(verdict.model_dump(mode="json", by_alias=True)))
-    document = ReportData(
-        title=job_title,
-        verdict=verdict,
-        dense_profile=dense_profile,
-        slim_profile=slim_profile,
-        table=table,
-        plan=plan,
-        curves=tuple(curves),
-        history=tuple(history),
-        skipped=tuple(skipped),
-        artifact=artifact.model_copy(update={"path": MODEL}),
-        files={},
-        versions=versions,
-        licence=licence,
-        code=code,
-        views=views or Views(),
-    )
-    write_text(out / CARD, card(document))
-    written = (MODEL, *forms, VERDICT, CARD)
-    hashes = {name: sha256_of(out / name) for name in written}
-    document = document.model_copy(update={"files": hashes})
-    write_text(out / REPORT_DATA, document.model_dump_json(by_alias=True, indent=1))
-    write_text(out / REPORT, render(document))
-    write_text(out / MANIFEST, _json(_manifest(out, document, (*written, REPORT))))
-    names = (*written, REPORT, MANIFEST)
-    _write_checksums(out, {name: sha256_of(out / name) for name in names})
+    with _staged(out) as folder:
+        with atomic(folder / MODEL) as partial:
+            shutil.copyfile(model, partial)
+        forms, code = _integer_forms(folder, integer_model, chip, verdict.job)
+        write_text(folder / VERDICT, _json(verdict.model_dump(mode="json", by_alias=True)))
+        document = ReportData(
+            title=job_title,
+            verdict=verdict,
+            dense_profile=dense_profile,
+            slim_profile=slim_profile,
+            table=table,
+            plan=plan,
+            curves=tuple(curves),
+            history=tuple(history),
+            skipped=tuple(skipped),
+            artifact=artifact.model_copy(update={"path": MODEL}),
+            files={},
+            versions=versions,
+            licence=licence,
+            code=code,
+            views=views or Views(),
+        )
+        write_text(folder / CARD, card(document))
+        written = (MODEL, *forms, VERDICT, CARD)
+        hashes = {name: sha256_of(folder / name) for name in written}
+        document = document.model_copy(update={"files": hashes})
+        write_text(folder / REPORT_DATA, document.model_dump_json(by_alias=True, indent=1))
+        write_text(folder / REPORT, render(document))
+        write_text(folder / MANIFEST, _json(_manifest(folder, document, (*written, REPORT))))
+        names = (*written, REPORT, MANIFEST)
+        _write_checksums(folder, {name: sha256_of(folder / name) for name in names})
     return tuple(out / name for name in (*names, CHECKSUMS))
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """Yield an empty folder whose files take their places in `out` if the block succeeds.
+
+    A full disk is met while they are written, when an older shipment is still whole; to move them
+    needs no room. Manifest and checksums are moved last.
+
+    Raises:
+        OutputError: `out` cannot be written.
+    """
+    folder = out / STAGED
+    shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed
+    try:
+        yield folder
+        written = {path.name for path in folder.iterdir()} - {".run", MANIFEST, CHECKSUMS}
+        names = (str(REPORT_DATA), *sorted(written), MANIFEST, CHECKSUMS)
+        for name in (name for name in names if (folder / name).exists()):
+            if (out / name).is_dir():  # the C code is replaced whole
+                (out / name).rename(folder / "previous")
+            (folder / name).replace(out / name)
+    except OSError as error:
+        raise output_error(out, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _integer_forms(
@@ -184,12 +212,13 @@ def rewrite_report(run_dir: Path) -> Path:
     """
     document = _report_data(run_dir)
     manifest, checksums = _shipped(run_dir)
-    write_text(run_dir / REPORT, render(document))
-    others = [entry for entry in manifest["files"] if entry["name"] != REPORT]
-    manifest["files"] = [*others, _entry(run_dir, REPORT)]
-    write_text(run_dir / MANIFEST, _json(manifest))
-    changed = {name: sha256_of(run_dir / name) for name in (REPORT, MANIFEST)}
-    _write_checksums(run_dir, {**checksums, **changed})
+    with _staged(run_dir) as folder:
+        write_text(folder / REPORT, render(document))
+        others = [entry for entry in manifest["files"] if entry["name"] != REPORT]
+        manifest["files"] = [*others, _entry(folder, REPORT)]
+        write_text(folder / MANIFEST, _json(manifest))
+        changed = {name: sha256_of(folder / name) for name in (REPORT, MANIFEST)}
+        _write_checksums(folder, {**checksums, **changed})
     return run_dir / REPORT
 
 

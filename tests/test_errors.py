@@ -37,7 +37,7 @@ def test_the_tree_tells_base_class_and_exit_code(row: re.Match[str]) -> None:
     [
         ("GateError", 1), ("BudgetError", 1), ("UsageError", 2), ("JobError", 2), ("UnknownDeviceError", 2),
         ("FactoryError", 2), ("WeightsError", 2), ("DataError", 2), ("OutputError", 2), ("ResumeError", 2),
-        ("DeviceError", 3), ("UnstableError", 4), ("UnsupportedModelError", 5), ("DeadlineError", 124),
+        ("DeviceError", 3), ("LostDeviceError", 3), ("UnstableError", 4), ("UnsupportedModelError", 5), ("DeadlineError", 124),
     ],
 )  # fmt: skip
 def test_exit_codes_are_those_of_the_contract(name: str, code: int) -> None:

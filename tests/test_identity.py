@@ -25,7 +25,7 @@ CHANGES: dict[str, Any] = {
     "collapse.max_error": {"max_error": 0.5},
     "prune.floors": {"floors": {"0": 4}},
     "prune.fused": {"fused": {"removals": 3}},
-    "prune.polish": {"polish": True},
+    "prune.polish": {"polish": False},
     "schedule.kind": {"kind": "progressive"},
     "regularise": {"kind": "growing"},
     "recover.adam": {"optimizer": "adam"},

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -8,7 +10,7 @@ import pytest
 
 from edgeprune.errors import InternalCheckError, OutputError, UsageError
 from edgeprune.records import Verdict
-from edgeprune.ship import require_ours, rewrite_report, ship
+from edgeprune.ship import REPORT_DATA, require_ours, rewrite_report, ship
 from edgeprune.store import sha256_of
 from tests import factories
 
@@ -160,6 +162,56 @@ def test_shipping_again_gives_the_same_bytes(out, model):
     before = {name: (out / name).read_bytes() for name in NAMES}
     ship_into(out, model)
     assert {name: (out / name).read_bytes() for name in NAMES} == before
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("again", "files"), [("shipped", 7), ("rewritten", 3)])
+def test_a_full_disk_leaves_the_older_shipment_whole(out, model, monkeypatch, again, files):
+    """Whichever of the files it is that finds no room."""
+    data, flush, left = out / REPORT_DATA, os.fsync, 0
+
+    def fsync(descriptor):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    def change():
+        if again == "shipped":
+            ship_into(out, model, job_title="another")
+        else:
+            rewrite_report(out)
+
+    if again == "rewritten":
+        data.write_text(data.read_text().replace('"title": "fashion_resnet"', '"title": "another"'))
+    before = contents(out)
+    monkeypatch.setattr(os, "fsync", fsync)
+    for room in range(files):
+        left = room
+        with pytest.raises(OutputError, match="No space left") as caught:
+            change()
+        assert "--resume" in caught.value.hint
+        assert contents(out) == before
+    left = files
+    change()
+    assert check(out).returncode == 0
+    assert contents(out).keys() == before.keys()
+    assert "<h1>another</h1>" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_full_disk_leaves_nothing_of_a_first_shipment(tmp_path, model, monkeypatch):
+    def render(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("edgeprune.ship.render", render)
+    with pytest.raises(OutputError, match="No space left"):
+        ship_into(tmp_path / "out", model)
+    assert contents(tmp_path / "out") == {}
+    require_ours(tmp_path / "out")  # so that a second attempt is not refused
 
 
 def test_rewritten_report_is_covered_by_manifest_and_checksums(out):

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from edgeprune.allocation.closed_loop import GOOD, Measured
+from edgeprune.allocation.correction import NOISE, Observation, corrected
 from edgeprune.allocation.explanation import explain
 from edgeprune.allocation.problem import Problem
+from edgeprune.importance.normalisation import mean_rank
 from edgeprune.importance.scores import keep_best
 from edgeprune.records import PlannedGroup, Round, WidthPlan
 
 Choice = tuple[int, ...]
+Groups = dict[str, PlannedGroup]
 CHANGED, FAR = 3, 2  # groups that a neighbour differs in, and by how many offered widths
-LOOKED_AT, PASSES = 14, 3  # neighbours whose loss is measured in a pass; passes
+LOOKED_AT, DESCENT = 14, 3  # neighbours whose loss is measured in a step down; steps
+PASSES = 2  # over widths
 MEASURED = 3  # plans that go to the device
 GAIN = 0.01  # of the loss: what a change must win
+RANKINGS = 160  # tried in a pass over all groups
 
 
 @dataclass(frozen=True)
@@ -31,95 +36,157 @@ class Polish:
 
     Args:
         problem: widths, losses and prices.
-        kept: group -> width to group -> channels that stay.
+        scores: criterion -> group -> score of each channel [width].
         loss: measures the loss increase of a whole plan.
         measure: builds a plan's model and measures its cost.
-        note: receives one line a plan measured.
-        scores: criterion -> group -> score of each channel [width]: rankings to choose from.
+        note: receives one line a step.
     """
 
     problem: Problem
-    kept: Callable[[Mapping[str, int]], dict[str, PlannedGroup]]
+    scores: Mapping[str, Mapping[str, Tensor]]
     loss: Callable[[Mapping[str, PlannedGroup]], float]
-    measure: Callable[[dict[str, PlannedGroup]], Measured]
+    measure: Callable[[Groups], Measured]
     note: Callable[[str], None] = lambda _: None
-    scores: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def __call__(self, plan: WidthPlan) -> WidthPlan:
-        """Return `plan`, or a neighbour of it that costs the same and loses less as a whole.
+        """Return `plan`, or one that costs the same and loses less as a whole.
 
-        Descent: of the plans that differ in at most 3 groups by at most 2 offered widths, and whose
-        price keeps the measured cost inside the aim, the 14 of least summed loss are cut and their
-        loss measured; the best is the next start, at most 3 times. What was found is measured on
-        the device, best first, and the first one inside the budget's window is taken.
+        1. Channels are ranked anew, group by group, beside the cuts of all others.
+        2. Descent over widths: of the plans that differ in at most 3 groups by at most 2 offered
+           widths, at a price inside the aim, the 14 of least summed loss are cut and their loss
+           measured; the best is the next start, at most 3 times. The best found is measured on the
+           device and taken if it is inside the budget's window; if not, prices are corrected by
+           what was seen, and the descent goes on.
+        3. If widths changed, both once more, with 3 plans measured on the device at the most.
         """
-        start = self._choice(plan)
-        losses = {start: self._loss(start)}
-        scale = plan.corrected / self.problem.cost(start)
-        best = start
+        plan, seen = self._ranked_in_context(plan), self._observed(plan)
+        known = len(seen)
         for _ in range(PASSES):
-            near = [c for c in self._near(best, scale, plan.budget) if c not in losses]
-            for choice in sorted(near, key=self.problem.loss)[:LOOKED_AT]:
-                losses[choice] = self._loss(choice)
-            following = min(losses, key=lambda c: losses[c])
-            if following == best:
+            moved = self._other_widths(plan, seen, MEASURED - (len(seen) - known))
+            changed = moved.groups != plan.groups
+            plan = self._ranked_in_context(moved) if changed else moved
+            if not changed:
                 break
-            best = following
+        return plan
+
+    def _other_widths(self, plan: WidthPlan, seen: list[Observation], most: int) -> WidthPlan:
+        start = self._choice(plan)
+        rankings = {name: group.criterion for name, group in plan.groups.items()}
+        losses = {start: self.loss(plan.groups)}
         enough = losses[start] - GAIN * abs(losses[start])
-        found = sorted((c for c in losses if losses[c] < enough), key=lambda c: losses[c])
-        rounds = list(plan.rounds)
-        for choice in found[:MEASURED]:
-            widths = self.problem.widths_of(choice)
-            groups = self.kept(widths)
+        for _ in range(most):
+            priced = corrected(self.problem, seen)
+            self._descend(start, losses, priced, rankings, plan.budget)
+            tried = {observation.choice for observation in seen}
+            found = [
+                c
+                for c in losses
+                if losses[c] < enough and c not in tried and _aimed(priced.cost(c), plan.budget)
+            ]
+            if not found:
+                break
+            choice = min(found, key=lambda c: losses[c])
+            groups = self._cut(choice, rankings)
             cost = self.measure(groups)
-            predicted = scale * self.problem.cost(choice)
-            rounds.append(
-                Round(
-                    widths=widths, predicted=predicted, measured=cost.cost,
-                    low=cost.low, high=cost.high,
-                )
-            )  # fmt: skip
+            seen.append(_observation(choice, cost.cost, cost.low, cost.high))
             self.note(
                 f"polished: whole loss {losses[start]:.4f} -> {losses[choice]:.4f}, "
                 f"{100 * cost.cost / plan.budget:.1f} % of the budget"
             )
+            last = Round(
+                widths=self.problem.widths_of(choice), predicted=priced.cost(choice),
+                measured=cost.cost, low=cost.low, high=cost.high,
+            )  # fmt: skip
+            plan = plan.model_copy(update={"rounds": (*plan.rounds, last)})
             used = {**self.problem.used(choice), **cost.resources}
             limits = self.problem.limits()
-            fits = all(value <= limits[name].limit for name, value in used.items())
+            fits = all(used[name] <= limits[name].limit for name in limits)
             if fits and GOOD[0] * plan.budget <= cost.cost <= plan.budget:
-                plan = self._changed(plan, choice, groups, cost.cost, used)
+                return self._changed(plan, choice, groups, cost.cost, used)
+        return plan
+
+    def _descend(
+        self,
+        start: Choice,
+        losses: dict[Choice, float],
+        priced: Problem,
+        rankings: Mapping[str, str],
+        budget: float,
+    ) -> None:
+        """Measure the losses of neighbours of the best plan at these prices, and go on from it."""
+        best = None
+        for _ in range(DESCENT):
+            aimed = [c for c in losses if c == start or _aimed(priced.cost(c), budget)]
+            following = min(aimed, key=lambda c: losses[c])
+            if following == best:
                 break
-        return self._ranked_in_context(plan.model_copy(update={"rounds": tuple(rounds)}))
+            best = following
+            near = [c for c in self._near(best, priced, budget) if c not in losses]
+            for choice in sorted(near, key=self.problem.loss)[:LOOKED_AT]:
+                losses[choice] = self.loss(self._cut(choice, rankings))
+
+    def _observed(self, plan: WidthPlan) -> list[Observation]:
+        """Return what the closed loop saw of plans at offered widths."""
+        return [_observation(self._at(r.widths), r.measured, r.low, r.high) for r in plan.rounds]
 
     def _ranked_in_context(self, plan: WidthPlan) -> WidthPlan:
         """Return `plan` with the ranking of each group that loses least beside the other cuts.
 
-        A criterion that is best when a group is cut alone need not be so when all are. Widths, and
+        A criterion that is best when a group is cut alone need not be so when all are. Tried are
+        all criteria, and the mean ranks of two; groups that lose most alone come first. Widths, and
         so the cost, stay.
         """
         groups = dict(plan.groups)
         loss = before = self.loss(groups)
-        for name, scores in itertools.product(groups, self.scores.items()):
-            criterion, planned = scores[0], groups[name]
-            if criterion == planned.criterion or not 0 < planned.after < planned.before:
-                continue
-            kept = keep_best(scores[1][name], planned.after)
-            other = planned.model_copy(update={"kept": kept, "criterion": criterion})
-            found = self.loss({**groups, name: other})
-            if found < loss:
-                groups[name], loss = other, found
+        alone = {
+            name: self.problem.losses[g][option]
+            for g, (name, option) in enumerate(
+                zip(self.problem.names, self._choice(plan), strict=True)
+            )
+        }
+        cut = [name for name, group in groups.items() if 0 < group.after < group.before]
+        for name in sorted(cut, key=lambda n: -alone[n]):
+            planned, tried = groups[name], {groups[name].kept}
+            for criterion in self._rankings(RANKINGS // len(cut)):
+                ranking = mean_rank(_of_group(self.scores, name), criterion)
+                kept = keep_best(ranking, planned.after)
+                if kept in tried:
+                    continue
+                tried.add(kept)
+                other = planned.model_copy(update={"kept": kept, "criterion": criterion})
+                found = self.loss({**groups, name: other})
+                if found < loss:
+                    groups[name], loss = other, found
         if loss < before:
             self.note(f"ranked in context: whole loss {before:.4f} -> {loss:.4f}")
         return plan.model_copy(update={"groups": groups})
 
+    def _rankings(self, most: int) -> list[str]:
+        """Return criteria, then pairs of them: `most`, but all criteria at least."""
+        pairs = ["+".join(pair) for pair in itertools.combinations(self.scores, 2)]
+        return [*self.scores, *pairs[: max(0, most - len(self.scores))]]
+
+    def _cut(self, choice: Choice, rankings: Mapping[str, str]) -> Groups:
+        """Return what each group keeps at the widths of `choice`."""
+        found = {}
+        for name, width in self.problem.widths_of(choice).items():
+            ranking = mean_rank(_of_group(self.scores, name), rankings[name])
+            found[name] = PlannedGroup(
+                before=len(ranking),
+                after=width,
+                kept=keep_best(ranking, width) if width else (),
+                criterion=rankings[name],
+            )
+        return found
+
     def _choice(self, plan: WidthPlan) -> Choice:
+        return self._at({name: group.after for name, group in plan.groups.items()})
+
+    def _at(self, widths: Mapping[str, int]) -> Choice:
         options = zip(self.problem.names, self.problem.widths, strict=True)
-        return tuple(widths.index(plan.groups[name].after) for name, widths in options)
+        return tuple(offered.index(widths[name]) for name, offered in options)
 
-    def _loss(self, choice: Choice) -> float:
-        return self.loss(self.kept(self.problem.widths_of(choice)))
-
-    def _near(self, choice: Choice, scale: float, budget: float) -> list[Choice]:
+    def _near(self, choice: Choice, priced: Problem, budget: float) -> list[Choice]:
         """Return neighbours inside the aim and all limits; what is removed stays removed."""
         problem, found = self.problem, []
         steps = [delta for delta in range(-FAR, FAR + 1) if delta]
@@ -131,8 +198,7 @@ class Polish:
                         after[g] += delta
                     if not all(self._offered(g, choice[g], after[g]) for g in places):
                         continue
-                    cost = scale * problem.cost(after)
-                    if not GOOD[0] * budget <= cost <= GOOD[1] * budget:
+                    if not _aimed(priced.cost(after), budget):
                         continue
                     if all(row.used(after) <= row.limit for row in problem.resources):
                         found.append(tuple(after))
@@ -146,7 +212,7 @@ class Polish:
         self,
         plan: WidthPlan,
         choice: Choice,
-        groups: dict[str, PlannedGroup],
+        groups: Groups,
         cost: float,
         used: Mapping[str, float],
     ) -> WidthPlan:
@@ -167,3 +233,15 @@ class Polish:
             "explanation": explain(priced, choice, plan.budget, plan.unit),
         }
         return plan.model_copy(update=update)
+
+
+def _of_group(scores: Mapping[str, Mapping[str, Tensor]], name: str) -> dict[str, Tensor]:
+    return {criterion: by_group[name] for criterion, by_group in scores.items()}
+
+
+def _aimed(cost: float, budget: float) -> bool:
+    return GOOD[0] * budget <= cost <= GOOD[1] * budget
+
+
+def _observation(choice: Choice, cost: float, low: float, high: float) -> Observation:
+    return Observation(choice, cost, max(NOISE, (high - low) / (4 * cost)))  # of a 95 % interval

@@ -21,13 +21,15 @@ class LayerTerm:
     """Cost of one layer: `costs[i, j]` at option i of group `group_in` and option j of `group_out`.
 
     Where one of them is None, that axis has length 1. Where both are the same group (depthwise),
-    only the diagonal counts.
+    only the diagonal counts. `spared` holds pairs of layers: where a branch is removed that has the
+    first and not the second, the term is 0. Only such a term may have no group at all.
     """
 
     name: str
     group_in: int | None
     group_out: int | None
     costs: Matrix
+    spared: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

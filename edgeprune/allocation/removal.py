@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from edgeprune.allocation.problem import LayerTerm, Problem
+from edgeprune.allocation.problem import LayerTerm, Problem, Resource
 from edgeprune.errors import InternalCheckError
 from edgeprune.records import ResidualBlock
 
@@ -18,8 +18,9 @@ def with_removals(
     """Return `problem` in which branches may go: their groups get option 0, of width 0.
 
     What the layers of a removed branch cost is 0, in the main cost and in every resource: each of
-    them has a group of the branch at one end. The loss of the removal stands at the first group.
-    Branches of which a group is not part of the problem are left alone.
+    them has a group of the branch at one end. So is what a term says to be spared. The loss of the
+    removal stands at the first group. Branches of which a group is not part of the problem are left
+    alone.
 
     Args:
         problem: the problem without removals.
@@ -36,6 +37,17 @@ def with_removals(
     loss_of = {block.groups[0]: max(0.0, losses[block.last]) for block in offered}
     grown = {problem.names.index(group) for block in offered for group in block.groups}
 
+    def tied(term: LayerTerm) -> LayerTerm:
+        """Let a term also depend on the branch without which it is spared."""
+        for block in offered if term.spared else ():
+            own = [problem.names.index(group) for group in block.groups]
+            if term.group_out not in own and any(
+                layer in block.layers and other not in block.layers for layer, other in term.spared
+            ):
+                costs = np.repeat(term.costs, len(problem.widths[own[0]]), axis=0)
+                return replace(term, group_in=own[0], costs=costs)
+        return term
+
     def widened(term: LayerTerm) -> LayerTerm:
         before = int(term.group_in in grown), int(term.group_out in grown)
         costs = np.pad(term.costs, ((before[0], 0), (before[1], 0)))
@@ -49,8 +61,31 @@ def with_removals(
             for g, losses in enumerate(problem.losses)
         ),
         layers=tuple(map(widened, problem.layers)),
-        resources=tuple(
-            replace(row, terms=tuple(map(widened, row.terms))) for row in problem.resources
+        resources=_joined(
+            replace(row, terms=tuple(widened(tied(term)) for term in row.terms))
+            for row in problem.resources
         ),
         blocks=offered,
     )
+
+
+def _joined(rows: Iterable[Resource]) -> tuple[Resource, ...]:
+    """Return rows without doubles, in which what depends on the same groups is one term."""
+    found: dict[object, Resource] = {}
+    for row in rows:
+        terms = [term for term in row.terms if not term.spared]
+        fixed, sums = row.fixed, dict[tuple[int | None, int | None], LayerTerm]()
+        for term in row.terms:
+            ends = term.group_in, term.group_out
+            if not term.spared:
+                continue
+            if ends == (None, None):
+                fixed += float(term.costs.sum())
+                continue
+            before = sums.get(ends)
+            costs = term.costs if before is None else before.costs + term.costs
+            sums[ends] = LayerTerm(term.name, *ends, costs)
+        terms += sums.values()
+        key = row.name, fixed, *((t.group_in, t.group_out, t.costs.tobytes()) for t in terms)
+        found.setdefault(key, replace(row, terms=tuple(terms), fixed=fixed))
+    return tuple(found.values())

@@ -11,11 +11,13 @@ from torch import nn
 
 from edgeprune.allocation.problem import LayerTerm, Resource, layer_terms
 from edgeprune.export.fragments import template
-from edgeprune.export.segments import Graph
+from edgeprune.export.segments import Graph, Segment
 from edgeprune.pruning.channels import is_carrier
 from edgeprune.pruning.recurrent import RECURRENT
 from edgeprune.records import ChannelGroup, CostTable, PricedLayer
 from edgeprune.sections import BudgetSection
+
+Spared = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -124,33 +126,81 @@ def activations(table: CostTable, graph: Graph, limit: float) -> list[Resource]:
     """Return one row for each layer in execution order: the bytes alive there.
 
     A tensor's bytes are proportional to the width of the group whose channels it holds. Tensors
-    that hold several groups (concatenations) count in full.
+    that hold several groups (concatenations) count in full. Terms tell with which layers they are
+    spared, for branches that can be removed.
     """
     index = {name: g for g, name in enumerate(table.widths)}
     group_of = {layer.name: layer.group_out for layer in table.layers}
-    group = {s.output: group_of.get(s.name) for s in graph.segments}
+    made = {segment.output: segment for segment in graph.segments}
+    behind = _only_readers(graph)
     rows, seen = [], set()
     for part, alive in graph.alive():
-        by_group: dict[str, float] = {}
+        sizes: dict[tuple[str | None, Spared], float] = {}
         fixed = 0.0
         for name in alive:
-            owner = group.get(name)
-            if owner is None:
+            segment = made.get(name)
+            owner = group_of.get(segment.name) if segment else None
+            spared = _spared(segment, made, behind, alive) if segment else ()
+            if owner is None and not spared:
                 fixed += graph.bytes_of(name)
             else:
-                share = graph.bytes_of(name) / table.widths[owner][-1]
-                by_group[owner] = by_group.get(owner, 0.0) + share
-        dense = fixed + sum(share * table.widths[g][-1] for g, share in by_group.items())
-        key = (fixed, *sorted(by_group.items()))
-        if dense <= limit or key in seen:
+                sizes[owner, spared] = sizes.get((owner, spared), 0.0) + graph.bytes_of(name)
+        same = (fixed, frozenset(sizes.items()))
+        if fixed + sum(sizes.values()) <= limit or same in seen:
             continue
-        seen.add(key)
-        terms = tuple(
-            LayerTerm(g, None, index[g], np.array([[share * w for w in table.widths[g]]]))
-            for g, share in by_group.items()
-        )
-        rows.append(Resource("ram", "bytes", limit, terms, fixed, part=part))
+        seen.add(same)
+        terms = []
+        for (group, spared), size in sizes.items():
+            offered = table.widths[group] if group else (1,)
+            costs = np.array([[size * width / offered[-1] for width in offered]])
+            place = index[group] if group else None
+            terms.append(LayerTerm(group or part, None, place, costs, spared))
+        rows.append(Resource("ram", "bytes", limit, tuple(terms), fixed, part=part))
     return rows
+
+
+def _only_readers(graph: Graph) -> dict[str, Segment]:
+    """Return tensor -> its only reader, if it reads it as its input and not to add it."""
+    readers: dict[str, list[Segment | None]] = {name: [None] for name in graph.outputs}
+    for segment in graph.segments:
+        for name in segment.inputs:
+            readers.setdefault(name, []).append(segment)
+        for name in segment.addends:
+            readers.setdefault(name, []).append(None)
+    return {name: found[0] for name, found in readers.items() if len(found) == 1 and found[0]}
+
+
+def _spared(
+    segment: Segment,
+    made: Mapping[str, Segment],
+    behind: Mapping[str, Segment],
+    alive: Sequence[str],
+) -> Spared:
+    """Return with which layers the output of `segment` is spared in a step, as in `LayerTerm`.
+
+    It is where the layer that gives it is removed, or one that it is for alone; and where it is a
+    sum, one operand of which is removed: then it is the other, which is `alive` and counts already.
+    """
+
+    def layer(name: str) -> str:
+        return made[name].name if name in made else ""
+
+    found: list[tuple[str, str]] = []
+    last = segment.nodes[-1]
+    if segment.addends:  # the addition is fused behind the layer that ends the branch
+        others = [name for name in last.input if name in segment.addends]
+        if last.op_type == "Add" and len(others) == 1 and others[0] in alive:
+            found.append((segment.name, layer(others[0])))
+    elif segment.operator == "Add" and len(segment.inputs) == 2:
+        pairs = (segment.inputs, segment.inputs[::-1])
+        found += [(layer(gone), layer(kept)) for gone, kept in pairs if kept in alive]
+    else:
+        found.append((segment.name, ""))
+    reader = behind.get(segment.output)
+    while reader is not None:
+        found.append((reader.name, ""))
+        reader = behind.get(reader.output)
+    return tuple(found)
 
 
 def parameters(table: CostTable, module: nn.Module, groups: Sequence[ChannelGroup]) -> Resource:

@@ -25,6 +25,7 @@ from edgeprune.identity import identity_of, versions
 from edgeprune.job import Job
 from edgeprune.loading import load_data, seed_everything
 from edgeprune.pipeline import Prices, prices_of
+from edgeprune.pruning.channels import require_layers
 from edgeprune.pruning.shrink import shrink
 from edgeprune.records import (
     BenchDense,
@@ -76,7 +77,8 @@ class Comparison:
 
         Raises:
             BudgetError: a budget is below the smallest reachable cost.
-            UsageError: a budget in another unit than the device's, or a job with masks or collapse.
+            UsageError: a budget in another unit than the device's, a job with masks or collapse, or
+                with an unknown layer to keep or with a floor.
         """
         if preparation.is_wanted(self.job, self.model):
             raise UsageError(
@@ -84,7 +86,13 @@ class Comparison:
                 "linear collapse have no place in it",
                 "leave out [collapse] and [mask], and give a model without masks",
             )
+        if left_out := _left_out(self.job):
+            self.console.warning(
+                f"{', '.join(left_out)} of the job: not heeded, as bench compares one cut and its "
+                "recovery by the metric; edgeprune run heeds all of the job"
+            )
         first = self.job.with_overrides(budget=self.budgets[0], seed=self.seeds[0])
+        require_layers(self.model, first.prune.keep, first.prune.floors)
         for budget in self.budgets:
             parse_budget(budget).limit(1.0, self.device.spec.unit)
         seed_everything(first.seed)
@@ -272,6 +280,17 @@ class _Work:
         else:
             fresh = shrink(dense, data.example, self.planned(budget, Variant(OURS)))
         return from_scratch(fresh, dense, data, long, seed=seed, progress=stage.update)
+
+
+def _left_out(job: Job) -> list[str]:
+    """Return the parts of a job that ask for something in which a comparison has no part."""
+    guards = {key: getattr(job.guards, key) for key in ("class_floor", "agreement")}
+    parts = {
+        "[schedule]": job.schedule.kind != "one_shot",
+        "[regularise]": job.regularise is not None,
+        **{f"[guards] {key}": limit is not None for key, limit in guards.items()},
+    }
+    return [name for name, asked in parts.items() if asked]
 
 
 def macs_ratio(table: CostTable, dense: ModelProfile, plan: WidthPlan) -> float:

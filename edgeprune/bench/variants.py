@@ -57,7 +57,7 @@ def variant(text: str, criteria: Sequence[str]) -> Variant:
     if criterion and (name in BASELINES or criterion not in criteria):
         raise UsageError(
             f"method {text!r}: the job scores channels by {', '.join(criteria)} only",
-            'set [prune] importance, or leave it at "auto" for taylor and l2',
+            'set [prune] importance, or leave it at "auto" for several',
         )
     if "@" in text and (name not in ROUNDING or not rounding.isdigit() or not int(rounding)):
         raise UsageError(

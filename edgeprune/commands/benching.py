@@ -33,6 +33,8 @@ def bench(
 ) -> int:
     """Compare edgeprune with its peers at equal cost on the device, with the same recovery.
 
+    The job's schedule, regularisation and guards of accuracy take no part.
+
     Parameters
     ----------
     job:
@@ -59,11 +61,12 @@ def bench(
     from edgeprune.bench.variants import everything, variant
     from edgeprune.report.bench_page import render
     from edgeprune.report.bench_screen import show
+    from edgeprune.sections import expanded
     from edgeprune.store import write_text
 
     if opened.spec.figure == "estimated":
         console.warning(f"the figures of {opened.spec.name} are estimates, not measurements")
-    criteria = settings.prune.importance
+    criteria = expanded(settings.prune.importance)
     wanted = [part for part in (methods or "").split(",") if part.strip()]
     variants = tuple(dict.fromkeys(variant(text, criteria) for text in wanted))
     folder = here / (out or Path("bench", opened.spec.name, settings.name))

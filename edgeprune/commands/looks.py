@@ -29,7 +29,12 @@ def devices(*, common: Common = DEFAULT) -> int:
     )
     common.console.devices(
         [
-            (spec.name, spec.title, spec.figure, f"{o.why}; {o.help}" if o else spec.note)
+            (
+                spec.name,
+                spec.title,
+                "functional only" if spec.functional_only else spec.figure,
+                f"{o.why}; {o.help}" if o else spec.note,
+            )
             for spec, o in rows
         ]
     )

@@ -27,7 +27,8 @@ def with_gpu_times(answer: ModelAnswer) -> ModelAnswer:
 
     The times of the nodes themselves are those of the dispatch. Programs are `Api` events called
     `<node>&<operator>&<program>`, in the order they ran in, from the first warm-up run on. A node
-    without any is a change of view. What a node runs only once, in its first run, is left out.
+    without any is a change of view. What a node runs only once, in its first run, is left out. When
+    a node starts is not known on the clock of the GPU, so no node keeps its start.
 
     Raises:
         DeviceError: the adapter has no time stamps, or programs belong to no node.
@@ -44,11 +45,11 @@ def with_gpu_times(answer: ModelAnswer) -> ModelAnswer:
     seen: set[str] = set()
     for node in answer.nodes:
         if node.provider != WEBGPU:
-            found.append(node)
+            found.append(node.model_copy(update={"starts": ()}))
         elif node.name not in seen:  # the programs of a namesake are counted with it
             seen.add(node.name)
             values = _by_run(spent.get(node.name, []), runs)[answer.warmup :]
-            found.append(node.model_copy(update={"values": tuple(values)}))
+            found.append(node.model_copy(update={"values": tuple(values), "starts": ()}))
     if stray := set(spent) - seen:
         raise DeviceError(f"programs of no node: {', '.join(sorted(stray))}")
     return answer.model_copy(update={"nodes": tuple(found)})

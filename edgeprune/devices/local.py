@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -22,9 +23,13 @@ IMPORT = (
     'import os; os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1"); '
     "import onnxruntime as o; print(*o.get_available_providers())"
 )
+RUNTIME = "onnxruntime>=1.31,<2"  # as pyproject.toml has it
 GRACE_SECONDS = 120.0  # for the start of the process, opening of sessions and warm-up
 # What onnxruntime says of its own sources and error classes before it says what is wrong.
-NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S*onnxruntime_src/\S+ .*?\) (?=[A-Z])")
+NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed:\s*"
+    r"|/\S*onnxruntime_src/\S+ .*?\) (?=[A-Z])"
+)
 ADVICE = {
     "Opset": "export the model for an opset that this onnxruntime supports",
     "not a registered function/op": "export it without that operator, or where it is registered",
@@ -133,6 +138,7 @@ def runtime_providers(python: str | None = None) -> tuple[str, ...]:
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise DeviceError(
-            f"onnxruntime does not start: {last[0]}", "reinstall it: pip install onnxruntime"
+            f"onnxruntime does not start: {last[0]}",
+            shlex.join([command[0], "-m", "pip", "install", "--force-reinstall", RUNTIME]),
         )
     return tuple(done.stdout.split())

@@ -16,7 +16,12 @@ from edgeprune.devices.connection import Connection, Ended, agent_words
 from edgeprune.devices.local import WORKER, failure, session_of
 from edgeprune.devices.processes import Done
 from edgeprune.devices.protocol import Answer, ModelFile, Obstacle, Request
-from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
+from edgeprune.errors import (
+    DeadlineError,
+    DeviceError,
+    LostDeviceError,
+    UnsupportedModelError,
+)
 from edgeprune.records import DeviceSpec, Environment, Remote
 
 START_SECONDS = 20.0  # for Python to start there, once the connection stands
@@ -88,13 +93,18 @@ class RemoteDevice:
         return self._spec
 
     def ask(self, request: Request) -> Answer:
-        """Run the worker over there and return its answer; this process sleeps meanwhile."""
+        """Run the worker over there and return its answer; this process sleeps meanwhile.
+
+        Raises:
+            DeviceError: it cannot be reached, or refuses; a `LostDeviceError` if the line breaks.
+        """
         try:
             return self._ask(request)
         except Closed as closed:
-            raise self._reach.explain(closed) from None
+            explained = self._reach.explain(closed)
+            raise LostDeviceError(explained.what, explained.hint) from None
         except Silent:
-            raise DeviceError(
+            raise LostDeviceError(
                 f"{self._reach.label} went silent", "is it still on, and the line still up?"
             ) from None
 
@@ -148,7 +158,12 @@ class RemoteDevice:
         if self._connection is None or not self._connection.alive:
             self.close()
             self._pushed.clear()
-            self._connection = connect(self._reach)
+            try:
+                self._connection = connect(self._reach)
+            except DeviceError as error:
+                if not self._asked:
+                    raise
+                raise LostDeviceError(error.what, error.hint) from None
             weakref.finalize(self, self._connection.close)  # also when this process ends
         return self._connection
 

@@ -12,7 +12,8 @@ from edgeprune.errors import DeviceError
 from edgeprune.export.integer_operators import Convolution, Tensor
 from edgeprune.records import Target
 
-INSTALL = "pip install 'edgeprune[microcontroller]', or name a CMSIS-NN tree in the profile"
+EXTRA = "pip install 'edgeprune[microcontroller]'"  # in the versions that edgeprune takes
+INSTALL = f"{EXTRA}, or name a CMSIS-NN tree in the profile"
 HEADERS = (
     "arm_nn_math_types.h",
     "arm_nn_types.h",
@@ -103,7 +104,7 @@ def _core(root: Path) -> Path:
             return place
     raise DeviceError(
         f"CMSIS-NN in {root} needs CMSIS-Core: there is no {CORE_HEADER} in Core/Include beside it",
-        "put CMSIS-Core of CMSIS 5 there, or pip install 'edgeprune[microcontroller]'",
+        f"put CMSIS-Core of CMSIS 5 there, or {EXTRA}",
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import onnx
 
 from edgeprune.errors import DeviceError, UnsupportedModelError
+from edgeprune.export.cmsis_nn import EXTRA
 from edgeprune.export.onnx_graph import fixed_shape, load
 from edgeprune.records import Shape
 
@@ -96,10 +97,7 @@ def _compiler() -> tuple[Any, type[Exception]]:
         from emx_onnx_cgen.compiler import Compiler, CompilerOptions
         from emx_onnx_cgen.errors import CompilerError
     except ImportError as error:
-        raise DeviceError(
-            f"C code of float32 models needs emx-onnx-cgen: {error}",
-            "pip install 'edgeprune[microcontroller]'",
-        ) from None
+        raise DeviceError(f"C code of float32 models needs emx-onnx-cgen: {error}", EXTRA) from None
     options = CompilerOptions(
         model_name=NAME, large_temp_threshold_bytes=0, large_weight_threshold=0
     )

@@ -98,7 +98,8 @@ class Graph:
         """Return (layer, tensors alive while it runs) in execution order.
 
         Inputs count while they are still to be read. A fused layer's inner tensors do not exist,
-        and a fused Add writes over its addend where that dies there, as onnxruntime does.
+        and a fused Add writes over its addend where that dies there, as onnxruntime does, unless
+        the layer reads it besides.
         """
         last: dict[str, int] = {}
         for step, segment in enumerate(self.segments):
@@ -110,7 +111,8 @@ class Graph:
         steps = [("inputs", tuple(alive))]
         for step, segment in enumerate(self.segments):
             for name in segment.addends:
-                if last[name] == step and self.bytes_of(name) == self.bytes_of(segment.output):
+                dies = last[name] == step and name not in segment.inputs
+                if dies and self.bytes_of(name) == self.bytes_of(segment.output):
                     alive.pop(name, None)
                     break
             alive[segment.output] = None

@@ -48,6 +48,17 @@ def normalise(scores: Mapping[str, Tensor], how: str) -> dict[str, Tensor]:
     return {name: NORMALISATIONS[how](score) for name, score in scores.items()}
 
 
+def mean_rank(scores: Mapping[str, Tensor], criteria: str) -> Tensor:
+    """Return the mean place of each channel [width] by several criteria, "taylor+l2"; 1 is best.
+
+    A single name gives that criterion's own scores.
+    """
+    names = criteria.split("+")
+    if len(names) == 1:
+        return scores[criteria]
+    return torch.stack([NORMALISATIONS["rank"](scores[name].double()) for name in names]).mean(0)
+
+
 def layer_wise(scores: Mapping[str, Tensor], share: float) -> dict[str, tuple[int, ...]]:
     """Return group -> channels that stay when each group alone loses `share` of its channels."""
     return {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from edgeprune.errors import UsageError
-from edgeprune.importance import activations, curvature, flow, gradients, weights
+from edgeprune.importance import activations, curvature, flow, gradients, output_error, weights
 from edgeprune.importance.fusion import fused
 from edgeprune.importance.scoring import Scores, Scoring
 from edgeprune.methods import unknown
@@ -50,6 +50,9 @@ CRITERIA: dict[str, Criterion] = {
     "grasp": Criterion(curvature.grasp, True, True),
     "hessian": Criterion(curvature.hessian, True, True),
     "synflow": Criterion(flow.synflow, gradients=True),
+    "output_error": Criterion(
+        output_error.output_error, True, True, "inputs of convolutions without groups and linear"
+    ),
     "fused": Criterion(fused, True, True, READERS),
 }
 

@@ -22,7 +22,7 @@ from edgeprune.devices.protocol import (
     Request,
     file_of,
 )
-from edgeprune.errors import DeviceError
+from edgeprune.errors import DeviceError, UnsupportedModelError
 from edgeprune.export.segments import Graph, Segment, as_int8, read_graph
 from edgeprune.profiler.calibration import (
     Calibration,
@@ -102,6 +102,8 @@ def profile_model(
     if device.spec.functional_only:  # its times mean nothing: there is nothing to settle
         settle = math.inf
     graph = as_int8(read_graph(layers)) if layers and layers != path else read_graph(path)
+    if not graph.segments:
+        raise UnsupportedModelError(f"{path.name} has no layers: it gives nothing but constants")
     measured = device.spec.figure == "measured"
     calibration: Calibration | None = None
     found = Measured()

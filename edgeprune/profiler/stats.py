@@ -167,6 +167,24 @@ def paired_ratios(first: Sequence[float], second: Sequence[float]) -> Floats:
     return ratios
 
 
+def alternating_ratio(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return first / second where the order within the pair changes from round to round.
+
+    The run that follows one of the same model finds its data in the caches, so ratios have two
+    modes, some per cent on either side of the truth, and the median of them all falls into the one
+    that happens to have a value more. So the median is taken of the rounds of each order, and of
+    the two the geometric mean. A single round is its own ratio.
+
+    Raises:
+        ValueError: no values, different lengths, or a value that is not above 0.
+    """
+    logs = np.log(paired_ratios(first, second))
+    orders = [logs[start::2] for start in (0, 1) if len(logs) > start]
+    if not orders:
+        raise ValueError("no values")
+    return math.exp(float(np.mean([np.median(order) for order in orders])))
+
+
 def relative_half_width(interval: Interval) -> float:
     """Return half the interval's width over its median."""
     median, low, high = interval

@@ -11,8 +11,8 @@ from edgeprune.devices.protocol import Answer, Device, Request, file_of
 from edgeprune.errors import DeviceError, UnstableError
 from edgeprune.profiler.stats import (
     Interval,
+    alternating_ratio,
     floor_of,
-    paired_ratios,
     process_interval,
     relative_half_width,
 )
@@ -69,8 +69,9 @@ def compare(
     Fresh processes are added until the interval's relative half width is at most `half_width` or
     `seconds` have passed on `clock`. Each opens the sessions several times for a short while: where
     memory lies moves the ratio more than the noise of the runs does. The interval is Student's over
-    the processes' median ratios, for 0.7 of the error that `confidence` allows: looking after each
-    process whether it is narrow enough makes up to 6.6 % errors of 5 % (docs/measuring.md).
+    the processes' ratios (`alternating_ratio`), for 0.7 of the error that `confidence` allows:
+    looking after each process whether it is narrow enough makes up to 6.6 % errors of 5 %
+    (docs/measuring.md).
 
     Raises:
         UnstableError: time is up and the half width is still above `settle`.
@@ -86,9 +87,11 @@ def compare(
     environment: Environment | None = None
     rounds, openings, interval, stopped = 20, 2, (1.0, 0.0, 2.0), "time"
     while len(firsts) < FEWEST or clock() - started < seconds:
+        models = (file_of("first", first), file_of("second", second))
+        swapped = len(firsts) % 2 == 1  # whatever favours the one that is named first cancels
         request = Request(
             task="time",
-            models=(file_of("first", first), file_of("second", second)),
+            models=models[::-1] if swapped else models,
             rounds=rounds,
             openings=openings,
             paired=True,
@@ -97,10 +100,10 @@ def compare(
         )
         answer = device.ask(request)
         environment = _same(environment, answer)
-        a, b = (model.values for model in answer.models)
+        a, b = (model.values for model in answer.models[:: -1 if swapped else 1])
         if not firsts:  # the first process tells how many pairs fit
             both = _middle(a) + _middle(b)
-            rounds = int(min(100, max(10, OPENING_US / both)))
+            rounds = 2 * int(min(50, max(5, OPENING_US / both / 2)))
             openings = int(min(OPENINGS, max(1, OPENINGS * OPENING_US / (rounds * both))))
         firsts.append(a)
         seconds_.append(b)
@@ -151,7 +154,7 @@ def _compare_exactly(
 def _interval(
     first: list[tuple[float, ...]], second: list[tuple[float, ...]], confidence: float, seed: int
 ) -> Interval:
-    ratios = [tuple(paired_ratios(a, b)) for a, b in zip(first, second, strict=True)]
+    ratios = [(alternating_ratio(a, b),) for a, b in zip(first, second, strict=True)]
     level = 1 - LOOKS * (1 - confidence)
     return process_interval(ratios, confidence=level, seed=seed)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from edgeprune.errors import UsageError
 from edgeprune.pruning import recurrent
 from edgeprune.pruning.recurrent import RECURRENT
 
@@ -38,6 +39,26 @@ def is_carrier(module: nn.Module) -> bool:
     if isinstance(module, CONVOLUTIONS + TRANSPOSED):
         return module.groups > 1 and module.groups == module.in_channels
     return not isinstance(module, (nn.Linear, nn.Embedding, *RECURRENT))
+
+
+def require_layers(model: nn.Module, keep: Iterable[str], floors: Iterable[str] = ()) -> None:
+    """Make sure that `keep` names layers of `model`, or prefixes of them, and `floors` layers.
+
+    Raises:
+        UsageError: they do not; tells all faults at once.
+    """
+    layers = dict(model.named_modules())
+    faults = [
+        f"prune.keep: the model has no layer {name!r}"
+        for name in keep
+        if not any(layer == name or layer.startswith(f"{name}.") for layer in layers)
+    ]
+    faults += [
+        f"prune.floors: the model has no layer {name!r}" for name in floors if name not in layers
+    ]
+    if faults:
+        listed = ", ".join(name for name, layer in layers.items() if isinstance(layer, ROOTS))
+        raise UsageError("\n".join(faults), f"its layers: {listed}")
 
 
 def width_of(module: nn.Module) -> int:

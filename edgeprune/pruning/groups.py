@@ -13,10 +13,17 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from edgeprune.errors import InternalCheckError, UnsupportedModelError, UsageError
+from edgeprune.errors import InternalCheckError, UnsupportedModelError
 from edgeprune.pruning import recurrent
 from edgeprune.pruning.blocks import remove, silence
-from edgeprune.pruning.channels import ROOTS, Member, is_carrier, width_of, zero
+from edgeprune.pruning.channels import (
+    ROOTS,
+    Member,
+    is_carrier,
+    require_layers,
+    width_of,
+    zero,
+)
 from edgeprune.pruning.proof import describe, proved
 from edgeprune.records import ChannelGroup, GroupList, ResidualBlock, SkippedGroup
 
@@ -34,12 +41,7 @@ def find_groups(model: nn.Module, inputs: Inputs, keep: Sequence[str] = ()) -> G
         UsageError: `keep` names no layer.
     """
     layers = dict(model.named_modules())
-    for name in keep:
-        if not any(layer == name or layer.startswith(f"{name}.") for layer in layers):
-            raise UsageError(
-                f"prune.keep: the model has no layer {name!r}",
-                f"its layers: {', '.join(n for n, m in layers.items() if isinstance(m, ROOTS))}",
-            )
+    require_layers(model, keep)
     found: list[ChannelGroup] = []
     skipped: list[SkippedGroup] = []
     for name, width, members in _trace(model, inputs):

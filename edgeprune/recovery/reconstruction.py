@@ -89,7 +89,7 @@ def reconstruct(
     left += [(name, "it was not called") for name in consumers if name not in order]
     for done, name in enumerate(wanted):
         progress(done, len(wanted), name)
-        reason = "it runs more than once" if order[name] > 1 else _obstacle(layers[name])
+        reason = "it runs more than once" if order[name] > 1 else obstacle(layers[name])
         if reason:
             left.append((name, reason))
             continue
@@ -99,7 +99,7 @@ def reconstruct(
             sums = NormalEquations(layers[name], len(inputs), fits_constant=constant)
             pairs = _pairs(slim, dense, layers[name], originals[name], inputs)
             for entered, wanted_output in pairs:
-                sums.add(entered, _channels(wanted_output, layers[name], outputs.get(name)))
+                sums.add(entered, by_position(wanted_output, layers[name], outputs.get(name)))
         refitted.append(sums.solve(name, ridge, layers[norm] if norm else None))
     progress(len(wanted), len(wanted), "")
     return Reconstruction(slim.eval(), tuple(refitted), tuple(left))
@@ -119,7 +119,7 @@ class NormalEquations:
 
     def add(self, entered: Tensor, wanted: Tensor) -> None:
         """Take in inputs of the slim layer and outputs [positions, channels] of the dense one."""
-        rows = _patches(self.layer, entered)
+        rows = patches(self.layer, entered)
         most = ROWS * rows.shape[1] // self.batches + 1
         if len(rows) > most:
             chosen = torch.randperm(len(rows), generator=self.generator)[:most]
@@ -221,7 +221,7 @@ def _run_order(model: nn.Module, example: Inputs) -> tuple[dict[str, int], dict[
     return order, norms
 
 
-def _obstacle(layer: nn.Module) -> str:
+def obstacle(layer: nn.Module) -> str:
     """Return why a layer cannot be re-fitted, or ""."""
     if isinstance(layer, nn.Linear):
         return ""
@@ -234,7 +234,7 @@ def _obstacle(layer: nn.Module) -> str:
     return ""
 
 
-def _patches(layer: nn.Module, x: Tensor) -> Tensor:
+def patches(layer: nn.Module, x: Tensor) -> Tensor:
     """Return [positions, weights of one output]: what each output of the layer is a product of."""
     if not isinstance(layer, (nn.Conv1d, nn.Conv2d)):
         return x.reshape(-1, x.shape[-1])
@@ -254,7 +254,7 @@ def _patches(layer: nn.Module, x: Tensor) -> Tensor:
     return unfolded.transpose(1, 2).reshape(-1, unfolded.shape[1])
 
 
-def _channels(output: Tensor, layer: nn.Module, kept: list[int] | None) -> Tensor:
+def by_position(output: Tensor, layer: nn.Module, kept: list[int] | None) -> Tensor:
     """Return [positions, channels that stay] of a dense layer's output."""
     rows = output.flatten(2).transpose(1, 2) if isinstance(layer, nn.Conv1d | nn.Conv2d) else output
     rows = rows.reshape(-1, rows.shape[-1])

@@ -60,12 +60,11 @@ def _graph(views: Views, dense: ModelProfile, planned: dict[str, int]) -> str:
 
 
 def _heatmap(curves: Sequence[SensitivityCurve], plan: WidthPlan) -> str:
-    best = [
-        curve
-        for name, group in plan.groups.items()
-        for curve in curves
-        if curve.group == name and curve.criterion == group.criterion
-    ]
+    best = []
+    for name, group in plan.groups.items():
+        found = [curve for curve in curves if curve.group == name]
+        full = [curve for curve in found if len(curve.widths) == max(len(c.widths) for c in found)]
+        best += sorted(full, key=lambda curve: curve.criterion != group.criterion)[:1]
     if not best:
         return ""
     planned = {name: group.after for name, group in plan.groups.items()}

@@ -14,6 +14,11 @@ from edgeprune.report import figures, svg
 
 LEFT, TOP, HEIGHT, RIGHT = 64, 24, 300, 24
 NAMED = 6  # layers that bear their name
+ROW = 13  # height of a text
+RISES = sorted(
+    (ROW * step for step in range(-12, 13)), key=abs
+)  # nearest first, above before below
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def roofline(profile: ModelProfile, *, title: str) -> str:
@@ -34,7 +39,7 @@ def roofline(profile: ModelProfile, *, title: str) -> str:
     def down(y: float) -> float:
         return TOP + HEIGHT * (1 - (math.log10(y) - ys[0]) / (ys[1] - ys[0]))
 
-    parts = _axes(xs, ys, across, down)
+    parts, taken = _axes(xs, ys, across, down), list[Box]()
     for bandwidth in bandwidths:
         rate = bandwidth.bytes_per_second
         start = max(10.0 ** xs[0], 10.0 ** ys[0] / rate)
@@ -43,32 +48,77 @@ def roofline(profile: ModelProfile, *, title: str) -> str:
         )
         middle = math.sqrt(start * peak / rate)
         name = f"{rate / 1e9:.0f} GB/s ({figures.size(bandwidth.working_set_bytes)})"
-        parts.append(svg.text(across(middle) - 6, down(middle * rate), name, "end"))
+        at, anchor = (across(middle) - 6, down(middle * rate)), "end"
+        if _box(*at, name, anchor)[0] < LEFT:  # no room above the line: below it
+            at, anchor = (across(middle) + 8, at[1] + ROW), "start"
+        parts.append(svg.text(*at, name, anchor))
+        taken.append(_box(*at, name, anchor))
     first = across(min(ridges))
     parts.append(svg.line(first, down(peak), svg.WIDTH - RIGHT, down(peak), svg.LIMIT, thick=2))
     roof = f"{peak / 1e9:.0f} GFLOP/s"
     parts.append(svg.text(svg.WIDTH - RIGHT, down(peak) - 6, roof, "end", bold=True))
-    return svg.chart(title, TOP + HEIGHT + 44, parts + _points(profile, layers, across, down))
+    taken.append(_box(svg.WIDTH - RIGHT, down(peak) - 6, roof, "end"))
+    parts += _points(profile, layers, across, down, taken)
+    return svg.chart(title, TOP + HEIGHT + 44, parts)
 
 
 def _points(
-    profile: ModelProfile, layers: Sequence[LayerProfile], across: svg.Scale, down: svg.Scale
+    profile: ModelProfile,
+    layers: Sequence[LayerProfile],
+    across: svg.Scale,
+    down: svg.Scale,
+    taken: Sequence[Box],
 ) -> list[str]:
-    """Return a circle for each layer, its area the layer's share of the cost; the largest named."""
-    parts, taken, whole = [], [TOP - 8.0], sum(layer.cost for layer in profile.layers)
-    for index, layer in enumerate(sorted(layers, key=lambda layer: -layer.cost)):
+    """Return a circle for each layer, its area the layer's share of the cost; the largest named.
+
+    Names stand where nothing is `taken`.
+    """
+    parts, named, whole = [], [], sum(layer.cost for layer in profile.layers)
+    boxes = list(taken)
+    for layer in sorted(layers, key=lambda layer: -layer.cost):
         x, y = across(_intensity(layer)), down(layer.flops_per_second or 1.0)
         radius = max(2.5, 26 * math.sqrt(layer.cost / whole))
         hint = f"{layer.name}: {figures.cost(layer.cost, profile.unit)}"
         parts.append(svg.circle(x, y, radius, svg.SLIM, hint))
-        if index < NAMED:
-            height = y + 4
-            while any(abs(height - other) < 13 for other in taken):
-                height += 13
-            taken.append(height)
-            name = svg.shortened(layer.name, 150)
-            parts.append(svg.text(x - radius - 4, height, name, "end", full=layer.name))
+        boxes.append((x - radius, y - radius, x + radius, y + radius))
+        named.append((x, y, radius, layer.name))
+    for x, y, radius, name in named[:NAMED]:
+        parts += _name(x, y, radius, name, boxes)
     return parts
+
+
+def _name(x: float, y: float, radius: float, name: str, boxes: list[Box]) -> list[str]:
+    """Return the name of the circle around (x, y), as near to it as `boxes` leave room.
+
+    Where that is not beside it, a line leads there. Where there is no room, hovering tells the
+    name. What the name takes is added to `boxes`.
+    """
+    text = svg.shortened(name, 150)
+    for rise in RISES:
+        for side, anchor in ((-1, "end"), (1, "start")):
+            at = x + side * (radius + 4), y + 4 + rise
+            box = _box(*at, text, anchor)
+            inside = box[0] >= LEFT and box[2] <= svg.WIDTH and box[1] >= TOP
+            if not inside or box[3] > TOP + HEIGHT or any(_meet(box, other) for other in boxes):
+                continue
+            boxes.append(box)
+            label = svg.text(*at, text, anchor, full=name)
+            if abs(rise) <= radius:
+                return [label]
+            edge = y + math.copysign(radius, rise)
+            return [svg.line(x, edge, at[0] - 2 * side, at[1] - 4, svg.DENSE), label]
+    return []
+
+
+def _box(x: float, y: float, text: str, anchor: str) -> Box:
+    """Return what a text at (x, y) takes."""
+    width = svg.CHARACTER * len(text)
+    left = x - width if anchor == "end" else x
+    return left, y - ROW + 3, left + width, y + 3
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _axes(

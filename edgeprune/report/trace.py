@@ -30,7 +30,7 @@ def chrome_trace(profile: ModelProfile) -> str:
         _name("thread_name", "layers", LAYERS),
         _name("thread_name", "nodes of the runtime", NODES),
     ]
-    for part in profile.timeline:
+    for part in sorted(profile.timeline, key=lambda part: (part.start, -part.duration)):
         event = {"ph": "X", "pid": 1, "ts": part.start, "dur": part.duration}
         operator = {"operator": part.operator}
         events.append({**event, "tid": NODES, "name": part.name, "cat": "node", "args": operator})

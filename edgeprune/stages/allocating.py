@@ -178,10 +178,6 @@ def allocate(
             seed=run.job.seed,
             note=stage.note,
         )
-        if run.job.prune.polish and run.left is not None:
-            run.console.warning(
-                "[prune] polish: not done, as this plan does not start from the dense model"
-            )
         if run.job.prune.loss != "sensitivity" or run.left is not None:
             return plan  # the sum is no loss of the dense model's
         meter = LossMeter(run.model, run.data, run.job.prune.calibration_samples)
@@ -193,7 +189,7 @@ def allocate(
 
             measure, note = candidates.measure, stage.note
             scores = task_of(run, groups, table, sensitivity).scores
-            plan = Polish(problem, candidates.planned, loss, measure, note, scores)(plan)
+            plan = Polish(problem, scores, loss, measure, note)(plan)
         kept = {name: group.kept for name, group in plan.groups.items()}
         whole = meter.increase(kept, plan.removed)
         stage.note(f"loss of the whole plan {whole:+.4f}, sum over groups {plan.loss:+.4f}")

@@ -19,8 +19,8 @@ from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
 from edgeprune.export.segments import read_graph
-from edgeprune.identity import state_digest
-from edgeprune.importance.shared import Merge, Shared, digest_of
+from edgeprune.identity import origin_of, state_digest
+from edgeprune.importance.shared import Merge, Shared, digest_of, require_same
 from edgeprune.job import Job
 from edgeprune.profiler.layers import profile_model
 from edgeprune.pruning.blocks import find_blocks
@@ -151,7 +151,11 @@ class Run:
 
 
 def group(run: Run) -> GroupList:
-    """Find and prove the channel groups."""
+    """Find and prove the channel groups.
+
+    Raises:
+        UsageError: a floor names no group, or scores of data holders are of another model.
+    """
     with run.console.stage("Finding channel groups") as stage:
         settings = run.job.prune
         found = find(run.job, run.model, run.data, none=run.original is not None)
@@ -163,7 +167,10 @@ def group(run: Run) -> GroupList:
             stay = (*settings.keep, *run.job.guards.layers, *settings.floors)
             blocks = find_blocks(run.model, run.data.example, found.groups, stay)
             found = found.model_copy(update={"blocks": blocks})
-        group_floors(settings.floors, found)  # faults are told before anything is measured
+        # Faults are told before anything is measured.
+        group_floors(settings.floors, found)
+        if run.given.shared:
+            require_same(run.given.shared, origin_of(run.job, run.model, found))
         if run.job.regularise is not None:
             require_plain(run.model, found.groups, run.job.regularise.kind)
         stage.note(

@@ -8,6 +8,7 @@ from torch import nn
 from edgeprune.data import Data
 from edgeprune.errors import UsageError
 from edgeprune.job import Job
+from edgeprune.pruning.channels import require_layers
 from edgeprune.pruning.remainder import Remainder
 from edgeprune.records import CostTable, GroupList, Recovered, Regularised, ScheduleStep, WidthPlan
 from edgeprune.recovery.finetuning import recover
@@ -44,9 +45,10 @@ def check(job: Job, model: nn.Module, data: Data, given: base.Given | None = Non
         DataError: a guard compares classes, and model or data have none; or there is nothing to
             train with regularisation on.
         UsageError: the allocation cannot go on from a step, masks that the model carries would be
-            lost, a layer to keep does not exist, or given scores are of another model than what is
-            scored.
+            lost, a layer to keep or with a floor does not exist, or given scores are of another
+            model than what is scored.
     """
+    require_layers(model, job.prune.keep, job.prune.floors)
     guards.check(job.guards, model, data)
     _masks_stay(job, model)
     if job.regularise is not None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from edgeprune.importance.normalisation import mean_rank
 from edgeprune.pruning.channels import CONVOLUTIONS
 from edgeprune.pruning.recurrent import RECURRENT
 from edgeprune.records import GroupList, ScoreSpread, Views, WeightPattern, WidthPlan
@@ -31,15 +32,21 @@ def collect(
         groups: the groups of the dense model.
         scores: "criterion/group" -> scores [width].
     """
+    by_group: dict[str, dict[str, Tensor]] = {}
+    for key, score in scores.items():
+        criterion, _, name = key.partition("/")
+        by_group.setdefault(name, {})[criterion] = score
     spreads = tuple(
         ScoreSpread(
             group=name,
             criterion=planned.criterion,
-            scores=tuple(float(f"{value:.6g}") for value in scores[f"{planned.criterion}/{name}"]),
+            scores=tuple(
+                float(f"{value:.6g}") for value in mean_rank(by_group[name], planned.criterion)
+            ),
             kept=planned.kept,
         )
         for name, planned in plan.groups.items()
-        if f"{planned.criterion}/{name}" in scores
+        if set(planned.criterion.split("+")) <= set(by_group.get(name, ()))
     )
     return Views(
         groups=groups, spreads=spreads, patterns=weight_patterns(dense, slim, plan, groups)

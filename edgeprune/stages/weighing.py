@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgeprune.data import Data
-from edgeprune.identity import curves_base, origin_of
+from edgeprune.errors import UsageError
+from edgeprune.identity import curves_base
 from edgeprune.importance.kept import CurveStore, default_folder
 from edgeprune.importance.scores import bundled, score_channels
 from edgeprune.importance.sensitivity import (
@@ -16,9 +17,10 @@ from edgeprune.importance.sensitivity import (
     importance_curves,
     sensitivity_curves,
 )
-from edgeprune.importance.shared import Scored, merge, require_same
+from edgeprune.importance.shared import Scored, merge
 from edgeprune.job import Job
 from edgeprune.records import BlockLoss, CostTable, GroupList, Sensitivity
+from edgeprune.sections import expanded
 from edgeprune.stages.base import Run
 from edgeprune.store import atomic
 
@@ -30,7 +32,7 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
     with run.console.stage("Measuring sensitivity") as stage:
         scores = _shared(run, groups)
         if scores is None:
-            scores = score(run.job, present.model, run.data, left)
+            scores = score(run.job, present.model, run.data, left, run.console.info)
         with atomic(run.scores) as partial:
             save_file(
                 {
@@ -64,22 +66,42 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
         return Sensitivity(curves=curves, blocks=blocks)
 
 
-def score(job: Job, model: nn.Module, data: Data, groups: GroupList) -> Scored:
-    """Return criterion -> group -> scores [width], by all criteria of the job."""
+def score(
+    job: Job,
+    model: nn.Module,
+    data: Data,
+    groups: GroupList,
+    told: Callable[[str], None] = lambda _: None,
+) -> Scored:
+    """Return criterion -> group -> scores [width], by all criteria of the job.
+
+    Of those that "auto" stands for, `told` hears which cannot score this model.
+
+    Raises:
+        UsageError: a criterion that the job names cannot score a group, or none of "auto" can.
+    """
     settings = job.prune
-    found = {
-        name: score_channels(
-            model,
-            data,
-            groups.groups,
-            name,
-            samples=settings.calibration_samples,
-            seed=job.seed,
-            fused=settings.fused,
-            probes=settings.probes,
-        )
-        for name in settings.importance
-    }
+    found: Scored = {}
+    refused: list[UsageError] = []
+    for name in expanded(settings.importance):
+        try:
+            found[name] = score_channels(
+                model,
+                data,
+                groups.groups,
+                name,
+                samples=settings.calibration_samples,
+                seed=job.seed,
+                fused=settings.fused,
+                probes=settings.probes,
+            )
+        except UsageError as error:
+            if name in settings.importance:
+                raise
+            told(f"importance auto goes without {name}: {error}")
+            refused.append(error)
+    if not found:
+        raise refused[0]
     return {name: _bundled(by_group, groups) for name, by_group in found.items()}
 
 
@@ -92,6 +114,5 @@ def _shared(run: Run, groups: GroupList) -> Scored | None:
     given = run.given
     if not given.shared:
         return None
-    require_same(given.shared, origin_of(run.job, run.model, groups))
     merged = merge(given.shared, given.merge)
     return {name: _bundled(by_group, groups) for name, by_group in merged.items()}

@@ -37,7 +37,7 @@ class Size(NamedTuple):
     threads: int
 
 
-SIZES = {"dense": Size(build, 15, 2), "small": Size(build_small, 12, 1)}
+SIZES = {"dense": Size(build, 15, 2), "small": Size(build_small, 30, 1)}
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor, nn
 
 from edgeprune.allocation.closed_loop import Measured, close_the_loop
+from edgeprune.allocation.exact import solve
 from edgeprune.allocation.problem import LayerTerm, Problem, Resource, build_problem, flat_curves
 from edgeprune.allocation.reachable import require_reachable
+from edgeprune.allocation.removal import with_removals
 from edgeprune.allocation.resources import Model, activations, resource_rows
 from edgeprune.cost.table import build_table
 from edgeprune.errors import BudgetError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.segments import read_graph
 from edgeprune.profiler.layers import profile_model
-from edgeprune.pruning.groups import cut
+from edgeprune.pruning.blocks import find_blocks
+from edgeprune.pruning.groups import cut, find_groups
 from edgeprune.records import CostTable, PlannedGroup, WidthPlan
 from edgeprune.sections import BudgetSection
 
@@ -71,6 +75,83 @@ def test_rows_that_cannot_bind_are_left_out(priced: Priced) -> None:
     peak = priced.subject.graph.peak_activation_bytes()
     assert activations(priced.table, priced.subject.graph, peak) == []
     assert activations(priced.table, priced.subject.graph, peak - 1)
+
+
+class Skipped(nn.Module):
+    """A branch beside a skip connection of 16 x 8 x 8; what is skipped is added once more later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)
+        self.b, self.c = nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        y = x + self.b(self.a(x).relu())
+        return self.head((self.c(y).relu() + x).mean((2, 3)))
+
+
+class Normalised(nn.Module):
+    """A branch of 16 tokens of 32 channels beside 16 of 16, LayerNorm before or behind it."""
+
+    def __init__(self, *, first: bool) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(12, 16), nn.LayerNorm(16)
+        self.up, self.down, self.head = nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(16, 10)
+        self.first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).relu()
+        if self.first:
+            x = x + self.down(nn.functional.gelu(self.up(self.norm(x))))
+        else:
+            x = x + self.norm(self.down(self.up(x).relu()))
+        return self.head(x.mean(1))
+
+
+IMAGE, TOKENS, BRANCH = 4 * 16 * 8 * 8, 4 * 16 * 16, 4 * 16 * 32  # bytes of the tensors
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "whole", "removed"),
+    [
+        # x, a and y while b runs; without it y is x, which stays while c runs and gives z
+        (Skipped(), torch.randn(1, 3, 8, 8), IMAGE + IMAGE // 2 + IMAGE, 2 * IMAGE),
+        # x, what is normalised, and the branch; without it the input and x
+        (Normalised(first=True), torch.randn(1, 16, 12), 2 * TOKENS + BRANCH, 4 * 16 * 12 + TOKENS),
+        # x, the branch, and what it gives; without it the input and x
+        (Normalised(first=False), torch.randn(1, 16, 12), 2 * TOKENS + BRANCH, 4 * 16 * 12 + TOKENS),
+    ],
+    ids=["added again", "norm first", "norm last"],
+)  # fmt: skip
+def test_what_a_removed_branch_skips_counts_once(
+    model: nn.Module, inputs: Tensor, whole: int, removed: int, simulated, tmp_path: Path
+) -> None:
+    example, path = (inputs,), tmp_path / "model.onnx"
+    groups = find_groups(model.eval(), example).groups
+    (block,) = find_blocks(model, example, groups)
+    export(model, example, path, opset=20)
+    graph, device = read_graph(path), simulated()
+    table = build_table(device, graph, groups, profile_model(device, path, name="m"))
+    rows = tuple(activations(table, graph, 1.0))
+    plain = build_problem(table, flat_curves(table), rows)
+    problem = with_removals(plain, (block,), {block.last: 0.0})
+    choice = list(problem.dense)
+    assert problem.used(choice)["ram"] == whole == graph.peak_activation_bytes()
+    for group in problem.tied[0]:
+        choice[group] = 0
+    assert problem.used(choice)["ram"] == removed
+    export(cut(model, example, {}, (block,)), example, path, opset=20)
+    assert read_graph(path).peak_activation_bytes() == removed
+    # without the removal rows say what they said, and the solver takes them all
+    assert with_removals(plain, (), {}).used(plain.dense)["ram"] == whole
+    solved = solve(problem, float("inf"))
+    assert solved is None  # no width fits into 1 byte
+    roomy = [replace(row, limit=float(removed)) for row in problem.resources]
+    solved = solve(replace(problem, resources=tuple(roomy)), float("inf"))
+    assert solved is not None
+    assert solved.choice[problem.tied[0][0]] == 0
 
 
 def two_groups(*resources: Resource) -> Problem:

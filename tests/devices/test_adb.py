@@ -20,7 +20,7 @@ from edgeprune.devices.opening import device_for, obstacle_to
 from edgeprune.devices.perf_test import PerfTestDevice
 from edgeprune.devices.protocol import Request, file_of
 from edgeprune.devices.spec import load_spec
-from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
+from edgeprune.errors import DeadlineError, DeviceError, LostDeviceError, UnsupportedModelError
 from edgeprune.records import DeviceSpec
 from edgeprune.verify.inference import numeric_device
 
@@ -153,9 +153,12 @@ def test_a_phone_unplugged_between_questions(phone, exported) -> None:
     device.ask(request(exported("mlp")))
     device.close()
     phone.state("none")
-    with pytest.raises(DeviceError, match="no devices/emulators found") as caught:
+    with pytest.raises(LostDeviceError, match="no devices/emulators found") as caught:
         device.ask(request(exported("mlp")))
     assert caught.value.exit_code == 3
+    with pytest.raises(DeviceError) as caught:
+        device_for(phone.spec()).ask(request(exported("mlp")))
+    assert not isinstance(caught.value, LostDeviceError)  # it never answered
 
 
 def test_adb_is_not_installed(phone, monkeypatch, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from edgeprune.cli import execute
 from edgeprune.devices import gpu
 from edgeprune.devices.local import LocalDevice
 from edgeprune.devices.opening import obstacle_to, open_device, stand_in
@@ -84,6 +85,21 @@ def test_it_is_asked_once(spec, monkeypatch) -> None:
     before = gpu.find(spec)
     monkeypatch.setattr(gpu, "runtime_providers", lambda _: pytest.fail("asked again"))
     assert gpu.find(spec) is before
+
+
+def test_what_only_tests_the_path_is_not_listed_as_measured(monkeypatch, capfd) -> None:
+    rows = [(load_spec(name), None) for name in ("webgpu_software", "mobile_cpu")]
+    monkeypatch.setattr("edgeprune.devices.opening.roster", lambda: rows)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert execute(["devices"]) == 0
+    first, second = (
+        line
+        for line in capfd.readouterr().err.splitlines()
+        if line.strip().startswith(("webgpu_software", "mobile_cpu"))
+    )
+    assert "functional only" in first
+    assert "measured" not in first
+    assert "measured" in second
 
 
 # ------------------------------------------------------------------------------ no GPU: the estimate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from edgeprune.cli import execute
 from edgeprune.devices.opening import device_for, obstacle_to
 from edgeprune.devices.protocol import Request, file_of
-from edgeprune.errors import DeadlineError, DeviceError, UsageError
+from edgeprune.errors import DeadlineError, DeviceError, LostDeviceError, UsageError
 
 pytestmark = pytest.mark.ssh
 
@@ -209,7 +211,30 @@ def test_a_cable_pulled_half_way(sshd, exported, worker) -> None:
     sshd.cut()
     asking.join(15)
     assert "host board cannot be reached" in str(caught[0]) or "closed" in str(caught[0])
+    assert isinstance(caught[0], LostDeviceError)
     sshd.wait_until_clean()
+
+
+def test_a_cable_pulled_half_way_tells_how_to_go_on(
+    sshd, exported, worker, capfd, monkeypatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    worker(SLEEPS)
+
+    def pull() -> None:
+        wait_for_worker(sshd)
+        sshd.cut()
+
+    pulling = threading.Thread(target=pull)
+    pulling.start()
+    words = ["profile", str(exported("mlp")), "--device", str(sshd.profile()), "--seconds", "1"]
+    assert execute([*words, "--resume"]) == 3
+    pulling.join(15)
+    last = capfd.readouterr().err.splitlines()[-1]
+    again = shlex.join(["edgeprune", *words, "--resume"])
+    assert last == f"  what is finished is kept; go on with: {again}"
+    assert execute(words) == 3  # nobody is there from the start: nothing to go on with
+    assert "--resume" not in capfd.readouterr().err
 
 
 def test_a_connection_lost_between_questions_is_made_anew(sshd, exported, sent) -> None:

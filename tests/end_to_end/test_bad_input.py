@@ -139,6 +139,11 @@ CASES: dict[str, tuple[Callable[[Path], None], int, tuple[str, ...]]] = {
     "layer_to_keep_unknown": (
         lambda job: replaced(job, "[prune]", '[prune]\nkeep = ["steem"]'), 2, ("no layer 'steem'",),
     ),
+    "layers_unknown": (
+        lambda job: replaced(job, "[prune]", '[prune]\nkeep = ["steem", "0"]\nfloors = { "33" = 8, "3" = 8 }'),
+        2,
+        ("prune.keep: the model has no layer 'steem'", "prune.floors: the model has no layer '33'", "its layers: 0, 3, 6, 11"),
+    ),
 }  # fmt: skip
 
 
@@ -155,6 +160,7 @@ def test_bad_input(case: str, job: Path, inside, tmp_path: Path) -> None:  # typ
     for word in words:
         assert word in " ".join(done.stderr.split()), done.stderr
     assert not out.exists() or {p.name for p in out.iterdir()} <= {".run", ".run.lock"}
+    assert not out.exists() or not case.startswith("layer")  # told before anything is done
     assert not list(tmp_path.rglob("EXECUTED"))
     assert not list(tmp_path.rglob("*.partial"))
 

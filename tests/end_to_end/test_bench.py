@@ -105,6 +105,21 @@ def test_what_cannot_be_compared_is_said(job, inside, tmp_path) -> None:
     assert "%" in none.stderr
 
 
+def test_parts_of_the_job_without_a_part_in_it_are_named(job, inside, tmp_path) -> None:
+    parts = '[schedule]\nkind = "progressive"\n[regularise]\nkind = "bn_scale"\n'
+    job.write_text(job.read_text() + f'{parts}[guards]\nagreement = 0.9\nlayers = ["0"]\n')
+    words = ["bench", job, "--device", job.with_name("exact.toml"), "--out", tmp_path / "out"]
+    done = inside(*words, "--seeds", "0", "--methods", "exact", "--steps", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "warning: [schedule], [regularise], [guards] agreement of the job: not heeded"
+        in done.stderr
+    )
+    assert "[guards] layers" not in done.stderr  # those are kept
+    plan = next((tmp_path / "out" / ".run").glob("plan-*.json"))
+    assert set(json.loads(plan.read_text())["result"]["groups"]) == {"3", "6"}
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(
         bool(MISSING),
-        reason=f"{', '.join(MISSING)} not installed: pip install -e '.[microcontroller]'",
+        reason=f"{', '.join(MISSING)} not installed: pip install -c constraints.txt -e '.[microcontroller]'",
     ),
 ]
 

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from edgeprune.cli import execute
 from edgeprune.export.synthetic import write_chain, write_convolutions
 from edgeprune.records import ModelProfile
+from tests.trace_format import check_trace
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +75,11 @@ def test_json_trace_and_page_of_a_measured_model(run, model: Path, tmp_path: Pat
     assert [layer.operator for layer in found.layers] == ["Conv"] * 3
     assert found.peaks is not None
     assert {"processor", "onnxruntime", "governor"} <= set(found.environment.comparable)
-    events = json.loads(trace.read_text())["traceEvents"]
+    drawn_run = json.loads(trace.read_text())
+    check_trace(drawn_run)
+    events = drawn_run["traceEvents"]
+    end = max(event["ts"] + event["dur"] for event in events if event["ph"] == "X")
+    assert 0.3 * found.total < end < 10 * found.total  # microseconds, as the total
     drawn = {event["name"] for event in events if event.get("cat") == "layer"}
     assert drawn == {layer.name for layer in found.layers}
     assert page.read_text().startswith("<!doctype html>")
@@ -156,6 +161,45 @@ def test_a_file_that_is_no_model(run, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.onnx").write_bytes(content)
     code, _, err = run(tmp_path / "m.onnx", "--device", "mobile_cpu")
     assert (code, "is not an ONNX model" in err) == (5, True)
+
+
+@pytest.mark.parametrize("device", ["simulated", "mobile_cpu"])
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("absent", 2, "absent.onnx cannot be read: No such file or directory"),
+        ("constant", 5, "constant.onnx has no layers: it gives nothing but constants"),
+        ("undefined", 5, "'z'"),
+        ("misshapen", 5, "ncompatible dimensions"),
+        ("unranked", 5, "unranked.onnx: input 'x' has no fixed shape"),
+    ],
+)
+def test_files_that_no_device_takes_and_devices_that_run_nothing(
+    run, tmp_path: Path, device: str, name: str, code: int, said: str
+) -> None:
+    """A device that computes its figures has no runtime that would refuse the model."""
+    size = 5 if name == "misshapen" else 4
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, size])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])
+    ones = helper.make_tensor("w", TensorProto.FLOAT, [4, 4], [1.0] * 16)
+    row = helper.make_tensor("r", TensorProto.FLOAT, [1, 4], [1.0] * 4)
+    nodes = {
+        "constant": helper.make_node("Constant", [], ["y"], value=row),
+        "undefined": helper.make_node("Sin", ["z"], ["y"]),
+    }
+    if name == "unranked":
+        x.type.tensor_type.ClearField("shape")
+    node = nodes.get(name, helper.make_node("MatMul", ["x", "w"], ["y"]))
+    graph = helper.make_graph([node], "g", [x][: name != "constant"], [y], [ones])
+    path = tmp_path / f"{name}.onnx"
+    if name != "absent":
+        opsets = [helper.make_opsetid("", 20)]
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    found, out, err = run(path, "--device", device, "--json")
+    assert (found, out) == (code, ""), err
+    assert said in err
+    assert str(tmp_path / "edgeprune") not in err
+    assert "/model.onnx" not in err  # the file is called as it was given
 
 
 def test_a_truncated_model(run, model: Path) -> None:

@@ -15,7 +15,7 @@ from edgeprune.devices.local import WORKER
 from edgeprune.devices.protocol import ModelAnswer, NodeCosts
 from edgeprune.errors import DeviceError
 from edgeprune.export.segments import read_graph
-from edgeprune.profiler.layers import attribute
+from edgeprune.profiler.layers import attribute, timeline
 
 WORK = runpy.run_path(str(WORKER), run_name="worker")
 EVENTS = json.loads(Path(__file__).with_name("webgpu_trace.json").read_text())
@@ -62,6 +62,15 @@ def test_the_runs_that_compile_shaders_are_dropped() -> None:
     all_, later = nodes_of(EVENTS), nodes_of(EVENTS, warmup=2)
     assert all_["stem/Conv_token_1"][0] > 1000 * min(all_["stem/Conv_token_1"])
     assert {name: values[2:] for name, values in all_.items()} == later
+
+
+def test_starts_of_dispatches_are_not_drawn_as_those_of_programs(exported) -> None:
+    """Dispatches follow each other faster than programs run: such slices would overlap."""
+    answer = answer_of(EVENTS, 2)
+    slices = timeline(read_graph(exported("residual")), answer, None)
+    ends = [part.start + part.duration for part in slices]
+    assert [part.start for part in slices] == pytest.approx([0.0, *ends[:-1]])
+    assert ends[-1] == pytest.approx(sum(part.duration for part in slices))
 
 
 def test_what_runs_in_the_first_run_only_is_left_out() -> None:

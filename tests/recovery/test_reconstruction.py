@@ -13,7 +13,7 @@ from edgeprune.errors import InternalCheckError
 from edgeprune.pruning.groups import cut
 from edgeprune.recovery.batchnorm import recalibrate
 from edgeprune.recovery.finetuning import recover
-from edgeprune.recovery.reconstruction import _patches, reconstruct
+from edgeprune.recovery.reconstruction import patches, reconstruct
 from edgeprune.sections import RecoverSection
 
 
@@ -138,9 +138,9 @@ def test_what_cannot_be_refitted_is_reported_and_left_alone() -> None:
         (nn.Linear(3, 4, bias=False), (2, 5, 3)),
     ],
 )
-def test_patches_times_weights_are_the_layer(layer: nn.Module, shape: tuple[int, ...]) -> None:
+def testpatches_times_weights_are_the_layer(layer: nn.Module, shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
     output = layer(x)
     rows = output.flatten(2).transpose(1, 2) if not isinstance(layer, nn.Linear) else output
-    product = _patches(layer, x) @ layer.weight.flatten(1).T
+    product = patches(layer, x) @ layer.weight.flatten(1).T
     torch.testing.assert_close(product, rows.reshape(-1, 4), rtol=1e-4, atol=1e-5)

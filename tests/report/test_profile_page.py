@@ -12,6 +12,7 @@ from edgeprune.report.profile_page import of_limit, render
 from edgeprune.report.roofline import roofline
 from edgeprune.report.trace import chrome_trace
 from tests import factories
+from tests.trace_format import check_trace
 
 PEAKS = Peaks(
     flops_per_second=90e9,
@@ -51,6 +52,7 @@ def profile():
 
 def test_the_trace_holds_layers_nodes_and_layout(profile) -> None:
     document = json.loads(chrome_trace(profile))
+    check_trace(document)
     slices = [event for event in document["traceEvents"] if event["ph"] == "X"]
     layers = [event for event in slices if event["tid"] == 1]
     assert [(e["name"], e["cat"], e["ts"], e["dur"]) for e in layers] == [
@@ -64,6 +66,26 @@ def test_the_trace_holds_layers_nodes_and_layout(profile) -> None:
     named = {e["args"]["name"] for e in document["traceEvents"] if e["ph"] == "M"}
     assert {"layers", "nodes of the runtime"} < named
     assert document["otherData"] == profile.environment.facts
+
+
+def test_a_trace_is_in_the_order_of_time_whatever_that_of_the_nodes(profile) -> None:
+    turned = profile.model_copy(update={"timeline": profile.timeline[::-1]})
+    assert chrome_trace(turned) == chrome_trace(profile)
+
+
+def test_a_strict_reader_refuses_what_is_no_trace(profile) -> None:
+    document = json.loads(chrome_trace(profile))
+    events = document["traceEvents"]
+    overlapping = {**events[-1], "ts": events[-1]["ts"] + 1}
+    for wrong in (
+        events[::-1],  # rows are named after their use
+        [event for event in events if event["name"] != "thread_name"],
+        [*events, {**events[-1], "ts": 0.0}],
+        [*events, {**events[-1], "tid": 9}],
+        [*events, overlapping],
+    ):
+        with pytest.raises(AssertionError):
+            check_trace({**document, "traceEvents": wrong})
 
 
 def test_counts_are_never_drawn_as_time(profile) -> None:
@@ -84,6 +106,53 @@ def test_the_roofline_places_every_layer_below_its_roof(profile) -> None:
     for circle in circles:
         assert 0 < float(circle.get("cx")) < 680
         assert 0 < float(circle.get("cy")) < 330
+
+
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_names_stand_beside_their_circles_and_touch_nothing(profile, count) -> None:
+    """Layers of one shape lie in a heap: as in a network of many equal blocks."""
+    layers = tuple(
+        layer.model_copy(
+            update={
+                "name": f"stages.{index}.conv", "cost": 100.0 - index,
+                "flops_per_second": 4e10 + 2e8 * index, "moved_bytes": 237_568 + 500 * index,
+            }
+        )
+        for index in range(count)
+        for layer in profile.layers[:1]
+    )  # fmt: skip
+    heap = profile.model_copy(update={"layers": layers})
+    svg = ElementTree.fromstring(roofline(heap, title="Roofline"))
+    circles = [
+        tuple(float(e.get(key)) for key in ("cx", "cy", "r"))
+        for e in svg.iter()
+        if e.tag.endswith("circle")
+    ]
+    texts = [e for e in svg.iter() if e.tag.endswith("text")]
+    boxes = [(e.text, box_of(e)) for e in texts if float(e.get("y")) < 324]  # above the axis
+    named = [(text, box) for text, box in boxes if (text or "").startswith("stages")]
+    assert [text for text, _ in named] == [f"stages.{i}.conv" for i in range(min(count, 6))]
+    for index, (text, box) in enumerate(named):
+        x, y, radius = circles[index]
+        across = max(box[0] - x, x - box[2])
+        assert across == pytest.approx(radius + 4, abs=0.2), text
+        assert abs((box[1] + box[3]) / 2 - y) <= 14 * 6, text
+        for other, taken in boxes:
+            assert other == text or not meet(box, taken), (text, other)
+    assert all(box[0] >= 0 and box[2] <= 680 for _, box in boxes)  # nothing leaves the picture
+    first = named[0][1]
+    assert abs((first[1] + first[3]) / 2 - circles[0][1]) <= circles[0][2] + 3
+
+
+def box_of(text) -> tuple[float, float, float, float]:
+    """What a text takes at 6.5 a character, of 12 units height."""
+    x, y, width = float(text.get("x")), float(text.get("y")), 6.5 * len(text.text or "")
+    left = {"end": x - width, "start": x, "middle": x - width / 2}[text.get("text-anchor")]
+    return left, y - 10, left + width, y + 2
+
+
+def meet(one, other) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def test_without_peaks_there_is_no_roofline(profile) -> None:

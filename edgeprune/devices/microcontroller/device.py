@@ -29,7 +29,7 @@ from edgeprune.devices.microcontroller.sources import (
     write_joined,
     write_sources,
 )
-from edgeprune.devices.microcontroller.toolchain import INSTALL, compiler_obstacle, toolchain
+from edgeprune.devices.microcontroller.toolchain import compiler_obstacle, toolchain
 from edgeprune.devices.processes import end_all
 from edgeprune.devices.protocol import (
     Answer,
@@ -40,6 +40,7 @@ from edgeprune.devices.protocol import (
     Request,
 )
 from edgeprune.errors import DataError, DeviceError
+from edgeprune.export.cmsis_nn import EXTRA
 from edgeprune.records import DeviceSpec, Environment, Microcontroller
 
 GRACE_SECONDS = 120.0  # for the start of the emulator, on top of the request's deadline
@@ -211,7 +212,7 @@ def obstacle(spec: DeviceSpec) -> Obstacle | None:
     if chip.emulator == "unicorn" and chip.cpu not in unicorn.CORES:
         return Obstacle(f"unicorn has no {chip.cpu}", '[microcontroller] emulator = "qemu"')
     if importlib.util.find_spec("elftools") is None:
-        return Obstacle("the package pyelftools is not installed", INSTALL)
+        return Obstacle("the package pyelftools is not installed", EXTRA)
     engine = qemu if chip.emulator == "qemu" else unicorn
     return compiler_obstacle(chip) or engine.emulator_obstacle()
 

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeprune.devices.microcontroller.emulation import Job, Outcome, collect, failure, prepare
-from edgeprune.devices.microcontroller.toolchain import INSTALL, host_compiler, host_library
+from edgeprune.devices.microcontroller.toolchain import host_compiler, host_library
 from edgeprune.devices.processes import run
 from edgeprune.devices.protocol import Obstacle
 from edgeprune.errors import DeadlineError, DeviceError
+from edgeprune.export.cmsis_nn import EXTRA
 from edgeprune.records import Microcontroller
 
 WORKER = Path(__file__).with_name("unicorn_worker.py")
@@ -70,9 +71,9 @@ def emulator_obstacle() -> Obstacle | None:
     """Return what keeps unicorn from running here, or None."""
     for package in ("unicorn", "elftools"):
         if importlib.util.find_spec(package) is None:
-            return Obstacle(f"the package {package} is not installed", INSTALL)
+            return Obstacle(f"the package {package} is not installed", EXTRA)
     if not host_compiler():
-        return Obstacle("no C compiler for this machine, which the counter needs", INSTALL)
+        return Obstacle("no C compiler for this machine, which the counter needs", EXTRA)
     return None
 
 

@@ -21,11 +21,11 @@ from edgeprune.devices.microcontroller.cache import (
 from edgeprune.devices.processes import run
 from edgeprune.devices.protocol import Obstacle
 from edgeprune.errors import DeadlineError, DeviceError
+from edgeprune.export.cmsis_nn import EXTRA
 from edgeprune.records import Microcontroller
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent
 SECONDS = 300.0  # a compilation that takes longer hangs
-INSTALL = "pip install 'edgeprune[microcontroller]'"
 ZIG_CORES = {
     ("cortex-m4", "single"): "cortex_m4+vfp4d16sp",
     ("cortex-m7", "single"): "cortex_m7+fp_armv8d16sp-fp64",
@@ -79,7 +79,7 @@ def toolchain(chip: Microcontroller) -> Toolchain:
     name = _choice(chip)
     if name is None:
         missing = compiler_obstacle(chip)
-        raise DeviceError(missing.why if missing else "no compiler", INSTALL)
+        raise DeviceError(missing.why if missing else "no compiler", EXTRA)
     core = (chip.cpu, chip.fpu)
     if core not in ZIG_CORES:
         raise DeviceError(
@@ -108,7 +108,7 @@ def compiler_obstacle(chip: Microcontroller) -> Obstacle | None:
             "arm-none-eabi-gcc is not installed",
             "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi",
         )
-    return Obstacle("the compiler zig is not installed", INSTALL)
+    return Obstacle("the compiler zig is not installed", EXTRA)
 
 
 def run_compiler(command: tuple[str, ...], folder: Path) -> str:
@@ -140,7 +140,7 @@ def host_library(source: str, *defines: str) -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
     command = (compiler,) if compiler else (_zig() or "", "cc")
     if not command[0]:
-        raise DeviceError("no C compiler for this machine", INSTALL)
+        raise DeviceError("no C compiler for this machine", EXTRA)
     texts = [(folder / name).read_bytes() for name in (source, "counter.h")]
     key = content_key([*texts, *command, *defines])
     place = cache_folder("host") / f"{Path(source).stem}-{key}.so"

@@ -24,7 +24,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("microcontroller"):
         missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
         if missing:
-            pytest.skip(f"{', '.join(missing)} not installed: pip install -e '.[microcontroller]'")
+            pytest.skip(
+                f"{', '.join(missing)} not installed: pip install -c constraints.txt -e '.[microcontroller]'"
+            )
     if item.get_closest_marker("qemu") and shutil.which("qemu-system-arm") is None:
         pytest.skip("qemu-system-arm not installed: apt-get install qemu-system-arm gcc")
 

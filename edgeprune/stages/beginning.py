@@ -1,0 +1,50 @@
+"""How a run begins: what can be told without work, its folder, its prepared model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import nn
+
+from edgeprune.data import Data
+from edgeprune.devices.protocol import Device
+from edgeprune.identity import identity_of
+from edgeprune.job import Job
+from edgeprune.loading import seed_everything
+from edgeprune.report.console import Console
+from edgeprune.stages import base, steps
+from edgeprune.stages.preparing import prepared
+from edgeprune.store import RunFolder
+
+
+@contextmanager
+def begun(
+    job: Job,
+    model: nn.Module,
+    data: Data,
+    device: Device,
+    out: Path,
+    console: Console,
+    *,
+    budgets: Sequence[str] = (),
+    resume: bool = False,
+    given: base.Given | None = None,
+) -> Iterator[base.Run]:
+    """Check the job, hold the run folder in `out`, and yield the run for the first of `budgets`.
+
+    Without `budgets` it is for the job's own; its model is prepared. Whatever can be told without
+    work is told before `out` is touched.
+    """
+    seed_everything(job.seed)
+    given = given or base.Given()
+    jobs = [job.with_overrides(budget=budget) for budget in budgets] or [job]
+    for one in jobs:
+        one.request.limit(1.0, device.spec.unit)
+        steps.check(one, model, data, given)
+    identity = identity_of(jobs[0], model, data, device) | given.identity()
+    if budgets:
+        identity["budget"] = ", ".join(sorted(budgets))
+    with RunFolder(out, identity, resume=resume) as folder:
+        yield prepared(base.Run(jobs[0], model, data, device, folder, console, given=given))
