@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from edgeprune.devices.kept import keep
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UsageError
-from edgeprune.export.onnx_graph import describe, export
+from edgeprune.export.onnx_graph import describe, export, require_valid
 from edgeprune.export.precision import Precision
+from edgeprune.export.segments import read_graph
 from edgeprune.export.shapes import fix_shapes, with_names
 from edgeprune.job import load_job
 from edgeprune.profiler.layers import profile_model
@@ -78,7 +79,10 @@ def profile_anything(
         UnsupportedModelError: the model cannot be exported or run.
         ResumeError: what is kept was measured in another environment.
     """
-    path, name = _model_file(what, shapes, scratch / "model.onnx", note)
+    path, name = _model_file(what, shapes, scratch, note)
+    if not device.spec.computes_outputs:
+        read_graph(path)  # which says what to do about shapes that are open
+        require_valid(path)
     kept = keep(device, path, resume=resume)
     found = profile_model(kept, path, name=name, seconds=seconds, seed=seed, note=note)
     kept.forget()
@@ -213,16 +217,17 @@ def compare_files(
 
 
 def _model_file(
-    what: str, shapes: Sequence[str], path: Path, note: Callable[[str], None]
+    what: str, shapes: Sequence[str], scratch: Path, note: Callable[[str], None]
 ) -> tuple[Path, str]:
-    """Return the ONNX file of `what`, written beside `path` if need be, and its name.
+    """Return the ONNX file of `what`, written into `scratch` if need be, and its name.
 
     A job's model is in the precision in which the job runs it.
     """
     sizes = _sizes(shapes)
     if what.endswith(".onnx"):
         file = Path(what)
-        return (fix_shapes(file, sizes, path) if sizes else with_names(file, path)), file.name
+        copy = scratch / file.name  # messages name it
+        return (fix_shapes(file, sizes, copy) if sizes else with_names(file, copy)), file.name
     import torch
 
     from edgeprune.loading import call_factory, check_runs, load_data, load_model
@@ -243,6 +248,7 @@ def _model_file(
     else:
         raise UsageError(f"{what!r} is not a job.toml, an .onnx file or pkg.module:factory")
     note("exporting")
+    path = scratch / "model.onnx"
     export(model.eval(), inputs, path, opset=OPSET)
     precision.write(path)
     return precision.file(path), name

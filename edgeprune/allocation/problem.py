@@ -193,6 +193,7 @@ def build_problem(
         losses.append(monotone(curve.increases))
     layers, fixed = layer_terms(table, lambda layer, a, b: table.scale * price(layer.name, a, b))
     widths = tuple(table.widths[name] for name in names)
+    fixed += table.constant
     return Problem(names, widths, tuple(losses), layers, fixed, resources)
 
 

@@ -163,7 +163,7 @@ class Task:
         total = 0.0
         for grid in self._grids:
             total += grid.at(widths)
-        return self.table.scale * total
+        return self.table.constant + self.table.scale * total
 
     def loss(self, kept: Kept) -> float:
         """Return the loss of the model cut to `kept`, its BatchNorm recalibrated; each cut once."""

@@ -16,7 +16,7 @@ from edgeprune.errors import DeviceError
 from edgeprune.records import Environment, KeptPrices
 from edgeprune.store import write_text
 
-FORM = 1  # of the measurement: raised when the same layer gives another price
+FORM = 2  # of the measurement: raised when the same layer gives another price
 FOLDER = "EDGEPRUNE_PRICES"
 Effort = Literal["stairs", "prices"]
 

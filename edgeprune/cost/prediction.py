@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
+import numpy as np
+
+from edgeprune.cost.staircase import Curve
+from edgeprune.cost.surface import Surface
 from edgeprune.errors import UnsupportedModelError
-from edgeprune.records import CostTable, PricedLayer
-
-Basis = Literal["measured", "interpolated", "estimated"]
+from edgeprune.records import Basis, CostTable, PricedLayer, Side
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,10 @@ class Prediction:
 class Predictor:
     """Predicts the cost of plans from a cost table.
 
-    A price is *measured* where the pair of widths was, *interpolated* where one side stands between
-    two swept widths (the wider one counts, since costs rise in steps), and *estimated* where both
-    sides are off what was measured as a pair. Then, with the offered widths A >= a and B >= b next
-    to it and the sweeps s of either side alone,
-
-        price(a, b) = price(A, B) * s_in(a) / s_in(A) * s_out(b) / s_out(B)
+    A price keeps the basis that the table gives it. Between offered widths it follows the stairs
+    that were found: the layer's curve over one width, all else dense, gives the place on that side
+    (`Curve`), and the table's prices give the cost at a pair of places (`Surface`). Such a price is
+    *interpolated* where one of the widths is offered, and *estimated* where neither is.
     """
 
     table: CostTable
@@ -39,10 +37,13 @@ class Predictor:
     def __call__(self, widths: Mapping[str, int]) -> Prediction:
         """Return the predicted cost when the groups have these `widths`.
 
+        What a run costs beside its layers counts as measured.
+
         Raises:
             UnsupportedModelError: a layer has no price at all.
         """
         parts: dict[Basis, float] = {"measured": 0.0, "interpolated": 0.0, "estimated": 0.0}
+        parts["measured"] += self.table.constant
         for layer in self.table.layers:
             a = widths.get(layer.group_in, layer.width_in) if layer.group_in else layer.width_in
             b = widths.get(layer.group_out, layer.width_out) if layer.group_out else layer.width_out
@@ -51,64 +52,74 @@ class Predictor:
         return Prediction(sum(parts.values()), parts)
 
     def price(self, layer: PricedLayer, a: int, b: int) -> tuple[float, Basis]:
-        """Return the price of a layer at widths `a` in and `b` out, and what it rests on."""
+        """Return the price of a layer at widths `a` in and `b` out, and what it rests on.
+
+        Raises:
+            UnsupportedModelError: it has none.
+        """
         known = self._pairs.get((layer.name, a, b))
         if known is not None:
-            return known, "measured"
-        wide_a, wide_b = self._offered(layer.group_in, a), self._offered(layer.group_out, b)
-        if layer.group_in is not None and layer.group_in == layer.group_out:
-            wide_b = wide_a
-        known = self._pairs.get((layer.name, wide_a, wide_b))
-        if known is None:
+            return known
+        if not layer.sides or (layer.sides == ("both",) and a != b):
             raise UnsupportedModelError(f"layer {layer.name} has no price at widths ({a}, {b})")
-        if layer.group_in == layer.group_out:
-            ratio, near = self._ratio(layer, "both", a, wide_a)
-            return known * ratio, "interpolated" if near else "measured"
-        ratio_in, near_in = self._ratio(layer, "in", a, wide_a)
-        ratio_out, near_out = self._ratio(layer, "out", b, wide_b)
-        both = a != wide_a and b != wide_b
-        basis: Basis = "estimated" if both else "interpolated"
-        if not both and not near_in and not near_out:
-            basis = "measured" if (a, b) in self._swept(layer.name) else "estimated"
-        return known * ratio_in * ratio_out, basis
+        place_in = self._curve(layer, layer.sides[0]).at(b if layer.sides[0] == "out" else a)
+        place_out = self._curve(layer, "out").at(b) if len(layer.sides) == 2 else 0.0
+        offered = [
+            width in self.table.widths[group]
+            for group, width in ((layer.group_in, a), (layer.group_out, b))
+            if group
+        ]
+        basis: Basis = "interpolated" if len(layer.sides) == 1 or any(offered) else "estimated"
+        return self._surface(layer).at(place_in, place_out), basis
 
-    def _offered(self, group: str | None, width: int) -> int:
-        return _up(self.table.widths[group], width) if group else width
-
-    def _ratio(self, layer: PricedLayer, side: str, width: int, wide: int) -> tuple[float, bool]:
-        """Return swept cost at `width` over that at `wide`, and whether a swept width stood in."""
-        if width == wide:
-            return 1.0, False
-        line = self._lines.get((layer.name, side), {})
-        if wide not in line:
-            return 1.0, True
-        near = _up(sorted(line), width)
-        return line[near] / line[wide], near != width
-
-    def _swept(self, name: str) -> set[tuple[int, int]]:
-        return {(p.width_in, p.width_out) for p in self.table.swept if p.layer == name}
-
-    @cached_property
-    def _pairs(self) -> dict[tuple[str, int, int], float]:
-        return {(p.layer, p.width_in, p.width_out): p.cost for p in self.table.prices}
-
-    @cached_property
-    def _lines(self) -> dict[tuple[str, str], dict[int, float]]:
-        """(layer, side) -> width on that side -> cost, the other side dense."""
-        layers = {layer.name: layer for layer in self.table.layers}
-        found: dict[tuple[str, str], dict[int, float]] = {}
-        for price in self.table.swept:
-            layer = layers[price.layer]
-            if layer.group_in is not None and layer.group_in == layer.group_out:
-                found.setdefault((layer.name, "both"), {})[price.width_in] = price.cost
-                continue
-            if price.width_out == layer.width_out:
-                found.setdefault((layer.name, "in"), {})[price.width_in] = price.cost
-            if price.width_in == layer.width_in:
-                found.setdefault((layer.name, "out"), {})[price.width_out] = price.cost
+    def _surface(self, layer: PricedLayer) -> Surface:
+        found = self._surfaces.get(layer.name)
+        if found is None:
+            ends = [self.table.widths[str(layer.group_at(side))] for side in layer.sides]
+            places = [
+                [self._curve(layer, side).at(width) for width in widths]
+                for side, widths in zip(layer.sides, ends, strict=True)
+            ]
+            if len(ends) == 1:
+                costs = [[self._known(layer, *layer.at(layer.sides[0], w))] for w in ends[0]]
+            else:
+                costs = [[self._known(layer, a, b) for b in ends[1]] for a in ends[0]]
+            found = Surface(places[0], places[1] if len(ends) == 2 else [0.0], np.array(costs))
+            self._surfaces[layer.name] = found
         return found
 
+    def _known(self, layer: PricedLayer, a: int, b: int) -> float:
+        try:
+            return self._pairs[layer.name, a, b][0]
+        except KeyError:
+            raise UnsupportedModelError(
+                f"layer {layer.name} has no price at widths ({a}, {b})"
+            ) from None
 
-def _up(widths: Sequence[int], width: int) -> int:
-    """Return the narrowest of ascending `widths` that is at least `width`, else the widest."""
-    return widths[min(bisect_left(widths, width), len(widths) - 1)]
+    def _curve(self, layer: PricedLayer, side: Side) -> Curve:
+        return self._curves[layer.name, side]
+
+    @cached_property
+    def _surfaces(self) -> dict[str, Surface]:
+        return {}
+
+    @cached_property
+    def _pairs(self) -> dict[tuple[str, int, int], tuple[float, Basis]]:
+        prices = self.table.prices
+        return {(p.layer, p.width_in, p.width_out): (p.cost, p.basis) for p in prices}
+
+    @cached_property
+    def _curves(self) -> dict[tuple[str, Side], Curve]:
+        layers = {layer.name: layer for layer in self.table.layers}
+        points: dict[tuple[str, Side], dict[int, float]] = {}
+        for price in self.table.swept:
+            layer = layers[price.layer]
+            pair = price.width_in, price.width_out
+            for side in layer.sides:
+                width = price.width_out if side == "out" else price.width_in
+                if pair == layer.at(side, width):
+                    points.setdefault((layer.name, side), {})[width] = price.cost
+        return {
+            (entry.layer, entry.side): Curve(points[entry.layer, entry.side], entry.stair)
+            for entry in self.table.stairs
+        }

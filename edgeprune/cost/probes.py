@@ -22,6 +22,7 @@ from edgeprune.records import Environment
 CHUNK = 48  # models a process holds at once
 ANCHORS = 8  # kept prices that are measured anew
 AGREEMENT = 0.1  # three quarters of them must have changed alike within this
+LEAST = 0.05  # of what the profiler says of a node: what is left of it at least
 LAYOUT = frozenset({"ReorderInput", "ReorderOutput"})
 Widths = tuple[int, int]
 Progress = Callable[[int, int], None]
@@ -39,6 +40,7 @@ class Probes:
             what is kept is scaled by how the device's speed has changed; where they do not agree
             on that, all is measured anew.
         environment: what the device must answer with.
+        overhead: what the device's profiler adds to a node, in the device's unit.
     """
 
     device: Device
@@ -46,6 +48,7 @@ class Probes:
     precision: Precision = field(default_factory=Precision)
     store: PriceStore | None = None
     environment: Environment | None = None
+    overhead: float = 0.0
     taken: dict[str, float] = field(default_factory=dict)
     measured: int = 0
     _keys: dict[tuple[int, Widths], str] = field(default_factory=dict)
@@ -142,7 +145,7 @@ class Probes:
                 "taken in:\n  - " + "\n  - ".join(found),
                 "start the job again without --resume",
             )
-        return {model.name: _cost(model) for model in answer.models}
+        return {model.name: _cost(model, self.overhead) for model in answer.models}
 
 
 def _agreed(ratios: Sequence[float]) -> float | None:
@@ -154,12 +157,16 @@ def _agreed(ratios: Sequence[float]) -> float | None:
     return middle if off[(3 * len(off) - 1) // 4] <= AGREEMENT else None
 
 
-def _cost(model: ModelAnswer) -> float:
-    """Return the price: all nodes but the changes of layout at the borders of the sub-graph."""
+def _cost(model: ModelAnswer, overhead: float = 0.0) -> float:
+    """Return the price: all nodes but the changes of layout at the borders of the sub-graph.
+
+    What the profiler adds to each node is taken off; a twentieth of what it says stays at least.
+    """
     nodes = [node for node in model.nodes if not _changes_layout(node)]
     if not nodes:
         raise UnsupportedModelError(f"the device reports no node for probe {model.name}")
-    return sum(floor_of(node.values) for node in nodes)
+    found = [floor_of(node.values) for node in nodes]
+    return sum(max(cost - overhead, LEAST * cost) for cost in found)
 
 
 def _changes_layout(node: NodeCosts) -> bool:
@@ -168,16 +175,25 @@ def _changes_layout(node: NodeCosts) -> bool:
     return added or node.operator in LAYOUT
 
 
-def _signature(layer: Template, widths: Widths) -> str:
-    """Return the same text for two probes that compute the same thing under other names."""
+def kind_of(layer: Template) -> str:
+    """Return the same text for layers that one kernel computes: they differ in sizes alone."""
+    return repr((*_operators(layer), layer.flat > 1, layer.depthwise))
+
+
+def _operators(layer: Template) -> tuple[object, ...]:
     nodes = kept_nodes(layer)
+    sizes = {"hidden_size", *(["group"] if layer.depthwise else [])}  # attributes that are widths
     attributes = [
-        sorted(attribute.SerializeToString().hex() for attribute in node.attribute)
+        sorted(a.SerializeToString().hex() for a in node.attribute if a.name not in sizes)
         for node in nodes
     ]
+    weights = [shape[2:] for shape in layer.segment.weights.values()]
+    return [node.op_type for node in nodes], attributes, weights
+
+
+def _signature(layer: Template, widths: Widths) -> str:
+    """Return the same text for two probes that compute the same thing under other names."""
     last = layer.segment.operator in CHANNELS_LAST
     shapes = [shape[:-1] if last else (shape[:1], shape[2:]) for shape in layer.input_shapes]
-    weights = [shape[2:] for shape in layer.segment.weights.values()]
-    operators = [node.op_type for node in nodes]
-    facts = (operators, attributes, shapes, weights, layer.flat, layer.depthwise, widths)
+    facts = (*_operators(layer), shapes, layer.flat, layer.depthwise, widths)
     return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -26,7 +26,10 @@ IMPORT = (
 RUNTIME = "onnxruntime>=1.31,<2"  # as pyproject.toml has it
 GRACE_SECONDS = 120.0  # for the start of the process, opening of sessions and warm-up
 # What onnxruntime says of its own sources and error classes before it says what is wrong.
-NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S*onnxruntime_src/\S+ .*?\) (?=[A-Z])")
+NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed:\s*"
+    r"|/\S*onnxruntime_src/\S+ .*?\) (?=[A-Z])"
+)
 ADVICE = {
     "Opset": "export the model for an opset that this onnxruntime supports",
     "not a registered function/op": "export it without that operator, or where it is registered",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from edgeprune.errors import InternalCheckError, UnsupportedModelError
+from edgeprune.errors import InternalCheckError, UnsupportedModelError, UsageError
 from edgeprune.records import Artifact, TensorInfo
 from edgeprune.store import atomic, sha256_of
 
@@ -95,12 +95,13 @@ def load(path: Path) -> onnx.ModelProto:
     """Return the ONNX model at `path`, with shapes inferred.
 
     Raises:
-        UnsupportedModelError: the file is missing or not an ONNX model.
+        UsageError: the file cannot be read.
+        UnsupportedModelError: it is not an ONNX model.
     """
     try:
         proto = onnx.load(path)
     except OSError as error:
-        raise UnsupportedModelError(f"{path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "name an .onnx file") from None
     except Exception as error:  # noqa: BLE001 - protobuf raises classes of its own backends
         if "external" in str(error).lower() or "should be stored in" in str(error):
             raise UnsupportedModelError(
@@ -112,6 +113,19 @@ def load(path: Path) -> onnx.ModelProto:
         raise UnsupportedModelError(f"{path} is not an ONNX model: it has no nodes or no opset")
     _infer_shapes(proto)
     return proto
+
+
+def require_valid(path: Path) -> None:
+    """Make sure that the file is a model that a runtime would take, for devices that run none.
+
+    Raises:
+        UnsupportedModelError: it is not; says what is wrong.
+    """
+    try:
+        onnx.checker.check_model(load(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise UnsupportedModelError(f"{path.name} is not valid ONNX: {first}") from None
 
 
 def _infer_shapes(proto: onnx.ModelProto) -> None:

@@ -30,7 +30,9 @@ def write_product(path: Path, size: int) -> Path:
     )
 
 
-def write_convolutions(path: Path, count: int, *, channels: int, size: int) -> Path:
+def write_convolutions(
+    path: Path, count: int, *, channels: int, size: int, bias: bool = False
+) -> Path:
     """Write `count` equal 3 x 3 convolutions, each with weights of its own, that feed each other.
 
     Two such models differ by a known share of their work.
@@ -41,10 +43,12 @@ def write_convolutions(path: Path, count: int, *, channels: int, size: int) -> P
         scale = (2.0 / (9 * channels)) ** 0.5
         values = generator.standard_normal((channels, channels, 3, 3)) * scale
         weights.append(numpy_helper.from_array(values.astype(np.float32), f"w{index}"))
+        if bias:
+            weights.append(numpy_helper.from_array(np.zeros(channels, np.float32), f"b{index}"))
         nodes.append(
             helper.make_node(
                 "Conv",
-                [f"t{index}", f"w{index}"],
+                [f"t{index}", f"w{index}", *([f"b{index}"] if bias else [])],
                 [f"t{index + 1}"],
                 name=f"conv_{index}",
                 kernel_shape=[3, 3],

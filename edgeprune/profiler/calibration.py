@@ -15,6 +15,7 @@ from edgeprune.profiler.stats import floor_of
 from edgeprune.records import Bandwidth, Peaks
 
 SHORT, LONG = 8, 64  # nodes next to nothing to do
+COUNTED = 8, 32  # convolutions next to nothing to do, where instructions are counted
 SIZE = 512  # of the square matrices
 CONVOLUTIONS, CHANNELS, PIXELS = 4, 64, 28  # 3 x 3
 COPIES = {128 * 2**10: 8, 2 * 2**20: 4, 32 * 2**20: 2}  # bytes of a tensor -> copies in a row
@@ -32,6 +33,38 @@ class Calibration(NamedTuple):
     empty: float
     call: float
     peaks: Peaks
+
+
+class Counted(NamedTuple):
+    """What an exact runtime does beside computing: `overhead` of the profiler a node, `call`."""
+
+    overhead: float = 0.0
+    call: float = 0.0
+
+
+def calibrate_counts(device: Device, *, seed: int = 0) -> Counted:
+    """Count what the profiler adds to a node, and a run without nodes, of an exact runtime.
+
+    Chains of 8 and 32 convolutions of one channel with a bias, as most layers are: the profiler
+    writes down the shape of each operand. Each chain runs with the profiler and without it, in
+    processes of their own. Firmware and formulas have neither: 0.
+    """
+    if device.spec.runtime != "onnxruntime":
+        return Counted()
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
+        files = [
+            write_convolutions(Path(scratch, f"{count}.onnx"), count, channels=1, size=1, bias=True)
+            for count in COUNTED
+        ]
+        models = tuple(file_of(file.stem, file) for file in files)
+        seen, plain = (
+            device.ask(Request(task=task, models=models, seed=seed)).models
+            for task in ("layers", "time")
+        )
+    short, long = (model.values[0] for model in plain)
+    node = (long - short) / (COUNTED[1] - COUNTED[0])
+    found = sum(n.values[0] for n in seen[1].nodes) / len(seen[1].nodes)
+    return Counted(max(0.0, round(found - node)), max(0.0, round(short - COUNTED[0] * node)))
 
 
 def calibrate(device: Device, *, seed: int = 0) -> Calibration:

@@ -22,9 +22,15 @@ from edgeprune.devices.protocol import (
     Request,
     file_of,
 )
-from edgeprune.errors import DeviceError
+from edgeprune.errors import DeviceError, UnsupportedModelError
 from edgeprune.export.segments import Graph, Segment, as_int8, read_graph
-from edgeprune.profiler.calibration import Calibration, calibrate, limit
+from edgeprune.profiler.calibration import (
+    Calibration,
+    Counted,
+    calibrate,
+    calibrate_counts,
+    limit,
+)
 from edgeprune.profiler.conditions import warnings_about, worst
 from edgeprune.profiler.stats import (
     Interval,
@@ -42,6 +48,7 @@ Stopped = Literal["enough", "time", "unstable", "exact"]
 FUSIONS = re.compile(r"(/+\w+Fusion)+/*$")  # such as MatMulAddFusion, behind the node's name
 RESHAPES = {"gemm_input_reshape": 1, "gemm_output_reshape": -1}  # where their Gemm is
 PROCESS_SECONDS = 1.0  # of rounds in one process
+LEAST = 0.05  # of what the profiler says of a node that is counted: what is left of it at least
 OPENINGS = 3  # of the sessions in one process: where memory lies moves each by some per cent
 
 
@@ -60,6 +67,7 @@ class Measured:
     last: ModelAnswer | None = None
     peak_bytes: int | None = None
     memory: MemoryUse | None = None
+    counted: Counted = field(default_factory=Counted)
 
 
 def profile_model(
@@ -94,6 +102,8 @@ def profile_model(
     if device.spec.functional_only:  # its times mean nothing: there is nothing to settle
         settle = math.inf
     graph = as_int8(read_graph(layers)) if layers and layers != path else read_graph(path)
+    if not graph.segments:
+        raise UnsupportedModelError(f"{path.name} has no layers: it gives nothing but constants")
     measured = device.spec.figure == "measured"
     calibration: Calibration | None = None
     found = Measured()
@@ -102,6 +112,9 @@ def profile_model(
         found.memory = _memory(device, path, found, seed)
         note("peaks of the device")
         calibration = calibrate(device, seed=seed)
+    elif device.spec.exact:
+        note("the profiler's own instructions")
+        found.counted = calibrate_counts(device, seed=seed)
     started = clock()
     stopped: Stopped = "time"
     while len(found.totals) < processes or clock() - started < seconds:
@@ -165,14 +178,14 @@ def _one_process(
     found.totals.append(values[cut:])
     owned, unowned = attribute(graph, model.nodes)
     for layer, nodes in owned.items():
-        found.layers.setdefault(layer, []).append(_sum(nodes, cut, calibration))
+        found.layers.setdefault(layer, []).append(_sum(nodes, cut, calibration or found.counted))
     untold = [node for node in unowned if not_layout(node)]
     if untold:
-        found.sub_graphs.append(_sum(untold, cut, calibration))
+        found.sub_graphs.append(_sum(untold, cut, calibration or found.counted))
         found.compilers = Counter(str(node.provider) for node in untold)
         found.compiled = any(node.compiled for node in untold)
         unowned = [node for node in unowned if not not_layout(node)]
-    found.layout.append(_sum(unowned, cut, calibration) if unowned else (0.0,))
+    found.layout.append(_sum(unowned, cut, calibration or found.counted) if unowned else (0.0,))
     found.loads.append(model.load_seconds)
     found.last = model
     found.peak_bytes = model.peak_bytes if model.peak_bytes is not None else found.peak_bytes
@@ -240,8 +253,8 @@ def _profile(
         sum_of_layers=layers,
         sub_graphs=compiled,
         rest=total[0] - layers - compiled - layout,
-        node_overhead=calibration.overhead if calibration else 0.0,
-        call=calibration.call if calibration else 0.0,
+        node_overhead=(calibration or found.counted).overhead,
+        call=(calibration or found.counted).call,
         processes=len(found.totals),
         runs=sum(map(len, found.totals)),
         stopped=stopped,
@@ -321,12 +334,14 @@ def timeline(graph: Graph, answer: ModelAnswer, together: str | None) -> tuple[S
     return tuple(slices)
 
 
-def _sum(nodes: Sequence[NodeCosts], cut: int, calibration: Calibration | None) -> Values:
+def _sum(nodes: Sequence[NodeCosts], cut: int, known: Calibration | Counted) -> Values:
     """Return, run by run, the cost of several nodes without what the profiler added to each."""
     taken = np.array([node.values[cut:] for node in nodes])
-    if calibration:
+    if isinstance(known, Calibration):
         taken = np.array([unrounded(row) for row in taken])
-        taken = np.maximum(taken - calibration.overhead, calibration.empty)
+        taken = np.maximum(taken - known.overhead, known.empty)
+    elif known.overhead:
+        taken = np.maximum(taken - known.overhead, np.ceil(LEAST * taken))
     return tuple(taken.sum(axis=0).tolist())
 
 

@@ -1,4 +1,4 @@
-"""Groups, prices, sensitivity and the plan that follows from them."""
+"""Groups, sensitivity and the plan that follows from them and the prices."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from edgeprune.records.base import Kind, Record, Unit
-from edgeprune.records.device import Environment
+from edgeprune.records.base import Record, Unit
 
 
 class ChannelGroup(Record):
@@ -83,58 +82,6 @@ class GroupList(Record):
 
     def __getitem__(self, name: str) -> ChannelGroup:
         return next(group for group in self.groups if group.name == name)
-
-
-class Price(Record):
-    """Cost of one layer at one pair of widths."""
-
-    layer: str
-    width_in: int
-    width_out: int
-    cost: float
-    origin: Kind
-
-
-class PricedLayer(Record):
-    """A layer as the cost table sees it: which group feeds it and which group it feeds."""
-
-    name: str
-    operator: str
-    group_in: str | None
-    group_out: str | None
-    width_in: int
-    width_out: int
-
-
-class CostTable(Record):
-    """Prices of every layer of one model on one device, and the widths worth offering.
-
-    `fixed` layers have neither input nor output in a group: their price never changes.
-    `swept` holds the prices by which stairs were found: one group at many widths, all else dense.
-    `scale` = whole dense model / sum of its prices: what a sum of prices is multiplied with.
-    """
-
-    device: str
-    kind: Kind
-    unit: Unit
-    dense_cost: float
-    scale: float
-    layers: tuple[PricedLayer, ...]
-    widths: dict[str, tuple[int, ...]]
-    prices: tuple[Price, ...]
-    swept: tuple[Price, ...] = ()
-    probes: int
-    environment: Environment
-
-
-class KeptPrices(Record):
-    """Prices of layers by a hash of what was run: of the quick sweep for stairs, and of pairs."""
-
-    device: str
-    precision: str
-    environment: Environment
-    stairs: dict[str, float]
-    prices: dict[str, float]
 
 
 class SensitivityCurve(Record):

@@ -168,8 +168,7 @@ class Console:
             ("budget", figures.cost(plan.budget, plan.unit)),
             (
                 "predicted",
-                f"{figures.cost(plan.predicted, plan.unit)} from {len(table.prices)} "
-                f"{table.kind} prices; {error}",
+                f"{figures.cost(plan.predicted, plan.unit)} from {summary.prices(table)}; {error}",
             ),
             (
                 "optimality gap",

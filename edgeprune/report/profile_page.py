@@ -96,7 +96,10 @@ def facts(profile: ModelProfile) -> list[tuple[str, str]]:
         rows.append(("peaks of the device", _peaks(p)))
     if p.node_overhead:
         rows.append(
-            ("cost of the profiler", f"{p.node_overhead:.1f} µs a node, taken off the layers")
+            (
+                "cost of the profiler",
+                f"{figures.cost(p.node_overhead, p.unit)} a node, taken off the layers",
+            )
         )
     return rows
 

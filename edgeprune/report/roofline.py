@@ -48,8 +48,11 @@ def roofline(profile: ModelProfile, *, title: str) -> str:
         )
         middle = math.sqrt(start * peak / rate)
         name = f"{rate / 1e9:.0f} GB/s ({figures.size(bandwidth.working_set_bytes)})"
-        parts.append(svg.text(across(middle) - 6, down(middle * rate), name, "end"))
-        taken.append(_box(across(middle) - 6, down(middle * rate), name, "end"))
+        at, anchor = (across(middle) - 6, down(middle * rate)), "end"
+        if _box(*at, name, anchor)[0] < LEFT:  # no room above the line: below it
+            at, anchor = (across(middle) + 8, at[1] + ROW), "start"
+        parts.append(svg.text(*at, name, anchor))
+        taken.append(_box(*at, name, anchor))
     first = across(min(ridges))
     parts.append(svg.line(first, down(peak), svg.WIDTH - RIGHT, down(peak), svg.LIMIT, thick=2))
     roof = f"{peak / 1e9:.0f} GFLOP/s"
@@ -103,7 +106,7 @@ def _name(x: float, y: float, radius: float, name: str, boxes: list[Box]) -> lis
             if abs(rise) <= radius:
                 return [label]
             edge = y + math.copysign(radius, rise)
-            return [svg.line(x, edge, at[0] - 2 * side, at[1] - 4, svg.LIMIT), label]
+            return [svg.line(x, edge, at[0] - 2 * side, at[1] - 4, svg.DENSE), label]
     return []
 
 

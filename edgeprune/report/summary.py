@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from edgeprune.report import figures
 if TYPE_CHECKING:
     from edgeprune.records import (
         Artifact,
+        CostTable,
         Environment,
         Gate,
         Kind,
@@ -265,6 +267,18 @@ def steps(verdict: Verdict) -> tuple[tuple[str, str, str, str, str], ...]:
         )
         for step in schedule.steps
     )
+
+
+def prices(table: CostTable) -> str:
+    """Return how many prices a table has: '209 emulated, 64 interpolated, 1,176 estimated prices'.
+
+    Those taken on the device go by its kind of figure; see `Price`.
+    """
+    count = Counter(price.basis for price in table.prices)
+    counts: dict[str, int] = {table.kind: count["measured"]}
+    for basis in ("interpolated", "estimated"):
+        counts[basis] = counts.get(basis, 0) + count[basis]
+    return ", ".join(f"{n:,} {basis}" for basis, n in counts.items() if n) + " prices"
 
 
 def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:

@@ -178,3 +178,12 @@ def test_transposes_that_a_gpu_runtime_put_in_do_not_count() -> None:
         )
     )  # fmt: skip
     assert module._cost(ModelAnswer(name="m", load_seconds=0.0, nodes=nodes)) == pytest.approx(7.0)
+
+
+def test_what_the_profiler_adds_to_each_node_is_taken_off() -> None:
+    nodes = tuple(
+        NodeCosts(name=name, operator="Conv", provider="p", values=(cost,) * 9)
+        for name, cost in (("a", 10.0), ("b", 4.0), ("c", 2.0))
+    )
+    answer = ModelAnswer(name="m", load_seconds=0.0, nodes=nodes)
+    assert module._cost(answer, 3.0) == pytest.approx(7.0 + 1.0 + 0.05 * 2.0)

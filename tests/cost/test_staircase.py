@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.cost.staircase import grid, worth_offering
+from edgeprune.cost.staircase import Curve, find_stair, grid, worth_offering
 
 
 @st.composite
@@ -96,3 +97,80 @@ def test_the_grid_runs_up_to_the_dense_width(width: int) -> None:
 def test_the_grid_meets_every_multiple_of_eight(width: int) -> None:
     """Stairs of 8 are the usual ones; a grid that steps over them finds widths beside them."""
     assert set(range(8, width + 1, 8)) <= set(grid(width))
+
+
+def stepped(width: int, step: int) -> float:
+    return 5.0 + 2.0 * -(-width // step) * step
+
+
+@pytest.mark.parametrize("step", [2, 3, 4, 8, 12, 16])
+def test_the_tile_is_found_from_a_short_sweep(step: int) -> None:
+    widths = range(40, 73)
+    stair = find_stair(widths, [stepped(w, step) for w in widths], 0.002)
+    assert stair.period == step
+    assert stair.shares[1:] == pytest.approx([1.0] * (step - 1))
+
+
+@pytest.mark.parametrize("tolerance", [0.002, 0.02])
+def test_costs_without_stairs_have_tiles_of_one_channel(tolerance: float) -> None:
+    widths = range(8, 41)
+    curved = [30.0 + 4.0 * w + 0.05 * w * w for w in widths]
+    assert find_stair(widths, curved, tolerance).period == 1
+
+
+def test_noise_does_not_hide_or_make_stairs() -> None:
+    random = np.random.default_rng(0)
+    widths = range(96, 129)
+    for _ in range(50):
+        noise = 1.0 + np.abs(random.normal(0.0, 0.01, len(widths)))
+        flat = [float(n * 3.0) for n in noise]
+        assert find_stair(widths, flat, 0.02).period == 1
+        stairs = [float(n * stepped(w, 16)) for n, w in zip(noise, widths, strict=True)]
+        assert find_stair(widths, stairs, 0.02).period == 16
+
+
+def test_ripples_are_no_stairs() -> None:
+    """As where a sum over 9 channels' worth of pixels is cut into blocks of 128 products."""
+    widths = range(32, 65)
+    costs = [500.0 + 10.0 * w + 5.0 * (9 * w // 128) for w in widths]
+    assert find_stair(widths, costs, 0.0001).period == 1
+
+
+def test_remainders_that_cost_more_than_a_whole_tile() -> None:
+    """As on ARM64: rows in fours, then a pair, then a single one."""
+    extra = (0.0, 1.8, 2.5, 4.3)
+
+    def cost(width: int, pixels: float = 1.0) -> float:
+        return 20.0 + pixels * (width // 4 * 4 + extra[width % 4])
+
+    widths = range(17, 34)
+    stair = find_stair(widths, [cost(w) for w in widths], 0.002)
+    assert stair.period == 4
+    assert stair.shares == pytest.approx([e / 4 for e in extra])
+    other = Curve({w: cost(w, 7.0) for w in (4, 64)}, stair)  # of the kind, with other pixels
+    for width in range(1, 65):
+        assert other.at(width) == pytest.approx(cost(width, 7.0))
+
+
+@pytest.mark.parametrize("cliff", [1.0, 1.4, 2.5])
+def test_a_curve_knows_stairs_and_cliffs_from_few_tiles(cliff: float) -> None:
+    def cost(width: int) -> float:
+        return stepped(width, 16) * (cliff if width % 16 else 1.0)
+
+    widths = range(32, 65)
+    stair = find_stair(widths, [cost(w) for w in widths], 0.002)
+    curve = Curve({w: cost(w) for w in (16, 64, 128)}, stair)
+    for width in range(1, 129):
+        assert curve.at(width) == pytest.approx(cost(width))
+
+
+def test_the_last_tile_is_not_full() -> None:
+    widths = range(68, 101)
+    stair = find_stair(widths, [stepped(w, 16) for w in widths], 0.002)
+    curve = Curve({w: stepped(w, 16) for w in (16, 48, 96, 100)}, stair)
+    assert [curve.at(w) for w in (97, 99)] == pytest.approx([stepped(100, 16)] * 2)
+
+
+@given(st.integers(1, 300), st.integers(1, 8))
+def test_grids_of_tiles(width: int, tile: int) -> None:
+    assert all(point % tile == 0 or point == width for point in grid(width, divisor=tile))

@@ -163,6 +163,45 @@ def test_a_file_that_is_no_model(run, tmp_path: Path, content: bytes) -> None:
     assert (code, "is not an ONNX model" in err) == (5, True)
 
 
+@pytest.mark.parametrize("device", ["simulated", "mobile_cpu"])
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("absent", 2, "absent.onnx cannot be read: No such file or directory"),
+        ("constant", 5, "constant.onnx has no layers: it gives nothing but constants"),
+        ("undefined", 5, "'z'"),
+        ("misshapen", 5, "ncompatible dimensions"),
+        ("unranked", 5, "unranked.onnx: input 'x' has no fixed shape"),
+    ],
+)
+def test_files_that_no_device_takes_and_devices_that_run_nothing(
+    run, tmp_path: Path, device: str, name: str, code: int, said: str
+) -> None:
+    """A device that computes its figures has no runtime that would refuse the model."""
+    size = 5 if name == "misshapen" else 4
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, size])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])
+    ones = helper.make_tensor("w", TensorProto.FLOAT, [4, 4], [1.0] * 16)
+    row = helper.make_tensor("r", TensorProto.FLOAT, [1, 4], [1.0] * 4)
+    nodes = {
+        "constant": helper.make_node("Constant", [], ["y"], value=row),
+        "undefined": helper.make_node("Sin", ["z"], ["y"]),
+    }
+    if name == "unranked":
+        x.type.tensor_type.ClearField("shape")
+    node = nodes.get(name, helper.make_node("MatMul", ["x", "w"], ["y"]))
+    graph = helper.make_graph([node], "g", [x][: name != "constant"], [y], [ones])
+    path = tmp_path / f"{name}.onnx"
+    if name != "absent":
+        opsets = [helper.make_opsetid("", 20)]
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    found, out, err = run(path, "--device", device, "--json")
+    assert (found, out) == (code, ""), err
+    assert said in err
+    assert str(tmp_path / "edgeprune") not in err
+    assert "/model.onnx" not in err  # the file is called as it was given
+
+
 def test_a_truncated_model(run, model: Path) -> None:
     model.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
     assert run(model, "--device", "mobile_cpu")[0] == 5

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from edgeprune.errors import OutputError, UnsupportedModelError
+from edgeprune.errors import OutputError, UnsupportedModelError, UsageError
 from edgeprune.export.onnx_graph import describe, export, fixed_shape, load
 from edgeprune.store import sha256_of
 
@@ -221,9 +221,10 @@ def test_files_that_are_no_onnx_model(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="cannot be read: No such file"):
+    with pytest.raises(UsageError, match="cannot be read: No such file") as caught:
         load(tmp_path / "m.onnx")
-    with pytest.raises(UnsupportedModelError, match="cannot be read"):
+    assert caught.value.exit_code == 2
+    with pytest.raises(UsageError, match="cannot be read"):
         load(tmp_path)
 
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from edgeprune.devices.protocol import Answer, ModelAnswer, NodeCosts
+from edgeprune.devices.spec import load_spec
 from edgeprune.errors import DeviceError
-from edgeprune.profiler.calibration import COPIES, SIZE, calibrate, limit
+from edgeprune.profiler.calibration import COPIES, SIZE, calibrate, calibrate_counts, limit
 from edgeprune.records import Bandwidth, Environment, Peaks
 
 
@@ -49,6 +50,31 @@ def test_overhead_and_peaks_come_out_as_they_were_put_in(local_spec) -> None:
         assert bandwidth.working_set_bytes == 2 * size
         assert bandwidth.bytes_per_second == pytest.approx(2e4 * 1e6)
     assert device.request.unprofiled
+
+
+class Counting:
+    """A runtime whose instructions are counted: 5 a node, 7 of its profiler, 100 a call."""
+
+    def __init__(self, spec) -> None:
+        self.spec = spec
+
+    def ask(self, request) -> Answer:
+        models = []
+        for model in request.models:
+            count = int(model.name)
+            node = NodeCosts(name="n", operator="Conv", provider="p", values=(12.0,))
+            costs = {"nodes": (node,) * count} if request.task == "layers" else {}
+            values = (100.0 + 5.0 * count,)
+            models.append(ModelAnswer(name=model.name, load_seconds=0.0, values=values, **costs))
+        environment = Environment(facts={}, comparable=())
+        return Answer(stopped="fixed", models=tuple(models), environment=environment)
+
+
+def test_what_an_exact_runtime_does_beside_computing() -> None:
+    device = Counting(load_spec("arm64_emulated"))
+    assert calibrate_counts(device) == pytest.approx((7.0, 100.0))
+    firmware = Counting(load_spec("microcontroller"))
+    assert calibrate_counts(firmware) == (0.0, 0.0)  # it counts functions, and nothing else
 
 
 def test_a_probe_without_time_is_an_error(local_spec) -> None:

@@ -139,6 +139,7 @@ def test_names_stand_beside_their_circles_and_touch_nothing(profile, count) -> N
         assert abs((box[1] + box[3]) / 2 - y) <= 14 * 6, text
         for other, taken in boxes:
             assert other == text or not meet(box, taken), (text, other)
+    assert all(box[0] >= 0 and box[2] <= 680 for _, box in boxes)  # nothing leaves the picture
     first = named[0][1]
     assert abs((first[1] + first[3]) / 2 - circles[0][1]) <= circles[0][2] + 3
 

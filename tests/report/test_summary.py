@@ -1,6 +1,15 @@
 import pytest
 
-from edgeprune.records import Gate, ScheduleHistory, ScheduleStep, Speedup
+from edgeprune.records import (
+    Basis,
+    CostTable,
+    Environment,
+    Gate,
+    Price,
+    ScheduleHistory,
+    ScheduleStep,
+    Speedup,
+)
 from edgeprune.report import summary
 from tests import factories
 
@@ -144,3 +153,18 @@ def test_gates_with_a_lower_limit_say_so():
     assert (row.name, row.value, row.limit) == ("class floor", "0.7100", "at least 0.8000")
     gate = Gate(name="schedule", met=False, limit=3, value=1)
     assert summary.gates(factories.a_verdict(gates=(gate,)))[0].limit == "at least 3 steps"
+
+
+def test_prices_are_counted_by_what_they_rest_on() -> None:
+    def price(basis: Basis) -> Price:
+        return Price(layer="a", width_in=1, width_out=1, cost=1.0, origin="emulated", basis=basis)
+
+    found = [price("measured")] * 1209 + [price("estimated")] * 3
+    environment = Environment(facts={}, comparable=())
+    table = CostTable(
+        device="d", kind="emulated", unit="instructions", dense_cost=1.0, scale=1.0, layers=(),
+        widths={}, prices=tuple(found), probes=1209, environment=environment,
+    )  # fmt: skip
+    assert summary.prices(table) == "1,209 emulated, 3 estimated prices"
+    one = table.model_copy(update={"kind": "estimated"})  # simulated: one sum under one name
+    assert summary.prices(one) == "1,212 estimated prices"

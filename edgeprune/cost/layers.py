@@ -1,0 +1,120 @@
+"""Which layers of a model have which groups on their sides, and which can be resized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from edgeprune.errors import UnsupportedModelError
+from edgeprune.export.fragments import KEEPS_CHANNELS, Template, template
+from edgeprune.export.onnx_graph import RECURRENT
+from edgeprune.export.segments import ANCHORS, Graph
+from edgeprune.records import ChannelGroup, PricedLayer
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The groups that can be priced, all layers with their groups, templates of the resizable."""
+
+    groups: Sequence[ChannelGroup]
+    layers: Sequence[PricedLayer]
+    templates: Mapping[str, Template]
+
+    @property
+    def resizable(self) -> list[PricedLayer]:
+        """The layers whose widths change."""
+        return [layer for layer in self.layers if layer.name in self.templates]
+
+
+def priceable(graph: Graph, groups: Sequence[ChannelGroup], warn: Callable[[str], None]) -> Layers:
+    """Return which layers of `graph` have which groups on their sides, and how to resize them.
+
+    Groups that feed a layer which cannot be priced at other widths (a convolution behind a
+    concatenation) are left alone, and `warn` is told.
+
+    Raises:
+        UnsupportedModelError: no group is left.
+    """
+    while True:
+        try:
+            return Layers(groups, *_layers(graph, groups))
+        except _UnpricedError as stuck:
+            left = [group for group in groups if group.name not in stuck.groups]
+            names = ", ".join(sorted(stuck.groups))
+            if not left or len(left) == len(groups):
+                raise UnsupportedModelError(
+                    f"{stuck.what}, and without {names} no group of channels can be cut"
+                ) from None
+            warn(f"{stuck.what}: {names} {'is' if len(stuck.groups) == 1 else 'are'} left alone")
+            groups = left
+
+
+class _UnpricedError(Exception):
+    """A layer that cannot be priced at other widths, and the groups that it keeps from that."""
+
+    def __init__(self, what: str, groups: set[str]) -> None:
+        super().__init__(what)
+        self.what, self.groups = what, groups
+
+
+def _layers(
+    graph: Graph, groups: Sequence[ChannelGroup]
+) -> tuple[list[PricedLayer], dict[str, Template]]:
+    """Return all layers with the groups on their two sides, and templates of the resizable.
+
+    Raises:
+        _UnpricedError: a layer cannot be priced at other widths.
+    """
+    feeders: dict[str, list[ChannelGroup]] = {}
+    for group in groups:
+        for name in group.inputs:
+            feeders.setdefault(name, []).append(group)
+    feeding = {name: found[0] for name, found in feeders.items()}
+    fed = {layer: g for g in groups for layer in g.outputs}
+    carried = {layer: g for g in groups for layer in g.carriers}
+    tensor_group: dict[str, ChannelGroup] = {}
+    layers: list[PricedLayer] = []
+    templates: dict[str, Template] = {}
+    for segment in graph.segments:
+        group_in = feeding.get(segment.name) or carried.get(segment.name)
+        group_out = fed.get(segment.name) or carried.get(segment.name)
+        if segment.operator not in ANCHORS and segment.inputs:
+            group_in = tensor_group.get(segment.inputs[0])
+            group_out = group_in
+        stacked = segment.operator in RECURRENT and fed.get(segment.name.partition("/")[0])
+        if stacked and group_out is None:  # a further layer of a stack reads what it writes
+            group_in = group_out = stacked
+        if group_out is not None:
+            tensor_group[segment.output] = group_out
+        shape = template(graph, segment, group_in.width if group_in else None)
+        touched = group_in is not None or group_out is not None
+        resizable = shape.resizable and touched and _fits(shape, group_in, group_out)
+        if touched and not resizable and segment.macs:
+            sources = {g.name for g in feeders.get(segment.name, ()) or (group_in, group_out) if g}
+            raise _UnpricedError(
+                f"layer {segment.name} ({segment.operator}, {segment.input_shape} -> "
+                f"{segment.output_shape}) cannot be priced at other widths",
+                sources,
+            )
+        layers.append(
+            PricedLayer(
+                name=segment.name,
+                operator=segment.operator,
+                group_in=group_in.name if group_in and resizable else None,
+                group_out=group_out.name if group_out and resizable else None,
+                width_in=shape.width_in,
+                width_out=shape.width_out,
+            )
+        )
+        if resizable:
+            templates[segment.name] = shape
+    return layers, templates
+
+
+def _fits(shape: Template, group_in: ChannelGroup | None, group_out: ChannelGroup | None) -> bool:
+    """Whether the layer's channels are exactly the groups' (a concatenation has more)."""
+    if shape.segment.operator in KEEPS_CHANNELS:
+        return group_in is not None and shape.width_in == group_in.width == shape.width_out
+    return (group_in is None or shape.width_in == group_in.width) and (
+        group_out is None or shape.width_out == group_out.width
+    )

@@ -1,0 +1,255 @@
+"""The stairs of every kind of layer and the curve of every layer, found with few probes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from edgeprune.cost.layers import Layers
+from edgeprune.cost.probes import Probes, kind_of
+from edgeprune.cost.staircase import Curve, find_stair, grid, worth_offering
+from edgeprune.records import ChannelGroup, ModelProfile, PricedLayer, Side, Stair
+
+COARSE = 4  # gaps between the first widths of a group that are measured
+BISECTIONS = 2  # of gaps that turn out not to be straight
+NARROWEST = 32  # of the dense width: what is not looked at below
+CANDIDATES = 32  # widths of a group that may be offered
+IMMATERIAL = 1e-4  # of the whole model's cost: errors of a layer that do not matter
+MATERIAL = 0.01  # of it: a layer that can stand for its kind
+Line = tuple[str, Side]
+
+
+@dataclass(frozen=True)
+class Design:
+    """How much to measure on a device.
+
+    Args:
+        window: consecutive widths by which the tile of a kind of layer is found; 0: none are
+            looked for, and costs are taken to rise straight between what is measured.
+        tile: largest error of a tile's pattern, as a share of the dearest width.
+        bend: how far a curve's middle may lie off a straight line, as a share of the dense cost.
+        pairs: up to how many pairs of offered widths are all measured; of more, few are.
+    """
+
+    window: int
+    tile: float
+    bend: float
+    pairs: int
+
+
+@dataclass
+class Curves:
+    """What a sweep brought back: stairs, and costs at single widths, all else dense."""
+
+    found: Layers
+    stairs: dict[Line, Stair] = field(default_factory=dict)
+    points: dict[Line, dict[int, float]] = field(default_factory=dict)
+    _curves: dict[Line, Curve] = field(default_factory=dict)
+
+    def curve(self, layer: str, side: Side) -> Curve:
+        """Return the cost of a layer over the width on one side."""
+        points = self.points[layer, side]
+        known = self._curves.get((layer, side))
+        if known is None or len(known.points) != len(points):
+            known = Curve(dict(points), self.stairs[layer, side])
+            self._curves[layer, side] = known
+        return known
+
+    def measured(self) -> dict[tuple[str, int, int], float]:
+        """(layer, width in, width out) -> cost, of all that was measured."""
+        layers = {layer.name: layer for layer in self.found.resizable}
+        return {
+            (name, *layers[name].at(side, width)): cost
+            for (name, side), points in self.points.items()
+            for width, cost in points.items()
+        }
+
+    def lines(self, group: str) -> list[tuple[PricedLayer, Side]]:
+        """Return the layers that a group touches, and on which side."""
+        return [
+            (layer, side)
+            for layer in self.found.resizable
+            for side in layer.sides
+            if layer.group_at(side) == group
+        ]
+
+    def cost(self, group: str, width: int) -> float:
+        """Return the cost of all layers that a group of `width` touches, all else dense."""
+        return sum(self.curve(layer.name, side).at(width) for layer, side in self.lines(group))
+
+    def take(
+        self, probes: Probes, wanted: Sequence[tuple[PricedLayer, Side, int]], **options: object
+    ) -> None:
+        """Measure layers at single widths."""
+        templates = self.found.templates
+        pairs = [(templates[layer.name], layer.at(side, w)) for layer, side, w in wanted]
+        probes.take(pairs, **options)  # type: ignore[arg-type]
+        for (layer, side, width), (template, pair) in zip(wanted, pairs, strict=True):
+            line = self.points.setdefault((layer.name, side), {})
+            line[width] = probes.price(template, pair)
+
+
+def sweep(
+    probes: Probes,
+    found: Layers,
+    design: Design,
+    profile: ModelProfile,
+    floors: Mapping[str, int],
+    progress: Callable[[int, int], None],
+) -> tuple[Curves, dict[str, tuple[int, ...]]]:
+    """Return the curves of all layers and the widths worth offering of each group.
+
+    1. Of each kind of layer (same operators, attributes and kernel) and each of its sides, the
+       narrowest layer that is wide enough and costs enough is measured at consecutive widths: its
+       tile is that of the kind.
+    2. Each group is measured at five full tiles, then in the middle of each gap, and where the
+       middle is off the straight line, of its halves (bisection).
+
+    Args:
+        probes: measure layers.
+        found: layers, groups and templates.
+        design: how much to measure.
+        profile: costs of the dense model and its layers.
+        floors: group -> width below which nothing is offered.
+        progress: receives probes done and wanted of the step at hand.
+    """
+    curves = Curves(found)
+    _find_tiles(probes, curves, design, profile, progress)
+    steps = {group.name: _step(curves, group) for group in found.groups}
+    least = {
+        g.name: max(g.narrowest, floors.get(g.name, 0), -(-g.width // NARROWEST))
+        for g in found.groups
+    }
+    measured = {g.name: _coarse(g.width, steps[g.name], least[g.name]) for g in found.groups}
+    _take_groups(probes, curves, measured, progress)
+    gaps = {name: list(pairwise(sorted(widths))) for name, widths in measured.items()}
+    for _ in range(BISECTIONS):
+        middles = {
+            name: {(a, b): _middle(a, b, steps[name]) for a, b in open_}
+            for name, open_ in gaps.items()
+        }
+        chords = {
+            name: {
+                gap: _between(gap, middle, *(curves.cost(name, end) for end in gap))
+                for gap, middle in found_.items()
+                if middle is not None
+            }
+            for name, found_ in middles.items()
+        }
+        wanted = {n: sorted({m for m in f.values() if m is not None}) for n, f in middles.items()}
+        _take_groups(probes, curves, wanted, progress)
+        gaps = {name: [] for name in gaps}
+        for group in found.groups:
+            name, most = group.name, design.bend * curves.cost(group.name, group.width)
+            for (low, high), straight in chords[name].items():
+                middle = middles[name][low, high]
+                assert middle is not None
+                if abs(curves.cost(name, middle) - straight) > most:
+                    gaps[name] += [(low, middle), (middle, high)]
+    return curves, {group.name: _offered(curves, group, steps, least) for group in found.groups}
+
+
+def _find_tiles(
+    probes: Probes,
+    curves: Curves,
+    design: Design,
+    profile: ModelProfile,
+    progress: Callable[[int, int], None],
+) -> None:
+    kinds: dict[tuple[str, Side], list[PricedLayer]] = {}
+    for layer in curves.found.resizable:
+        for side in layer.sides:
+            kind = kind_of(curves.found.templates[layer.name])
+            kinds.setdefault((kind, side), []).append(layer)
+    if not design.window:
+        straight = Stair(period=1, shares=(0.0,))
+        curves.stairs |= {(la.name, side): straight for (_, side), ls in kinds.items() for la in ls}
+        return
+    least = MATERIAL * profile.total
+    dear = {name for name, cost in profile.costs.items() if cost >= least}
+    windows = {
+        key: _window([la for la in layers if la.name in dear] or layers, key[1], design.window)
+        for key, layers in kinds.items()
+    }
+    wanted = [(la, key[1], w) for key, (la, widths) in windows.items() for w in widths]
+    curves.take(probes, wanted, progress=progress)
+    for (kind, side), (layer, widths) in windows.items():
+        costs = [curves.points[layer.name, side][width] for width in widths]
+        tolerance = max(design.tile, IMMATERIAL * profile.total / max(costs))
+        stair = find_stair(widths, costs, tolerance)
+        curves.stairs |= {(other.name, side): stair for other in kinds[kind, side]}
+
+
+def _window(
+    layers: Sequence[PricedLayer], side: Side, count: int
+) -> tuple[PricedLayer, Sequence[int]]:
+    """Return the layer that stands for its kind, and the widths of its short sweep."""
+
+    def dense(layer: PricedLayer) -> int:
+        return layer.width_out if side == "out" else layer.width_in
+
+    enough = [layer for layer in layers if dense(layer) >= count - 1]
+    size = {layer.name: layer.width_in * layer.width_out for layer in layers}
+    if enough:
+        layer = min(enough, key=lambda layer: (dense(layer), -size[layer.name]))
+    else:
+        layer = max(layers, key=lambda layer: (dense(layer), size[layer.name]))
+    return layer, range(max(1, dense(layer) - count + 1), dense(layer) + 1)
+
+
+def _step(curves: Curves, group: ChannelGroup) -> int:
+    """Return the spacing of widths that are full tiles for all layers of a group."""
+    periods = [curves.stairs[layer.name, side].period for layer, side in curves.lines(group.name)]
+    step = math.lcm(group.divisor, *periods)
+    if step <= max(2 * max(periods), group.divisor) and step <= group.width:
+        return step
+    fitting = [p for p in periods if math.lcm(p, group.divisor) <= group.width]
+    return math.lcm(group.divisor, max(fitting, default=1))
+
+
+def _coarse(width: int, step: int, least: int) -> list[int]:
+    first = -(-least // step) * step
+    evenly = [round(k * width / COARSE / step) * step for k in range(COARSE)]
+    return sorted({width, *(max(first, w) for w in evenly if max(first, w) < width)})
+
+
+def _middle(low: int, high: int, step: int) -> int | None:
+    middle = (low + high) // 2 // step * step
+    return middle if low < middle < high else None
+
+
+def _between(gap: tuple[int, int], width: int, low: float, high: float) -> float:
+    return low + (width - gap[0]) / (gap[1] - gap[0]) * (high - low)
+
+
+def _take_groups(
+    probes: Probes,
+    curves: Curves,
+    widths: Mapping[str, Sequence[int]],
+    progress: Callable[[int, int], None],
+) -> None:
+    wanted = [
+        (layer, side, width)
+        for name, ws in widths.items()
+        for layer, side in curves.lines(name)
+        for width in ws
+    ]
+    curves.take(probes, wanted, progress=progress)
+
+
+def _offered(
+    curves: Curves, group: ChannelGroup, steps: Mapping[str, int], least: Mapping[str, int]
+) -> tuple[int, ...]:
+    """Return the full tiles that are cheaper than every wider one."""
+    width, step = group.width, steps[group.name]
+    known = {
+        w
+        for layer, side in curves.lines(group.name)
+        for w in curves.points[layer.name, side]
+        if w % step == 0
+    }
+    even = grid(width, CANDIDATES, step)
+    widths = [w for w in sorted({*known, *even, width}) if w >= least[group.name]]
+    return worth_offering(widths, [curves.cost(group.name, w) for w in widths])
