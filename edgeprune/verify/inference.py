@@ -30,8 +30,8 @@ def numeric_device(device: Device, *, exact_integers: bool = False) -> Device:
 
     With `exact_integers`, sums of products are 32 bits wide on this machine: by default
     onnxruntime's integer kernels saturate sums of two products to 16 bits on x86 processors without
-    VNNI, which no firmware does. (Operators that are not fused would add in floating point: their outputs
-    differ by up to two units of int8 from the integer kernels'.)
+    VNNI, which no firmware does. (Operators that are not fused would add in floating point:
+    their outputs differ by up to two units of int8 from the integer kernels'.)
     """
     if device.spec.computes_outputs and device.spec.figure != "emulated":
         return device
