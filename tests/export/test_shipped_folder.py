@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -19,10 +20,14 @@ from torch import Tensor, nn
 from edgeprune.devices.microcontroller.elf import read_image
 from edgeprune.devices.microcontroller.emulate import WORKER
 from edgeprune.devices.microcontroller.toolchain import harness_folder
+from edgeprune.devices.spec import load_spec
+from edgeprune.errors import OutputError
 from edgeprune.export.c_source import generate
 from edgeprune.export.tensors import decode, encode
 from edgeprune.records import CSource
+from tests import factories
 from tests.export.conftest import inputs, reference
+from tests.test_ship import ship_into
 
 pytestmark = pytest.mark.microcontroller
 SHAPE = (1, 3, 11, 9)
@@ -96,6 +101,29 @@ def test_a_project_follows_the_readme_and_gets_the_outputs_of_onnxruntime(
     outputs = np.concatenate([decode(source.output, row) for row in got])
     difference = np.rint((outputs - reference(model, samples)) / source.output.scale)
     assert np.abs(difference).max() <= 1
+
+
+def test_code_that_is_shipped_again_replaces_all_of_the_older(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, chip = tmp_path / "out", load_spec("cortex_m4").microcontroller
+    slim = factories.a_model(tmp_path / "slim.onnx")
+    first = ship_into(out, slim, integer_model=model, chip=chip)
+    assert {path.name for path in first} >= {"model.int8.onnx", "fashion_resnet.c"}
+    (out / "c" / "older.c").write_text("no longer part of it")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgeprune.ship.render", full)  # after the code is written
+        with pytest.raises(OutputError, match="No space left"):
+            ship_into(out, slim, integer_model=model, chip=chip, job_title="another")
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    again = ship_into(out, slim, integer_model=model, chip=chip)
+    assert again == first
+    assert {p for p in out.rglob("*") if p.is_file()} == {*first, out / ".run/report_data.json"}
 
 
 def documented(readme: Path, compiler: str) -> list[str]:
