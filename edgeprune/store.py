@@ -79,6 +79,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 class RunFolder:
     """The state of one run, in `<out>/.run`.
 
+    An older state is set aside only when there is something to keep: a run that is refused before
+    that leaves it as it was.
+
     Args:
         out: the folder the run ships to.
         identity: everything the results depend on, as name -> text.
@@ -90,7 +93,8 @@ class RunFolder:
     """
 
     def __init__(self, out: Path, identity: dict[str, str], *, resume: bool) -> None:
-        self.out, self.path, self.identity = out, out / ".run", identity
+        self.out, self.identity = out, identity
+        self._path, self._begun = out / ".run", False
         try:
             out.mkdir(parents=True, exist_ok=True)
             self._lock = (out / ".run.lock").open("a")
@@ -104,25 +108,33 @@ class RunFolder:
                 f"{out} is in use by another run",
                 "wait for it, or choose another folder with --out",
             ) from None
-        try:
-            self._open(resume)
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self, resume: bool) -> None:
-        recorded = self.path / "identity.json"
+        recorded = self._path / "identity.json"
         if resume and recorded.is_file():
-            self._check_identity(recorded)
-            return
-        if self.path.exists():
+            try:
+                self._check_identity(recorded)
+            except BaseException:
+                self.close()
+                raise
+            self._begun = True
+
+    @property
+    def path(self) -> Path:
+        """The folder of the state, made for this run if need be."""
+        if not self._begun:
+            self._begin()
+        return self._path
+
+    def _begin(self) -> None:
+        if self._path.exists():
             previous = self.out / ".run.previous"
             try:
                 shutil.rmtree(previous, ignore_errors=True)
-                self.path.rename(previous)
+                self._path.rename(previous)
             except OSError as error:
-                raise output_error(self.path, error) from error
-        write_text(recorded, json.dumps(self.identity, indent=1, sort_keys=True))
+                raise output_error(self._path, error) from error
+        identity = json.dumps(self.identity, indent=1, sort_keys=True)
+        write_text(self._path / "identity.json", identity)
+        self._begun = True
 
     def _check_identity(self, recorded: Path) -> None:
         try:
@@ -164,6 +176,8 @@ class RunFolder:
 
         A result counts only if its schema fits and every one of its `files` is unchanged.
         """
+        if not self._begun:
+            return None
         path = self.path / f"{stage}.json"
         try:
             document = json.loads(path.read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from edgeprune.errors import OutputError, ResumeError
+from edgeprune.errors import OutputError, ResumeError, UsageError
 from edgeprune.records import ModelProfile, Parity, Prediction
 from edgeprune.store import RunFolder, atomic, output_error, sha256_of, write_bytes, write_text
 
@@ -177,6 +177,29 @@ def test_without_resume_the_older_state_is_set_aside(tmp_path: Path) -> None:
             assert run.load("price", Prediction) is None
             run.save("price", RESULT)
     assert (tmp_path / ".run.previous/price.json").is_file()
+
+
+def test_a_run_that_is_refused_before_its_first_result_leaves_the_older_one(
+    tmp_path: Path,
+) -> None:
+    def work() -> Prediction:
+        raise UsageError("no such layer")
+
+    with RunFolder(tmp_path, IDENTITY, resume=False) as run:
+        run.save("price", RESULT)
+    with (
+        pytest.raises(UsageError, match="no such layer"),
+        RunFolder(tmp_path, {"job": "b"}, resume=False) as other,
+    ):
+        other.stage("price", Prediction, work)
+    assert not (tmp_path / ".run.previous").exists()
+    with RunFolder(tmp_path, IDENTITY, resume=True) as run:
+        assert run.load("price", Prediction) == RESULT
+    with RunFolder(tmp_path, {"job": "b"}, resume=False) as other:
+        assert other.load("price", Prediction) is None
+        other.file("scores").write_text("the first thing to keep")
+    assert (tmp_path / ".run.previous/price.json").is_file()
+    assert names(tmp_path / ".run") == {"identity.json", "scores"}
 
 
 def test_what_was_shipped_before_is_not_touched(tmp_path: Path) -> None:

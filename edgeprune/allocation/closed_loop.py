@@ -15,8 +15,10 @@ from edgeprune.records import PlannedGroup, ResourceUse, Round, Unit, WidthPlan
 FULL_USE = 0.97  # a plan below this share of the budget leaves accuracy unused
 AIM = (0.978, 0.990)  # of predictions: the middle of [FULL_USE, 1]
 EDGE = (FULL_USE, 0.998)  # where widths are too coarse for the aim
+# Where they are too coarse for that as well: what may turn out to fit, else the dearest below.
+COARSE = ((0.96, 1.008), (0.93, 0.998), (0.88, 0.998), (0.8, 0.998), (0.6, 0.998), (0.0, 0.998))
 GOOD = (0.972, 0.995)  # of measurements: no further round is needed
-ROUNDS = 6
+ROUNDS = 4
 DENSE = "the dense model"
 WIDTHS = "the offered widths"
 FREE = 2  # rounds in which the solver may go anywhere
@@ -158,10 +160,10 @@ def _fits(measured: Measured, problem: Problem) -> bool:
 def _next(
     problem: Problem, budget: float, candidates: list[_Candidate], seed: int
 ) -> Solution | None:
-    """Solve inside the aim; where no plan costs that much, within the budget.
+    """Solve inside the aim; where no plan costs that much, for the dearest within the budget.
 
     After FREE rounds only plans close to the best measured one are considered: a solver that may
-    go anywhere goes where prices err most in its favour.
+    go anywhere goes where prices err most in its favour. The last round changes fewer groups yet.
     """
     low, high = AIM[0] * budget, AIM[1] * budget
     tried = tuple(candidate.solution.choice for candidate in candidates)
@@ -171,11 +173,12 @@ def _next(
             return free
     if len(candidates) >= FREE:
         closest = min(candidates, key=lambda c: abs(c.measured.cost - (low + high) / 2))
-        near = closest.solution.choice, max(2, len(problem.names) // 4)
+        last = len(candidates) == ROUNDS - 1
+        near = closest.solution.choice, max(1 if last else 2, len(problem.names) // 4)
         solution = solve(problem, high, lower=low, without=tried, near=near, seed=seed)
         if solution is not None:
             return solution
-    for lowest, highest in ((AIM[0], AIM[1]), EDGE, (0.0, AIM[1])):
+    for lowest, highest in (AIM, EDGE, *COARSE):
         solution = solve(problem, highest * budget, lower=lowest * budget, without=tried, seed=seed)
         if solution is not None:
             return solution

@@ -7,6 +7,7 @@ runs a thousand; by default it is fewer, since each solves several integer progr
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
 
@@ -59,6 +60,11 @@ class Cliffs:
         dense = sum(self.price(k, a, b) for k, (a, b) in enumerate(self.ends(self.widths)))
         return float(self.whole * (cost + self.constant * dense))
 
+    def some_plan_fits(self, problem: Problem, budget: float) -> bool:
+        """Whether any of all plans of offered widths costs 97 to 100 % of the budget."""
+        plans = itertools.product(*problem.widths)
+        return any(FULL_USE * budget <= self.truth(list(plan)) <= budget for plan in plans)
+
     def problem(self) -> Problem:
         """Return the problem that sweeping each group and pricing all pairs poses."""
         offered = []
@@ -89,7 +95,7 @@ class Cliffs:
 
 @pytest.mark.slow
 def test_random_cases_end_within_the_budget_use_it_and_are_never_slower() -> None:
-    outside = []
+    missed = []
     for seed in range(CASES):
         device = Cliffs(seed)
         problem = device.problem()
@@ -121,7 +127,9 @@ def test_random_cases_end_within_the_budget_use_it_and_are_never_slower() -> Non
             explained=False,
         )
         assert plan.corrected <= budget < dense
+        assert len(plan.rounds) <= 4
         if plan.corrected < FULL_USE * budget:
             assert plan.held_by
-            outside.append((seed, plan.corrected / budget))
-    assert len(outside) <= 0.02 * CASES, outside
+            if device.some_plan_fits(problem, budget):
+                missed.append((seed, plan.corrected / budget))
+    assert len(missed) <= 0.005 * CASES, missed

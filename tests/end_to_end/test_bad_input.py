@@ -161,6 +161,7 @@ def test_bad_input(case: str, job: Path, inside, tmp_path: Path) -> None:  # typ
         assert word in " ".join(done.stderr.split()), done.stderr
     assert not out.exists() or {p.name for p in out.iterdir()} <= {".run", ".run.lock"}
     assert not out.exists() or not case.startswith("layer")  # told before anything is done
+    assert not (out / ".run").exists() or (out / ".run" / "1-groups.json").exists()
     assert not list(tmp_path.rglob("EXECUTED"))
     assert not list(tmp_path.rglob("*.partial"))
 

@@ -10,6 +10,7 @@ import pytest
 from edgeprune.allocation.registry import ALLOCATORS
 from edgeprune.bench.variants import Variant, everything, variant
 from edgeprune.errors import UsageError
+from edgeprune.sections import AUTO
 
 METHODS = "exact,uniform/l2,retention,narrower,scratch"
 NARROW = """
@@ -124,10 +125,7 @@ def test_parts_of_the_job_without_a_part_in_it_are_named(job, inside, tmp_path) 
     ("extra", "message"),
     [
         (["--methods", "exact,unifrom"], "no allocation 'unifrom'; did you mean 'uniform'?"),
-        (
-            ["--methods", "global/fisher"],
-            "the job scores channels by taylor, l2, fpgm, output_error only",
-        ),
+        (["--methods", "global/fisher"], f"the job scores channels by {', '.join(AUTO)} only"),
         (["--methods", "netadapt@8"], "@ gives the multiple that widths are rounded to"),
         (["--seeds", "0,x"], "seeds are whole numbers"),
         (["--seeds", "1,1"], "a seed is named twice"),

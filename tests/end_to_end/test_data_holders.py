@@ -72,6 +72,7 @@ def test_merged_scores_give_the_plan_of_pooled_data(job: Path, inside, tmp_path:
     assert "weights:" in refused.stderr
     assert "architecture" not in refused.stderr
     assert "Profiling" not in refused.stderr  # before anything is measured
+    assert not (tmp_path / "other" / ".run").exists()
 
 
 def test_scores_do_not_serve_a_schedule_of_several_steps(job: Path, inside, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
