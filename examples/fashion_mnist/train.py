@@ -1,7 +1,7 @@
 """Train the dense network of this job and write dense.safetensors.
 
     make train        (about 40 minutes on 2 cores)
-    .venv/bin/python examples/fashion_mnist/train.py --size small    (some 5 minutes on 1 core)
+    .venv/bin/python examples/fashion_mnist/train.py --size small    (some 12 minutes on 1 core)
 
 The second line trains the network of microcontroller.toml and writes small.safetensors.
 
