@@ -44,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--idle", type=int, default=200, help="comparisons of a model with itself")
     parser.add_argument("--busy", type=int, default=200, help="the same beside a busy process")
+    parser.add_argument("--beside", type=int, metavar="PID", help="of the busy process, if one is")
     parser.add_argument("--padded", type=int, default=100, help="comparisons of 21 with 20 layers")
     parser.add_argument("--seconds", type=float, default=20.0, help="for each, at most")
     parser.add_argument("--device", default="mobile_cpu")
@@ -81,7 +82,7 @@ def main() -> None:
                 name, truth = f"A/A, {part}", 1.0
             kept = Kept(folder, part, asked.seconds, conditions(asked.device, (first, second)))
             count = getattr(asked, part)
-            with busy_process() if part == "busy" else nullcontext() as besides:
+            with busy_process(asked.beside) if part == "busy" else nullcontext() as besides:
                 kept.fill(count, runner(device, first, second, asked.seconds), until, besides)
             kept.report(name, count, truth)
 

@@ -78,6 +78,7 @@ def session_of(spec: DeviceSpec) -> dict[str, object]:
         "providers": spec.providers,
         "provider_options": spec.provider_options,
         "graph_optimization": spec.graph_optimization,
+        "config": spec.session_config,
     }
 
 

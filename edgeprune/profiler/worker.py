@@ -2,9 +2,8 @@
 
 It imports the standard library, numpy and onnxruntime only, so that the same file runs on this
 machine, over ssh, and inside an emulator. The request names models and says what to do with them;
-raw samples go into the result file, written whole or not at all. Nothing is summarised here.
+raw samples go into the result file, written whole or not at all. Nothing is summarised here. Tasks:
 
-Tasks:
     time    run the models in turn, in random order (or alternating, for two), and time every run
     layers  the same with onnxruntime's profiler on: the time of every node of every run
     memory  how much resident memory one model takes while it loads and runs
@@ -85,6 +84,8 @@ def open_session(
     settings.log_severity_level = 3
     settings.enable_mem_pattern = pattern
     settings.graph_optimization_level = LEVELS[options["graph_optimization"]]
+    for name, value in options.get("config", {}).items():
+        settings.add_session_config_entry(name, value)
     if trace is not None:
         settings.enable_profiling = True
         settings.profile_file_prefix = trace  # one of its own: names hold only whole seconds
@@ -171,8 +172,8 @@ def timed(request: Facts, scratch: str) -> Facts:
     The sessions are opened `openings` times, in random order: where their memory lies differs each
     time, and that alone moves a model by some per cent.
     """
-    empty: Facts = {"warmup": 0, "load_seconds": 0.0}
-    models = [dict(empty, name=model["name"], values=[]) for model in request["models"]]
+    start = {"warmup": 0, "load_seconds": 0.0}
+    models: list[Facts] = [dict(start, name=m["name"], values=[]) for m in request["models"]]
     stopped, until = "fixed", time.perf_counter() + request["deadline_seconds"]
     for opening in range(request["openings"]):
         seed = request["seed"] * 1000 + opening
@@ -284,8 +285,8 @@ def resident(request: Facts, scratch: str) -> Facts:
         session.run(None, feeds)
     memory["running"] = _kib("/proc/self/status", "VmHWM")
     sizes = {name: kib * 1024 for name, kib in memory.items()} if all(memory.values()) else None
-    answer = {"name": model["name"], "load_seconds": seconds, "memory": sizes}
-    return {"stopped": "fixed", "models": [answer]}
+    found = {"name": model["name"], "load_seconds": seconds, "memory": sizes}
+    return {"stopped": "fixed", "models": [found]}
 
 
 def outputs(request: Facts, scratch: str) -> Facts:
@@ -331,9 +332,8 @@ def environment(request: Facts, load_before: str) -> Facts:
 
 
 def _affinity() -> str:
-    if not hasattr(os, "sched_getaffinity"):  # macOS
-        return "unknown"
-    return ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0)))
+    found = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()  # not on macOS
+    return ",".join(str(cpu) for cpu in sorted(found)) or "unknown"
 
 
 def _instruction_set() -> str:

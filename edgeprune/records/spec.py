@@ -164,6 +164,7 @@ class DeviceSpec(Record):
     threads: int = Field(default=1, ge=1)
     affinity: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
     graph_optimization: Literal["disabled", "basic", "extended", "all"] = "all"
+    session_config: dict[str, str] = Field(default_factory=dict)
     functional_only: bool = False
     sparse_accelerator: bool = False
     measured_by: str | None = None

@@ -28,9 +28,10 @@ def numeric_device(device: Device, *, exact_integers: bool = False) -> Device:
     That is `device` itself, or this machine where it gives none, or is emulated: an emulator takes
     hundreds of times as long, and its outputs agree with this machine's (tests/devices).
 
-    With `exact_integers`, this machine runs an int8 model operator by operator between conversions:
-    onnxruntime's fused integer kernels saturate sums of two products to 16 bits on x86 processors
-    without VNNI, which no firmware does.
+    With `exact_integers`, sums of products are 32 bits wide on this machine: by default
+    onnxruntime's integer kernels saturate sums of two products to 16 bits on x86 processors without
+    VNNI, which no firmware does. (Operators that are not fused would add in floating point:
+    their outputs differ by up to two units of int8 from the integer kernels'.)
     """
     if device.spec.computes_outputs and device.spec.figure != "emulated":
         return device
@@ -42,7 +43,7 @@ def numeric_device(device: Device, *, exact_integers: bool = False) -> Device:
         transport="local",
         unit="us",
         figure="measured",
-        graph_optimization="disabled" if exact_integers else "all",
+        session_config={"session.x64quantprecision": "1"} if exact_integers else {},
     )
     return LocalDevice(spec)
 
