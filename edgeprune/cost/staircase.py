@@ -20,6 +20,7 @@ from edgeprune.records import Stair
 PERIODS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
 LEAST = 0.05  # of the cost at the narrowest width measured: what a line may come down to below it
 NOISE = 1.5  # times the least residual: no worse than what explains the sweep best
+UNEXPLAINED = 0.03  # of the dearest cost: what a tile's pattern may leave at the most
 RIPPLE = 0.08  # of a tile's rise: a pattern no further off the straight line is none
 CURVED = 5  # full tiles from which a curve is told from a line
 Floats = NDArray[np.float64]
@@ -36,8 +37,8 @@ def grid(width: int, points: int = 32, divisor: int = 1) -> tuple[int, ...]:
     return tuple(sorted({*range(step, width + 1, step), width}))
 
 
-def find_stair(widths: Sequence[int], costs: Sequence[float], tolerance: float) -> Stair:
-    """Return the smallest tile of channels that explains a short sweep of consecutive widths.
+def find_stair(widths: Sequence[int], costs: Sequence[float], tolerance: float) -> Stair | None:
+    """Return the smallest tile of channels that explains a short sweep, None where none does.
 
     For each period q, with k full tiles and j channels more in a width w = k q + j,
 
@@ -47,8 +48,9 @@ def find_stair(widths: Sequence[int], costs: Sequence[float], tolerance: float) 
     are fitted by least squares, with a polynomial g of degree 1, or 2 over five tiles and more. The
     first period counts whose residual standard error (the root of the squared errors over the
     degrees of freedom) is at most `tolerance` of the dearest cost or half as large again as the
-    least one, which noise accounts for. The r_j are kept as shares of the rise of g over a tile, so
-    that they hold for other layers of the same kind; where none is far from j / q, q is 1.
+    least one, which noise accounts for; above 3 % of it nothing is explained. The r_j are kept as
+    shares of the rise of g over a tile, so that they hold for other layers of the same kind; where
+    none is far from j / q, q is 1. A tile must have been seen twice.
 
     Args:
         widths: ascending.
@@ -58,11 +60,13 @@ def find_stair(widths: Sequence[int], costs: Sequence[float], tolerance: float) 
     w, y = np.asarray(widths, dtype=np.int64), np.asarray(costs, dtype=np.float64)
     found: list[tuple[float, Stair]] = []
     for period in PERIODS:
-        if period > 1 and period >= len(w):
+        if period > max(1, len(w) // 2):  # not seen twice
             break
         found += [_added(w, y, period), _multiplied(w, y, period)]
     most = max(tolerance * float(y.max()), NOISE * min(error for error, _ in found))
-    stair = next(stair for error, stair in found if error <= most)
+    error, stair = next(fit for fit in found if fit[0] <= most)
+    if error > UNEXPLAINED * float(y.max()):
+        return None
     return found[0][1] if _straight(stair) else stair
 
 

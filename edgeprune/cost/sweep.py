@@ -46,6 +46,7 @@ class Curves:
     found: Layers
     stairs: dict[Line, Stair] = field(default_factory=dict)
     points: dict[Line, dict[int, float]] = field(default_factory=dict)
+    unexplained: set[Line] = field(default_factory=set)
     _curves: dict[Line, Curve] = field(default_factory=dict)
 
     def curve(self, layer: str, side: Side) -> Curve:
@@ -105,7 +106,8 @@ def sweep(
        narrowest layer that is wide enough and costs enough is measured at consecutive widths: its
        tile is that of the kind.
     2. Each group is measured at five full tiles, then in the middle of each gap, and where the
-       middle is off the straight line, of its halves (bisection).
+       middle is off the straight line, of its halves (bisection). Where no tile explains one of
+       its layers, 32 widths are measured instead.
 
     Args:
         probes: measure layers.
@@ -122,7 +124,12 @@ def sweep(
         g.name: max(g.narrowest, floors.get(g.name, 0), -(-g.width // NARROWEST))
         for g in found.groups
     }
-    measured = {g.name: _coarse(g.width, steps[g.name], least[g.name]) for g in found.groups}
+    measured = {
+        g.name: [w for w in grid(g.width, CANDIDATES, g.divisor) if w >= least[g.name]]
+        if any((la.name, side) in curves.unexplained for la, side in curves.lines(g.name))
+        else _coarse(g.width, steps[g.name], least[g.name])
+        for g in found.groups
+    }
     _take_groups(probes, curves, measured, progress)
     gaps = {name: list(pairwise(sorted(widths))) for name, widths in measured.items()}
     for _ in range(BISECTIONS):
@@ -178,8 +185,11 @@ def _find_tiles(
     for (kind, side), (layer, widths) in windows.items():
         costs = [curves.points[layer.name, side][width] for width in widths]
         tolerance = max(design.tile, IMMATERIAL * profile.total / max(costs))
+        lines = {(other.name, side) for other in kinds[kind, side]}
         stair = find_stair(widths, costs, tolerance)
-        curves.stairs |= {(other.name, side): stair for other in kinds[kind, side]}
+        if stair is None:
+            curves.unexplained |= lines
+        curves.stairs |= dict.fromkeys(lines, stair or Stair(period=1, shares=(0.0,)))
 
 
 def _window(

@@ -129,6 +129,13 @@ def test_noise_does_not_hide_or_make_stairs() -> None:
         assert find_stair(widths, stairs, 0.02).period == 16
 
 
+def test_what_no_tile_explains_is_not_forced_into_one() -> None:
+    """A tile has to be seen twice: fifteen offsets would fit any sixteen costs."""
+    random = np.random.default_rng(1)
+    wild = [float(c) for c in random.uniform(10.0, 100.0, 16)]
+    assert find_stair(range(1, 17), wild, 0.005) is None
+
+
 def test_ripples_are_no_stairs() -> None:
     """As where a sum over 9 channels' worth of pixels is cut into blocks of 128 products."""
     widths = range(32, 65)
