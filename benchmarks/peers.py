@@ -109,8 +109,8 @@ def verdicts(result: BenchResult) -> list[str]:
         lost, other = dense - ours.before, dense - (best.before or 0.0)
         lines.append(
             f"- {share}, after BatchNorm recalibration alone: `{OURS}` loses {100 * lost:.2f} "
-            f"points, torch-pruning's best setting here (`{best.method}`) {100 * other:.2f}: the goal, "
-            f"at most half of that, is {'met' if lost <= other / 2 else '**missed**'}."
+            f"points, torch-pruning's best setting here (`{best.method}`) {100 * other:.2f}: "
+            f"the goal, at most half of that, is {'met' if lost <= other / 2 else '**missed**'}."
         )
     return lines
 
