@@ -113,7 +113,7 @@ def test_a_model_that_the_runtime_refuses_keeps_the_connection(sshd, sent, expor
     garbage = sshd.folder / "garbage.onnx"
     garbage.write_bytes(b"garbage")
     device = device_for(sshd.spec())
-    with pytest.raises(UnsupportedModelError, match=r"refuses garbage: .*garbage\.onnx"):
+    with pytest.raises(UnsupportedModelError, match=r"refuses garbage: Protobuf parsing failed"):
         device.ask(request(garbage))
     assert device.ask(request(exported("mlp"))).models
     assert len([name for name in sent if name.endswith(".py")]) == 1

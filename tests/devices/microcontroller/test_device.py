@@ -12,7 +12,7 @@ from edgeprune.devices.microcontroller.device import MicrocontrollerDevice
 from edgeprune.devices.opening import device_for, obstacle_to
 from edgeprune.devices.protocol import Answer, Request, file_of
 from edgeprune.devices.spec import load_spec
-from edgeprune.errors import DataError, DeviceError, UnsupportedModelError
+from edgeprune.errors import DataError, DeviceError, UnsupportedModelError, UsageError
 from edgeprune.export.quantization import quantize
 from edgeprune.profiler.layers import profile_model
 from edgeprune.verify.inference import run_arrays
@@ -219,13 +219,14 @@ def test_models_that_cannot_become_firmware(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"garbage")
     for path, reason in (
         (tmp_path / "broken.onnx", "is not an ONNX model"),
-        (tmp_path / "nowhere.onnx", "cannot be read"),
         (single("Relu", tmp_path, ["batch", 3]), "has no fixed shape"),
         (single("Abs", tmp_path, [1, 3], TensorProto.INT32), "is not float32"),
         (single("Atan", tmp_path, [1, 3]), r"calls atanf, which zig"),
     ):
         with pytest.raises(UnsupportedModelError, match=reason):
             ask(m4, path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        ask(m4, tmp_path / "nowhere.onnx")
 
 
 def test_inputs_that_do_not_belong_to_the_model(exported, tmp_path: Path) -> None:
