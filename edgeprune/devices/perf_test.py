@@ -173,6 +173,11 @@ class PerfTestDevice:
         options = ["-I", "-m", "times", "-r", str(runs), "-e", "cpu", "-S", seed]
         options += ["-x", str(self._spec.threads), "-y", "1"]
         options += ["-o", LEVELS[self._spec.graph_optimization]]
+        if self._spec.session_config:
+            raise DeviceError(
+                f"device {self._spec.name}: onnxruntime_perf_test is not given session_config",
+                "leave it out of the profile, or run Python on the device",
+            )
         limit = request.deadline_seconds + self._shell.settings.grace_seconds
         words = [*mask, f"./{self._program}", *options, name, result]
         code, text = self._run(words, limit)

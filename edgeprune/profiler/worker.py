@@ -319,12 +319,12 @@ def environment(request: Facts, load_before: str) -> Facts:
     facts = {
         "architecture": platform.machine(), "system": platform.platform(),
         "processor": _cpuinfo("model name", "Model") or platform.processor() or "unknown",
-        "processors": str(os.cpu_count()),
-        "instruction_set": _instruction_set(),
+        "processors": str(os.cpu_count()), "instruction_set": _instruction_set(),
         "python": platform.python_version(), "numpy": np.__version__,
         "onnxruntime": ort.__version__, "providers": ",".join(options["providers"]),
         "threads": str(options["threads"]), "affinity": _affinity(),
-        "graph_optimization": options["graph_optimization"],
+        "graph_optimization": options["graph_optimization"]
+        + "".join(" %s=%s" % entry for entry in sorted(options.get("config", {}).items())),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "unknown",
         "load_before": load_before, "load_after": _load(),
     }  # fmt: skip
