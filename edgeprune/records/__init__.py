@@ -53,11 +53,14 @@ from edgeprune.records.plan import (
 )
 from edgeprune.records.prices import (
     Basis,
+    Branch,
     CostTable,
     KeptPrices,
+    Kernels,
     LayerStair,
     Price,
     PricedLayer,
+    ProbeCost,
     Side,
     Stair,
 )
@@ -106,6 +109,7 @@ __all__ = [
     "BenchResult",
     "BenchRow",
     "BlockLoss",
+    "Branch",
     "Budget",
     "CSource",
     "Chain",
@@ -124,6 +128,7 @@ __all__ = [
     "GroupList",
     "GroupReason",
     "KeptPrices",
+    "Kernels",
     "Kind",
     "LayerDifference",
     "LayerFunction",
@@ -144,6 +149,7 @@ __all__ = [
     "Prepared",
     "Price",
     "PricedLayer",
+    "ProbeCost",
     "ProfileDifference",
     "QuantizedTensor",
     "Record",
