@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from edgeprune.cost.branches import BranchPrices
+from edgeprune.cost.joints import JointCosts
 from edgeprune.cost.staircase import Curve
 from edgeprune.cost.surface import Surface
 from edgeprune.errors import UnsupportedModelError
@@ -46,10 +47,10 @@ class Predictor:
         parts: dict[Basis, float] = {"measured": 0.0, "interpolated": 0.0, "estimated": 0.0}
         parts["measured"] += self.table.constant
         for layer in self.table.layers:
-            a = widths.get(layer.group_in, layer.width_in) if layer.group_in else layer.width_in
-            b = widths.get(layer.group_out, layer.width_out) if layer.group_out else layer.width_out
+            a, b = layer.widths_of(widths)
             cost, basis = self.price(layer, a, b)
             parts[basis] += self.table.within(layer, a, b, cost)
+        parts["estimated"] += self._joints(widths)
         return Prediction(sum(parts.values()), parts)
 
     def price(self, layer: PricedLayer, a: int, b: int) -> tuple[float, Basis]:
@@ -127,6 +128,10 @@ class Predictor:
             (e.layer, e.side): Curve(points[e.layer, e.side], e.stair, e.kernels)
             for e in self.table.stairs
         }
+
+    @cached_property
+    def _joints(self) -> JointCosts:
+        return JointCosts(self.table)
 
     @cached_property
     def _beside(self) -> BranchPrices:

@@ -191,24 +191,47 @@ def _find_tiles(
         if rule.start > 1:
             windows[key] = _window(dear_first[key], key[1], design.window, rule.start)
     _take_windows(probes, curves, windows, progress)
-    for (kind, side), (layer, window) in windows.items():
-        rule = rules[kind, side]
-        widths = [width for width in window if rule.at(width) == 0] or list(window)
-        costs = [curves.points[layer.name, side][width] for width in widths]
-        tolerance = max(design.tile, IMMATERIAL * profile.total / max(costs))
+    found = {
+        key: _stair(curves, key[1], *windows[key], rules[key], design, profile) for key in kinds
+    }
+    unsure = {key: windows[key] for key, stair in found.items() if stair is None}
+    if unsure and not probes.device.spec.exact:  # noise, or really no tile: measured with more care
+        _take_windows(probes, curves, unsure, progress, again=True, processes=2)
+        for key, window in unsure.items():
+            found[key] = _stair(curves, key[1], *window, rules[key], design, profile)
+    for (kind, side), stair in found.items():
         lines = {(other.name, side) for other in kinds[kind, side]}
-        stair = find_stair(widths, costs, tolerance, rule.multiple)
         if stair is None:
             curves.unexplained |= lines
         curves.stairs |= dict.fromkeys(lines, stair or Stair(period=1, shares=(0.0,)))
-        curves.kernels |= dict.fromkeys(lines, rule)
+        curves.kernels |= dict.fromkeys(lines, rules[kind, side])
+
+
+def _stair(
+    curves: Curves,
+    side: Side,
+    layer: PricedLayer,
+    window: Sequence[int],
+    rule: Kernels,
+    design: Design,
+    profile: ModelProfile,
+) -> Stair | None:
+    """Return the stair of kernel 0 in a layer's short sweep, None where no tile explains it."""
+    widths = [width for width in window if rule.at(width) == 0] or list(window)
+    costs = [curves.points[layer.name, side][width] for width in widths]
+    tolerance = max(design.tile, IMMATERIAL * profile.total / max(costs))
+    return find_stair(widths, costs, tolerance, rule.multiple)
 
 
 def _take_windows(
-    probes: Probes, curves: Curves, windows: Windows, progress: Callable[[int, int], None]
+    probes: Probes,
+    curves: Curves,
+    windows: Windows,
+    progress: Callable[[int, int], None],
+    **options: object,
 ) -> None:
     wanted = [(la, key[1], w) for key, (la, widths) in windows.items() for w in widths]
-    curves.take(probes, wanted, progress=progress)
+    curves.take(probes, wanted, progress=progress, **options)
 
 
 def _find_kernels(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.cost.branches import lay_out
+from edgeprune.cost.joints import find_borders, find_joints
 from edgeprune.cost.kept import PriceStore
 from edgeprune.cost.layers import Layers, priceable
 from edgeprune.cost.probes import Probes
@@ -128,6 +129,10 @@ def build_table(
     dense = {(layer.name): (layer.width_in, layer.width_out) for layer in found.layers}
     total = sum(p.cost for p in listed if dense[p.layer] == (p.width_in, p.width_out))
     scale, cold = _missing(profile, found.layers, total, exact=device.spec.exact)
+    rules = curves.kernels
+    layers = {layer.name: layer for layer in found.resizable}
+    taken = [(layers[name], (a, b)) for name, a, b in curves.measured()] + wanted + beside
+    borders = find_borders(probes, found.templates, taken, rules)
     return CostTable(
         device=device.spec.name,
         kind=device.spec.figure,
@@ -148,6 +153,8 @@ def build_table(
             layout.branch(lambda layer, pair: probes.price(found.templates[layer.name], pair))
             for layout in layouts
         ),
+        borders=borders,
+        joints=find_joints(graph, borders),
         probes=probes.measured,
         environment=profile.environment,
     )
@@ -206,10 +213,7 @@ def predicted_cost(table: CostTable, widths: Mapping[str, int]) -> float:
     price = PriceList.of(table)
     total = 0.0
     for layer in table.layers:
-        width_in = widths.get(layer.group_in, layer.width_in) if layer.group_in else layer.width_in
-        width_out = (
-            widths.get(layer.group_out, layer.width_out) if layer.group_out else layer.width_out
-        )
+        width_in, width_out = layer.widths_of(widths)
         cost = price(layer.name, width_in, width_out)
         total += table.within(layer, width_in, width_out, cost)
     return table.constant + total

@@ -53,8 +53,10 @@ from edgeprune.records.plan import (
 )
 from edgeprune.records.prices import (
     Basis,
+    Border,
     Branch,
     CostTable,
+    Joint,
     KeptPrices,
     Kernels,
     LayerStair,
@@ -109,6 +111,7 @@ __all__ = [
     "BenchResult",
     "BenchRow",
     "BlockLoss",
+    "Border",
     "Branch",
     "Budget",
     "CSource",
@@ -127,6 +130,7 @@ __all__ = [
     "Gate",
     "GroupList",
     "GroupReason",
+    "Joint",
     "KeptPrices",
     "Kernels",
     "Kind",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from edgeprune.records.base import Kind, Record, Unit
@@ -107,6 +108,13 @@ class PricedLayer(Record):
     weights: int = 0
     depthwise: bool = False
 
+    def widths_of(self, plan: Mapping[str, int]) -> tuple[int, int]:
+        """Return both widths where the groups are as wide as `plan` says, the others dense."""
+        return (
+            plan.get(self.group_in, self.width_in) if self.group_in else self.width_in,
+            plan.get(self.group_out, self.width_out) if self.group_out else self.width_out,
+        )
+
     def weights_at(self, width_in: int, width_out: int) -> float:
         """Return how many weights the layer has at these widths."""
         wide = 1.0 if self.depthwise else width_in / max(1, self.width_in)
@@ -137,6 +145,25 @@ class PricedLayer(Record):
         )
 
 
+class Border(Record):
+    """What a change of memory layout costs `before` and `after` a layer run by these kernels.
+
+    Both are (width, cost) at the narrowest and the widest width measured; 0 where there is none.
+    """
+
+    layer: str
+    kernels: tuple[int, int]
+    before: tuple[tuple[int, float], ...]
+    after: tuple[tuple[int, float], ...]
+
+
+class Joint(Record):
+    """Who reads what a layer writes: names, and whether it is a sum fused into that layer."""
+
+    writer: str
+    readers: tuple[tuple[str, bool], ...]
+
+
 class CostTable(Record):
     """Prices of every layer of one model on one device, and the widths worth offering.
 
@@ -164,6 +191,8 @@ class CostTable(Record):
     swept: tuple[Price, ...] = ()
     stairs: tuple[LayerStair, ...] = ()
     branches: tuple[Branch, ...] = ()
+    borders: tuple[Border, ...] = ()
+    joints: tuple[Joint, ...] = ()
     constant: float = 0.0
     probes: int
     environment: Environment
