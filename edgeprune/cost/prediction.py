@@ -59,6 +59,7 @@ class Predictor:
         Raises:
             UnsupportedModelError: it has none.
         """
+        basis: Basis
         known = self._pairs.get((layer.name, a, b))
         if known is not None:
             return known
@@ -67,6 +68,11 @@ class Predictor:
         beside = self._beside.price(layer, a, b) if len(layer.sides) == 2 else None
         if beside is not None:
             return beside
+        if len(layer.sides) == 1:
+            curve, width = self._curve(layer, layer.sides[0]), b if layer.sides[0] == "out" else a
+            if curve.kernels.at(width):  # no place between offered widths, which kernel 0 runs
+                basis = "measured" if width in curve.points else "interpolated"
+                return curve.at(width), basis
         place_in = self._curve(layer, layer.sides[0]).at(b if layer.sides[0] == "out" else a)
         place_out = self._curve(layer, "out").at(b) if len(layer.sides) == 2 else 0.0
         offered = [
@@ -74,7 +80,7 @@ class Predictor:
             for group, width in ((layer.group_in, a), (layer.group_out, b))
             if group
         ]
-        basis: Basis = "interpolated" if len(layer.sides) == 1 or any(offered) else "estimated"
+        basis = "interpolated" if len(layer.sides) == 1 or any(offered) else "estimated"
         return self._surface(layer).at(place_in, place_out), basis
 
     def _surface(self, layer: PricedLayer) -> Surface:

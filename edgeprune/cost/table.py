@@ -35,6 +35,7 @@ from edgeprune.records import (
 MEASURED = Design(window=33, tile=0.005, bend=0.02, pairs=1500)
 EXACT = Design(window=17, tile=0.001, bend=0.003, pairs=150)
 SLOW = Design(window=0, tile=0.0, bend=0.01, pairs=150)  # each probe is a program of its own
+COLD = 0.5  # of what the dense model costs more than its prices: what is put down to weights
 ANCHORS = 3  # widths a side whose pairs are measured where not all are
 Widths = tuple[int, int]
 Report = Callable[[str, int, int], None]
@@ -167,7 +168,7 @@ def _missing(
     gap, weights = profile.total - profile.call - total, sum(layer.weights for layer in layers)
     if exact or gap < 0 or not weights:
         return (profile.total - profile.call) / total, 0.0
-    return 1.0, gap / weights
+    return 1.0 + (1.0 - COLD) * gap / total, COLD * gap / weights
 
 
 def _design(device: Device, precision: Precision) -> Design:

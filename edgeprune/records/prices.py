@@ -172,11 +172,12 @@ class CostTable(Record):
     `constant` is what a run costs beside its layers, whatever their widths: the way into the
     runtime and out again.
 
-    Alone, a layer finds its weights in the processor's caches; in the model they have made way for
-    those of the others. So the dense model costs more than the constant and the sum of its prices,
-    by `cold` for each weight, and a layer with n weights costs price + `cold` n (`within`). Where a
-    device's costs know no caches, or the sum is more than the whole, prices are multiplied by
-    `scale` = (whole dense model - constant) / sum of its prices instead.
+    Alone, a layer finds its weights and tensors in the processor's caches; in the model they have
+    made way for those of the others. So the dense model costs more than the constant and the sum of
+    its prices. Half of that is put down to weights, `cold` for each, and half to all that a layer
+    does, by the factor `scale`: with n weights it costs `scale` price + `cold` n (`within`). Where
+    a device's costs know no caches, or the sum is more than the whole, `cold` is 0 and `scale`
+    = (whole dense model - constant) / sum of its prices.
     """
 
     device: str

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from edgeprune.cost.branches import BranchPrices
 from edgeprune.cost.joints import JointCosts
 from edgeprune.cost.kernels import find_kernels, spread
+from edgeprune.cost.prediction import Predictor
 from edgeprune.cost.staircase import Curve, find_stair
 from edgeprune.records import (
     Border,
@@ -19,6 +20,7 @@ from edgeprune.records import (
     Joint,
     Kernels,
     LayerStair,
+    Price,
     PricedLayer,
     Stair,
 )
@@ -102,6 +104,30 @@ def test_a_branch_is_bilinear_between_its_pairs() -> None:
         assert found[0] == pytest.approx(dear(a, b))
     bases = [prices.price(LAYER, a, b)[1] for a, b in ((17, 4), (17, 5), (18, 5))]  # type: ignore[index]
     assert bases == ["measured", "interpolated", "estimated"]
+
+
+def test_one_group_on_both_sides_has_a_curve_for_each_kernel() -> None:
+    """The other kernel is far dearer than any offered width: no line between those leads there."""
+    layer = LAYER.model_copy(update={"group_in": "a", "group_out": "a"})
+    rule = Kernels(multiple=4)
+    swept = {16: 2.0, 64: 8.0, 17: 34.0, 63: 126.0}
+    table = CostTable(
+        device="d", kind="measured", unit="us", dense_cost=8.0, layers=(layer,),
+        widths={"a": (16, 64)}, probes=0, environment=Environment(facts={}, comparable=()),
+        prices=tuple(
+            Price(layer="conv", width_in=w, width_out=w, cost=c, origin="measured")
+            for w, c in ((16, 2.0), (64, 7.9))
+        ),
+        swept=tuple(
+            Price(layer="conv", width_in=w, width_out=w, cost=c, origin="measured")
+            for w, c in swept.items()
+        ),
+        stairs=(LayerStair(layer="conv", side="both", stair=STRAIGHT, kernels=rule),),
+    )  # fmt: skip
+    predict = Predictor(table)
+    assert predict.price(layer, 41, 41) == (pytest.approx(82.0), "interpolated")
+    assert predict.price(layer, 63, 63) == (126.0, "measured")
+    assert predict.price(layer, 64, 64) == (7.9, "measured")
 
 
 def test_layouts_are_changed_where_kernels_disagree() -> None:
