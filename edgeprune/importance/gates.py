@@ -31,15 +31,15 @@ from edgeprune.pruning.groups import members
 from edgeprune.recovery.batchnorm import NORMS
 from edgeprune.recovery.finetuning import finite
 
-STEPS, EVERY = 200, 25  # of Adam; of them, how many lie between two choices
-RATE = 0.1  # falls to 0 along a half cosine
+STEPS, EVERY = 200, 10  # of Adam; of them, how many lie between two choices
+RATE = 0.05  # falls to 0 along a half cosine
 SAMPLES, BATCH = 2000, 128  # calibration samples at most, and in a step
 
 
 def learned_gates(
     model: nn.Module, data: Data, kept: Mapping[str, Sequence[int]], *, seed: int = 0
 ) -> Iterator[Scores]:
-    """Yield group -> gates [width] every 25 steps; the last after 200.
+    """Yield group -> gates [width] every 10 steps; the last after 200.
 
     Groups whose consumers cannot be read keep what they have, and are not among the gates.
 
@@ -91,13 +91,13 @@ def learned_gates(
 def _scoring(model: nn.Module, data: Data, kept: Mapping[str, Sequence[int]]) -> Scoring:
     """Return a frozen copy of the model with the groups that can have gates."""
     frozen = copy.deepcopy(model).eval()
+    found = members(frozen, data.example)  # follows gradients, so before they are switched off
     for parameter in frozen.parameters():
         parameter.requires_grad_(False)
     for module in frozen.modules():
         if isinstance(module, NORMS):
             module.train()
             module.momentum = 0.0  # running statistics are of no use here
-    found = members(frozen, data.example)
     cut = {n: found[n] for n in kept if n in found and 0 < len(kept[n]) < len(found[n][0].indices)}
     readable = {}
     for name, layers in cut.items():
