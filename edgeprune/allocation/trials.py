@@ -9,17 +9,17 @@ validation loss is taken: one rung of successive halving (arXiv 1502.07943).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from edgeprune.allocation.closed_loop import AIM, FULL_USE
+from edgeprune.allocation.closed_loop import EDGE, FULL_USE
 from edgeprune.allocation.correction import Observation, corrected
 from edgeprune.allocation.exact import Solution, solve
 from edgeprune.allocation.polishing import Choice, Groups, Polish, observation
 from edgeprune.allocation.problem import Problem
 from edgeprune.records import PlanTrial, Round, WidthPlan
 
-COUNT = 6  # plans tried, where the budget has as many
+COUNT = 8  # plans tried, where the budget has as many
 MISSES = 3  # plans that may be measured outside the window
 SOLVER_SECONDS = 10.0
 Losses = tuple[tuple[float, ...], ...]
@@ -58,32 +58,28 @@ class Trials:
     count: int = COUNT
     seed: int = 0
 
-    def __call__(self, plans: Sequence[WidthPlan]) -> WidthPlan:
+    def __call__(self, plan: WidthPlan) -> WidthPlan:
         """Return the plan that is best after a short recovery.
 
-        Tried are the given `plans`, of which the last knows all that was measured, then in turn
-        those of least summed loss, of least sum of squared losses, of the largest product of kept
+        Tried are the given `plan`, then in turn those of least summed loss, of least sum of squared losses, of the largest product of kept
         shares, and of the least sum of the first and the third. Only plans count that the device
         measures in [97 %, 100 %] of the budget.
         """
-        polish, last = self.polish, plans[-1]
-        if polish.choice_of(last) == polish.problem.dense:
-            return last
-        found: list[_Candidate] = []
-        for plan in plans:
-            used = {row.name: row.used for row in plan.resources}
-            given = _Candidate(polish.choice_of(plan), plan.groups, plan.corrected, used)
-            if all(given.groups != other.groups for other in found):
-                found.append(given)
-        rounds = self._look_around(last, found)
+        polish = self.polish
+        start = polish.choice_of(plan)
+        if start == polish.problem.dense:
+            return plan
+        used = {row.name: row.used for row in plan.resources}
+        found = [_Candidate(start, plan.groups, plan.corrected, used)]
+        plan = plan.model_copy(update={"rounds": self._look_around(plan, found)})
         if len(found) == 1:
-            return last.model_copy(update={"rounds": rounds})
+            return plan
         losses = []
         for number, candidate in enumerate(found, start=1):
             losses.append(self.recovered(candidate.groups))
             polish.note(
                 f"trial {number} of {len(found)}: loss {losses[-1]:.4f} after {self.steps} steps, "
-                f"{100 * candidate.cost / last.budget:.1f} % of the budget"
+                f"{100 * candidate.cost / plan.budget:.1f} % of the budget"
             )
         trials = tuple(
             PlanTrial(
@@ -91,11 +87,11 @@ class Trials:
             )
             for c, loss in zip(found, losses, strict=True)
         )
+        plan = plan.model_copy(update={"trials": trials})
         best = found[losses.index(min(losses))]
-        taken = next((plan for plan in plans if plan.groups == best.groups), None)
-        if taken is None:
-            taken = polish.changed(last, best.choice, best.groups, best.cost, best.used)
-        return taken.model_copy(update={"rounds": rounds, "trials": trials})
+        if best is found[0]:
+            return plan
+        return polish.changed(plan, best.choice, best.groups, best.cost, best.used)
 
     def _look_around(self, plan: WidthPlan, found: list[_Candidate]) -> tuple[Round, ...]:
         """Add plans inside the window to `found`; return the rounds of `plan` and of these."""
@@ -134,7 +130,7 @@ class Trials:
     ) -> Solution | None:
         problem = replace(corrected(self.polish.problem, seen), losses=losses)
         return solve(
-            problem, AIM[1] * budget, lower=AIM[0] * budget, without=tried, seed=self.seed,
+            problem, EDGE[1] * budget, lower=EDGE[0] * budget, without=tried, seed=self.seed,
             seconds=SOLVER_SECONDS,
         )  # fmt: skip
 

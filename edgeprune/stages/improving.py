@@ -30,8 +30,8 @@ def improved(
 ) -> WidthPlan:
     """Return `plan`, or one of the same cost that serves the job better.
 
-    Where nothing is trained afterwards, the loss after BatchNorm recalibration is what counts, and
-    gates are learned. Otherwise it is the loss after training, so plans are tried with some of it.
+    Where nothing is trained afterwards, the loss after BatchNorm recalibration is what counts: the
+    plan is polished. Otherwise it is the loss after training: plans are tried with some of it.
     """
     steps = run.job.recover.steps
 
@@ -51,10 +51,8 @@ def improved(
         samples = first_batches(run.data.validation, CHECK_SAMPLES, "validation")
         return mean_loss(found.model, run.data, samples)
 
-    polish = Polish(problem, scores, loss, candidates.measure, None if steps else gates, note)
-    polished = polish(plan)
+    polish = Polish(problem, scores, loss, candidates.measure, gates, note)
     if not steps:
-        return polished
+        return polish(plan)
     rankings = {name: curve.criterion for name, curve in candidates.curves.items()}
-    trials = Trials(polish, recovered, rankings, trial_steps(steps), seed=run.job.seed)
-    return trials([plan, polished])
+    return Trials(polish, recovered, rankings, trial_steps(steps), seed=run.job.seed)(plan)
