@@ -61,9 +61,9 @@ class Trials:
     def __call__(self, plan: WidthPlan) -> WidthPlan:
         """Return the plan that is best after a short recovery.
 
-        Tried are the given `plan`, then in turn those of least summed loss, of least sum of squared losses, of the largest product of kept
-        shares, and of the least sum of the first and the third. Only plans count that the device
-        measures in [97 %, 100 %] of the budget.
+        Tried are the given `plan`, then in turn those of least summed loss, of least sum of squared
+        losses, of the largest product of kept shares, and of the least sum of the first and the
+        third. Only plans count that the device measures in [97 %, 100 %] of the budget.
         """
         polish = self.polish
         start = polish.choice_of(plan)
