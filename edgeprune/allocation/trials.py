@@ -21,13 +21,14 @@ from edgeprune.records import PlanTrial, Round, WidthPlan
 
 COUNT = 8  # plans tried, where the budget has as many
 MISSES = 3  # plans that may be measured outside the window
+FEWEST, MOST = 100, 250  # steps of a trial
 SOLVER_SECONDS = 10.0
 Losses = tuple[tuple[float, ...], ...]
 
 
 def trial_steps(steps: int) -> int:
     """Return how many steps a trial takes where recovery takes `steps`."""
-    return min(steps, max(100, steps // 8))
+    return min(steps, max(FEWEST, min(steps // 8, MOST)))
 
 
 @dataclass(frozen=True)

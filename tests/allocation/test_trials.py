@@ -90,7 +90,8 @@ def test_the_dense_model_is_not_tried() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "trial"), [(0, 0), (40, 40), (100, 100), (400, 100), (1000, 125), (8000, 1000)]
+    ("steps", "trial"),
+    [(0, 0), (40, 40), (100, 100), (400, 100), (1000, 125), (1600, 200), (8000, 250)],
 )
 def test_a_trial_takes_an_eighth_of_recovery(steps: int, trial: int) -> None:
     assert trial_steps(steps) == trial
