@@ -8,8 +8,8 @@
 Each part goes on where it stopped; what is kept of another device or network is refused. Half of
 the plans take offered widths (aligned), half any width (unaligned). Costs are taken in interleaved
 runs with the dense model, so that a change of the machine's speed since the table was built
-cancels: compared are shares of the dense cost. Besides the plain prediction, that after correction
-by some other plans measured whole is reported, as the closed loop of a job corrects.
+cancels: compared are shares of the dense cost. No whole plan corrects the predictions, as those
+that the closed loop of a job measures would. `prepare --seed N` draws other plans.
 """
 
 from __future__ import annotations
@@ -98,10 +98,10 @@ def price(name: str, device_name: str, folder: Path) -> None:
     print(f"{name}: {table.probes} probes in {seconds:.1f} s")
 
 
-def prepare(name: str, table: CostTable, folder: Path, plans: int) -> None:
+def prepare(name: str, table: CostTable, folder: Path, plans: int, seed: int) -> None:
     """Draw the plans and export them."""
     model, inputs = network(name)
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for index in range(plans):
         widths = {}
         for group, offered in table.widths.items():
@@ -184,6 +184,7 @@ def main() -> int:
     parser.add_argument("--device", default="mobile_cpu")
     parser.add_argument("--keep", type=Path, required=True)
     parser.add_argument("--plans", type=int, default=PLANS)
+    parser.add_argument("--seed", type=int, default=0, help="of the widths drawn")
     parser.add_argument("--count", type=int, default=25)
     parser.add_argument("--rounds", type=int, default=60)
     given = parser.parse_args()
@@ -196,7 +197,7 @@ def main() -> int:
         return 0
     table = kept_table(folder, given.network, device)
     if given.part == "prepare":
-        prepare(given.network, table, folder, given.plans)
+        prepare(given.network, table, folder, given.plans, given.seed)
     elif given.part == "measure":
         measure(given.device, table, folder, given.count, given.rounds)
     else:

@@ -191,7 +191,9 @@ def build_problem(
         if curve is None or curve.widths != table.widths[name]:
             raise InternalCheckError(f"group {name} has no loss curve over its offered widths")
         losses.append(monotone(curve.increases))
-    layers, fixed = layer_terms(table, lambda layer, a, b: table.scale * price(layer.name, a, b))
+    layers, fixed = layer_terms(
+        table, lambda layer, a, b: table.within(layer, a, b, price(layer.name, a, b))
+    )
     widths = tuple(table.widths[name] for name in names)
     fixed += table.constant
     return Problem(names, widths, tuple(losses), layers, fixed, resources)

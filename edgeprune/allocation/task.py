@@ -163,7 +163,7 @@ class Task:
         total = 0.0
         for grid in self._grids:
             total += grid.at(widths)
-        return self.table.constant + self.table.scale * total
+        return self.table.constant + total
 
     def loss(self, kept: Kept) -> float:
         """Return the loss of the model cut to `kept`, its BatchNorm recalibrated; each cut once."""
@@ -177,10 +177,15 @@ class Task:
 
     @cached_property
     def _grids(self) -> tuple[_Grid, ...]:
-        prices = {(p.layer, p.width_in, p.width_out): p.cost for p in self.table.prices}
-        offered = self.table.widths
+        table, layers = self.table, {layer.name: layer for layer in self.table.layers}
+        prices = {
+            (p.layer, a, b): table.within(layers[p.layer], a, b, p.cost)
+            for p in table.prices
+            for a, b in [(p.width_in, p.width_out)]
+        }
+        offered = table.widths
         found = []
-        for layer in self.table.layers:
+        for layer in table.layers:
             ins = offered[layer.group_in] if layer.group_in else (layer.width_in,)
             outs = offered[layer.group_out] if layer.group_out else (layer.width_out,)
             if layer.group_in and layer.group_in == layer.group_out:
@@ -210,7 +215,7 @@ def digest(kept: Mapping[str, Sequence[int]]) -> str:
 
 @dataclass(frozen=True)
 class _Grid:
-    """The prices of a layer over the widths of its two groups."""
+    """What a layer costs in the model over the widths of its two groups."""
 
     group_in: str | None
     group_out: str | None

@@ -13,10 +13,10 @@ from typing import Literal
 from pydantic import ValidationError
 
 from edgeprune.errors import DeviceError
-from edgeprune.records import Environment, KeptPrices
+from edgeprune.records import Environment, KeptPrices, ProbeCost
 from edgeprune.store import write_text
 
-FORM = 2  # of the measurement: raised when the same layer gives another price
+FORM = 3  # of the measurement: raised when the same layer gives another price
 FOLDER = "EDGEPRUNE_PRICES"
 Effort = Literal["stairs", "prices"]
 
@@ -58,7 +58,7 @@ class PriceStore:
         name = re.sub(r"[^\w.-]", "_", self.device)
         return self.folder / name / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
-    def load(self, effort: Effort) -> dict[str, float]:
+    def load(self, effort: Effort) -> dict[str, ProbeCost]:
         """Return hash -> price of what was measured with this effort.
 
         Raises:
@@ -76,7 +76,7 @@ class PriceStore:
             )
         return dict(kept.prices if effort == "prices" else kept.stairs)
 
-    def save(self, effort: Effort, prices: dict[str, float]) -> None:
+    def save(self, effort: Effort, prices: dict[str, ProbeCost]) -> None:
         """Add `prices` to the file; a hash that is there already gets the new price."""
         stairs, pairs = self.load("stairs"), self.load("prices")
         (pairs if effort == "prices" else stairs).update(prices)

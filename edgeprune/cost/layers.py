@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -104,6 +105,8 @@ def _layers(
                 group_out=group_out.name if group_out and resizable else None,
                 width_in=shape.width_in,
                 width_out=shape.width_out,
+                weights=sum(math.prod(of) for of in segment.weights.values()),
+                depthwise=shape.depthwise,
             )
         )
         if resizable:

@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from edgeprune.cost.branches import BranchPrices
+from edgeprune.cost.joints import JointCosts
 from edgeprune.cost.staircase import Curve
 from edgeprune.cost.surface import Surface
 from edgeprune.errors import UnsupportedModelError
@@ -45,10 +47,10 @@ class Predictor:
         parts: dict[Basis, float] = {"measured": 0.0, "interpolated": 0.0, "estimated": 0.0}
         parts["measured"] += self.table.constant
         for layer in self.table.layers:
-            a = widths.get(layer.group_in, layer.width_in) if layer.group_in else layer.width_in
-            b = widths.get(layer.group_out, layer.width_out) if layer.group_out else layer.width_out
+            a, b = layer.widths_of(widths)
             cost, basis = self.price(layer, a, b)
-            parts[basis] += self.table.scale * cost
+            parts[basis] += self.table.within(layer, a, b, cost)
+        parts["estimated"] += self._joints(widths)
         return Prediction(sum(parts.values()), parts)
 
     def price(self, layer: PricedLayer, a: int, b: int) -> tuple[float, Basis]:
@@ -62,6 +64,9 @@ class Predictor:
             return known
         if not layer.sides or (layer.sides == ("both",) and a != b):
             raise UnsupportedModelError(f"layer {layer.name} has no price at widths ({a}, {b})")
+        beside = self._beside.price(layer, a, b) if len(layer.sides) == 2 else None
+        if beside is not None:
+            return beside
         place_in = self._curve(layer, layer.sides[0]).at(b if layer.sides[0] == "out" else a)
         place_out = self._curve(layer, "out").at(b) if len(layer.sides) == 2 else 0.0
         offered = [
@@ -120,6 +125,15 @@ class Predictor:
                 if pair == layer.at(side, width):
                     points.setdefault((layer.name, side), {})[width] = price.cost
         return {
-            (entry.layer, entry.side): Curve(points[entry.layer, entry.side], entry.stair)
-            for entry in self.table.stairs
+            (e.layer, e.side): Curve(points[e.layer, e.side], e.stair, e.kernels)
+            for e in self.table.stairs
         }
+
+    @cached_property
+    def _joints(self) -> JointCosts:
+        return JointCosts(self.table)
+
+    @cached_property
+    def _beside(self) -> BranchPrices:
+        rules = {(e.layer, e.side): e.kernels for e in self.table.stairs}
+        return BranchPrices(self.table.branches, rules)

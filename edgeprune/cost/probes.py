@@ -17,7 +17,7 @@ from edgeprune.export.fragments import Template, fragment, kept_nodes
 from edgeprune.export.precision import Precision
 from edgeprune.export.segments import CHANNELS_LAST
 from edgeprune.profiler.stats import floor_of
-from edgeprune.records import Environment
+from edgeprune.records import Environment, ProbeCost
 
 CHUNK = 48  # models a process holds at once
 ANCHORS = 8  # kept prices that are measured anew
@@ -49,12 +49,20 @@ class Probes:
     store: PriceStore | None = None
     environment: Environment | None = None
     overhead: float = 0.0
-    taken: dict[str, float] = field(default_factory=dict)
+    taken: dict[str, ProbeCost] = field(default_factory=dict)
     measured: int = 0
     _keys: dict[tuple[int, Widths], str] = field(default_factory=dict)
 
     def price(self, layer: Template, widths: Widths) -> float:
         """Return a price that `take` measured before.
+
+        Raises:
+            UnsupportedModelError: it was not measured.
+        """
+        return self.of(layer, widths).cost
+
+    def of(self, layer: Template, widths: Widths) -> ProbeCost:
+        """Return all that `take` learned of a layer at these widths.
 
         Raises:
             UnsupportedModelError: it was not measured.
@@ -101,33 +109,33 @@ class Probes:
             )
             run = {k: path for k, path in files.items() if k not in kept or k in anchors}
             found = self._measure(run, processes, rounds, inner, progress)
-            speed = _agreed([found[key] / kept[key] for key in anchors])
+            speed = _agreed([found[key].cost / kept[key].cost for key in anchors])
             if speed is None:
                 rest = {k: path for k, path in files.items() if k not in run}
                 found |= self._measure(rest, processes, rounds, inner, progress)
                 kept, speed = {}, 1.0
-            self.taken.update({key: cost * speed for key, cost in kept.items()} | found)
-            new = {key: cost / speed for key, cost in found.items() if key not in kept}
+            self.taken.update({key: cost.times(speed) for key, cost in kept.items()} | found)
+            new = {key: cost.times(1 / speed) for key, cost in found.items() if key not in kept}
             if self.store and new:
                 self.store.save(effort, new)
 
     def _measure(
         self, files: dict[str, Path], processes: int, rounds: int, inner: int, progress: Progress
-    ) -> dict[str, float]:
+    ) -> dict[str, ProbeCost]:
         order = np.random.default_rng(self.seed).permutation(sorted(files))
         chunks = [order[i : i + CHUNK].tolist() for i in range(0, len(order), CHUNK)]
-        best: dict[str, float] = {}
+        best: dict[str, ProbeCost] = {}
         for done, (process, chunk) in enumerate((p, c) for p in range(processes) for c in chunks):
             progress(done, processes * len(chunks))
             for key, cost in self._ask(chunk, files, rounds, inner, process).items():
-                best[key] = min(cost, best.get(key, cost))
+                best[key] = min(cost, best.get(key, cost), key=lambda probe: probe.cost)
         progress(1, 1)
         self.measured += len(best)
         return best
 
     def _ask(
         self, keys: Sequence[str], files: dict[str, Path], rounds: int, inner: int, process: int
-    ) -> dict[str, float]:
+    ) -> dict[str, ProbeCost]:
         request = Request(
             task="layers",
             models=tuple(file_of(key, files[key]) for key in keys),
@@ -157,16 +165,22 @@ def _agreed(ratios: Sequence[float]) -> float | None:
     return middle if off[(3 * len(off) - 1) // 4] <= AGREEMENT else None
 
 
-def _cost(model: ModelAnswer, overhead: float = 0.0) -> float:
+def _cost(model: ModelAnswer, overhead: float = 0.0) -> ProbeCost:
     """Return the price: all nodes but the changes of layout at the borders of the sub-graph.
 
     What the profiler adds to each node is taken off; a twentieth of what it says stays at least.
     """
-    nodes = [node for node in model.nodes if not _changes_layout(node)]
-    if not nodes:
+    costs = [floor_of(node.values) for node in model.nodes]
+    costs = [max(cost - overhead, LEAST * cost) for cost in costs]
+    own = [index for index, node in enumerate(model.nodes) if not _changes_layout(node)]
+    if not own:
         raise UnsupportedModelError(f"the device reports no node for probe {model.name}")
-    found = [floor_of(node.values) for node in nodes]
-    return sum(max(cost - overhead, LEAST * cost) for cost in found)
+    return ProbeCost(
+        cost=sum(costs[index] for index in own),
+        before=sum(costs[: own[0]]),
+        after=sum(costs[own[-1] + 1 :]),
+        operators=tuple(node.operator or "" for node in model.nodes),
+    )
 
 
 def _changes_layout(node: NodeCosts) -> bool:

@@ -15,13 +15,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.records import Stair
+from edgeprune.records import Kernels, Stair
 
 PERIODS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
 LEAST = 0.05  # of the cost at the narrowest width measured: what a line may come down to below it
 NOISE = 1.5  # times the least residual: no worse than what explains the sweep best
 UNEXPLAINED = 0.03  # of the dearest cost: what a tile's pattern may leave at the most
 RIPPLE = 0.08  # of a tile's rise: a pattern no further off the straight line is none
+ONE = Kernels()
 CURVED = 5  # full tiles from which a curve is told from a line
 Floats = NDArray[np.float64]
 Widths = NDArray[np.int64]
@@ -37,7 +38,9 @@ def grid(width: int, points: int = 32, divisor: int = 1) -> tuple[int, ...]:
     return tuple(sorted({*range(step, width + 1, step), width}))
 
 
-def find_stair(widths: Sequence[int], costs: Sequence[float], tolerance: float) -> Stair | None:
+def find_stair(
+    widths: Sequence[int], costs: Sequence[float], tolerance: float, multiple: int = 1
+) -> Stair | None:
     """Return the smallest tile of channels that explains a short sweep, None where none does.
 
     For each period q, with k full tiles and j channels more in a width w = k q + j,
@@ -56,12 +59,16 @@ def find_stair(widths: Sequence[int], costs: Sequence[float], tolerance: float) 
         widths: ascending.
         costs: cost at each width, above 0.
         tolerance: share of the dearest cost.
+        multiple: what all widths are multiples of, and so all tiles.
     """
     w, y = np.asarray(widths, dtype=np.int64), np.asarray(costs, dtype=np.float64)
     found: list[tuple[float, Stair]] = []
+    span = (int(w[-1] - w[0]) + 1) // 2
     for period in PERIODS:
-        if period > max(1, len(w) // 2):  # not seen twice
+        if period > max(1, span):  # not seen twice
             break
+        if period > 1 and (period % multiple or period == multiple):  # the same as no tile
+            continue
         found += [_added(w, y, period), _multiplied(w, y, period)]
     most = max(tolerance * float(y.max()), NOISE * min(error for error, _ in found))
     error, stair = next(fit for fit in found if fit[0] <= most)
@@ -130,26 +137,32 @@ class Curve:
 
     Args:
         points: width -> cost as measured, above 0; the widest is the dense width.
-        stair: what happens between full tiles.
+        stair: what happens between full tiles, where kernel 0 runs.
+        kernels: which widths it runs; between the points of another kernel, costs rise straight.
     """
 
     points: Mapping[int, float]
     stair: Stair
+    kernels: Kernels = ONE
 
     def at(self, width: int) -> float:
         """Return the cost at `width`: as measured or, where it was not, on the stairs."""
         known = self.points.get(width)
         if known is not None:
             return known
+        kernel = self.kernels.at(width)
+        beside = [w for w in sorted(self.points) if self.kernels.at(w) == kernel] if kernel else []
+        if beside:
+            return self._line(beside, width)
         cost, dense = self._on_stairs(width), max(self.points)
-        if width > self._full[-1]:  # in the last tile, which the dense width does not fill
+        if width > self._full[-1] and self.kernels.at(dense) == 0:  # the last tile is not full
             cost *= self.points[dense] / self._on_stairs(dense)
         return cost
 
     @cached_property
     def _full(self) -> list[int]:
         """The widths of full tiles that were measured; all widths where there are not two."""
-        found = sorted(self.points)
+        found = [w for w in sorted(self.points) if self.kernels.at(w) == 0] or sorted(self.points)
         full = [width for width in found if width % self.stair.period == 0]
         return full if len(full) > 1 else found
 
@@ -157,15 +170,16 @@ class Curve:
         period = self.stair.period
         rest = width % period
         if any(full % period for full in self._full):
-            return self._line(width)
-        low, high = self._line(width - rest), self._line(width - rest + period)
+            return self._line(self._full, width)
+        low = self._line(self._full, width - rest)
+        high = self._line(self._full, width - rest + period)
         if self.stair.factors and rest:
             return high * self.stair.factors[rest]
         return low + self.stair.shares[rest] * (high - low) if rest else low
 
-    def _line(self, width: int) -> float:
-        """Return the cost on the line through the full tiles, which goes on at both ends."""
-        x, y = self._full, [self.points[full] for full in self._full]
+    def _line(self, x: Sequence[int], width: int) -> float:
+        """Return the cost on the line through the points at `x`, which goes on at both ends."""
+        y = [self.points[place] for place in x]
         if len(x) == 1 or x[0] <= width <= x[-1]:
             return float(np.interp(width, x, y))
         a, b = (0, 1) if width < x[0] else (-2, -1)

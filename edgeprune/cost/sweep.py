@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from edgeprune.cost.kernels import find_kernels
 from edgeprune.cost.layers import Layers
 from edgeprune.cost.probes import Probes, kind_of
 from edgeprune.cost.staircase import Curve, find_stair, grid, worth_offering
-from edgeprune.records import ChannelGroup, ModelProfile, PricedLayer, Side, Stair
+from edgeprune.records import ChannelGroup, Kernels, ModelProfile, PricedLayer, Side, Stair
 
 COARSE = 4  # gaps between the first widths of a group that are measured
 BISECTIONS = 2  # of gaps that turn out not to be straight
@@ -18,7 +19,9 @@ NARROWEST = 32  # of the dense width: what is not looked at below
 CANDIDATES = 32  # widths of a group that may be offered
 IMMATERIAL = 1e-4  # of the whole model's cost: errors of a layer that do not matter
 MATERIAL = 0.01  # of it: a layer that can stand for its kind
+NARROW = 2  # channels: a single one may be no layer of the same kind (depthwise)
 Line = tuple[str, Side]
+Windows = dict[tuple[str, Side], tuple[PricedLayer, Sequence[int]]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Curves:
 
     found: Layers
     stairs: dict[Line, Stair] = field(default_factory=dict)
+    kernels: dict[Line, Kernels] = field(default_factory=dict)
     points: dict[Line, dict[int, float]] = field(default_factory=dict)
     unexplained: set[Line] = field(default_factory=set)
     _curves: dict[Line, Curve] = field(default_factory=dict)
@@ -54,9 +58,13 @@ class Curves:
         points = self.points[layer, side]
         known = self._curves.get((layer, side))
         if known is None or len(known.points) != len(points):
-            known = Curve(dict(points), self.stairs[layer, side])
+            known = Curve(dict(points), self.stairs[layer, side], self.rule(layer, side))
             self._curves[layer, side] = known
         return known
+
+    def rule(self, layer: str, side: Side) -> Kernels:
+        """Return which kernel runs which width on one side of a layer."""
+        return self.kernels.get((layer, side), Kernels())
 
     def measured(self) -> dict[tuple[str, int, int], float]:
         """(layer, width in, width out) -> cost, of all that was measured."""
@@ -176,31 +184,114 @@ def _find_tiles(
         return
     least = MATERIAL * profile.total
     dear = {name for name, cost in profile.costs.items() if cost >= least}
-    windows = {
-        key: _window([la for la in layers if la.name in dear] or layers, key[1], design.window)
-        for key, layers in kinds.items()
+    dear_first = {key: [la for la in ls if la.name in dear] or ls for key, ls in kinds.items()}
+    windows = {key: _window(ls, key[1], design.window) for key, ls in dear_first.items()}
+    rules = _find_kernels(probes, curves, windows, progress)
+    for key, rule in rules.items():  # of kernel 0, as many widths
+        if rule.start > 1:
+            windows[key] = _window(dear_first[key], key[1], design.window, rule.start)
+    _take_windows(probes, curves, windows, progress)
+    found = {
+        key: _stair(curves, key[1], *windows[key], rules[key], design, profile) for key in kinds
     }
-    wanted = [(la, key[1], w) for key, (la, widths) in windows.items() for w in widths]
-    curves.take(probes, wanted, progress=progress)
-    for (kind, side), (layer, widths) in windows.items():
-        costs = [curves.points[layer.name, side][width] for width in widths]
-        tolerance = max(design.tile, IMMATERIAL * profile.total / max(costs))
+    unsure = {key: windows[key] for key, stair in found.items() if stair is None}
+    if unsure and not probes.device.spec.exact:  # noise, or really no tile: measured with more care
+        _take_windows(probes, curves, unsure, progress, again=True, processes=2)
+        for key, window in unsure.items():
+            found[key] = _stair(curves, key[1], *window, rules[key], design, profile)
+    for (kind, side), stair in found.items():
         lines = {(other.name, side) for other in kinds[kind, side]}
-        stair = find_stair(widths, costs, tolerance)
         if stair is None:
             curves.unexplained |= lines
         curves.stairs |= dict.fromkeys(lines, stair or Stair(period=1, shares=(0.0,)))
+        curves.kernels |= dict.fromkeys(lines, rules[kind, side])
+
+
+def _stair(
+    curves: Curves,
+    side: Side,
+    layer: PricedLayer,
+    window: Sequence[int],
+    rule: Kernels,
+    design: Design,
+    profile: ModelProfile,
+) -> Stair | None:
+    """Return the stair of kernel 0 in a layer's short sweep, None where no tile explains it."""
+    widths = [width for width in window if rule.at(width) == 0] or list(window)
+    costs = [curves.points[layer.name, side][width] for width in widths]
+    tolerance = max(design.tile, IMMATERIAL * profile.total / max(costs))
+    return find_stair(widths, costs, tolerance, rule.multiple)
+
+
+def _take_windows(
+    probes: Probes,
+    curves: Curves,
+    windows: Windows,
+    progress: Callable[[int, int], None],
+    **options: object,
+) -> None:
+    wanted = [(la, key[1], w) for key, (la, widths) in windows.items() for w in widths]
+    curves.take(probes, wanted, progress=progress, **options)
+
+
+def _find_kernels(
+    probes: Probes, curves: Curves, windows: Windows, progress: Callable[[int, int], None]
+) -> dict[tuple[str, Side], Kernels]:
+    """Return which widths of each kind of layer run alike.
+
+    The rule is found by the short sweep. Whether it holds down to `NARROW` channels is looked at,
+    and if not, the width from which it does is found by bisection.
+    """
+
+    def form(key: tuple[str, Side], width: int) -> tuple[str, ...]:
+        layer = windows[key][0]
+        return probes.of(curves.found.templates[layer.name], layer.at(key[1], width)).operators
+
+    def alike(key: tuple[str, Side], width: int) -> bool:
+        on = rules[key].multiple
+        same = [w for w in windows[key][1] if (w % on == 0) == (width % on == 0)]
+        return form(key, width) == form(key, same[-1])
+
+    _take_windows(probes, curves, windows, progress)
+    rules = {
+        key: find_kernels({width: form(key, width) for width in window})
+        for key, (_, window) in windows.items()
+    }
+    gaps = {  # the rule holds at the upper end
+        key: (NARROW, window[0])
+        for key, (_, window) in windows.items()
+        if rules[key].start == 1 and window[0] > NARROW
+    }
+    ask = {key: NARROW for key in gaps}
+    while ask:
+        wanted = [(windows[key][0], key[1], width) for key, width in ask.items()]
+        curves.take(probes, wanted, progress=progress)
+        for key, width in ask.items():
+            low, high = gaps[key]
+            if alike(key, width):
+                high = width
+            elif width > low:
+                low = width
+            gaps[key] = low, high
+        ask = {key: (low + high) // 2 for key, (low, high) in gaps.items() if high - low > 1}
+    for key, (_, start) in gaps.items():
+        if start > NARROW:
+            rules[key] = rules[key].model_copy(update={"start": start})
+    return rules
 
 
 def _window(
-    layers: Sequence[PricedLayer], side: Side, count: int
+    layers: Sequence[PricedLayer], side: Side, count: int, start: int = 1
 ) -> tuple[PricedLayer, Sequence[int]]:
-    """Return the layer that stands for its kind, and the widths of its short sweep."""
+    """Return the layer that stands for its kind, and the widths of its short sweep.
+
+    Where it can, the sweep has `count` widths from `start` on.
+    """
 
     def dense(layer: PricedLayer) -> int:
         return layer.width_out if side == "out" else layer.width_in
 
-    enough = [layer for layer in layers if dense(layer) >= count - 1]
+    enough = [layer for layer in layers if dense(layer) >= start + count - 2]
     size = {layer.name: layer.width_in * layer.width_out for layer in layers}
     if enough:
         layer = min(enough, key=lambda layer: (dense(layer), -size[layer.name]))
@@ -211,7 +302,10 @@ def _window(
 
 def _step(curves: Curves, group: ChannelGroup) -> int:
     """Return the spacing of widths that are full tiles for all layers of a group."""
-    periods = [curves.stairs[layer.name, side].period for layer, side in curves.lines(group.name)]
+    periods = [
+        math.lcm(curves.stairs[la.name, side].period, curves.rule(la.name, side).multiple)
+        for la, side in curves.lines(group.name)
+    ]
     step = math.lcm(group.divisor, *periods)
     if step <= max(2 * max(periods), group.divisor) and step <= group.width:
         return step

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeprune.cost.branches import lay_out
+from edgeprune.cost.joints import find_borders, find_joints
 from edgeprune.cost.kept import PriceStore
 from edgeprune.cost.layers import Layers, priceable
 from edgeprune.cost.probes import Probes
@@ -84,15 +86,19 @@ def build_table(
         floors or {},
         lambda done, total: report("stairs", done, total),
     )
+    layouts = lay_out(
+        probes, curves, design, profile, lambda done, total: report("stairs", done, total)
+    )
     origin = device.spec.figure
     swept = tuple(
         Price(layer=name, width_in=a, width_out=b, cost=cost, origin=origin)
         for (name, a, b), cost in curves.measured().items()
     )
     wanted = _wanted(found, offered, design, exact=device.spec.exact)
+    beside = [pair for layout in layouts for pair in layout.pairs]
     fixed, costs = _fixed(graph, found, profile), profile.costs
     probes.take(
-        [(found.templates[layer.name], pair) for layer, pair in wanted]
+        [(found.templates[layer.name], pair) for layer, pair in wanted + beside]
         + [(shape, shape.widths) for shape in fixed.values()],
         processes=processes,
         rounds=15,
@@ -122,24 +128,46 @@ def build_table(
     ]
     dense = {(layer.name): (layer.width_in, layer.width_out) for layer in found.layers}
     total = sum(p.cost for p in listed if dense[p.layer] == (p.width_in, p.width_out))
+    scale, cold = _missing(profile, found.layers, total, exact=device.spec.exact)
+    rules = curves.kernels
+    layers = {layer.name: layer for layer in found.resizable}
+    taken = [(layers[name], (a, b)) for name, a, b in curves.measured()] + wanted + beside
+    borders = find_borders(probes, found.templates, taken, rules)
     return CostTable(
         device=device.spec.name,
         kind=device.spec.figure,
         unit=device.spec.unit,
         dense_cost=profile.total,
-        scale=(profile.total - profile.call) / total,
+        scale=scale,
+        cold=cold,
         constant=profile.call,
         layers=tuple(found.layers),
         widths=offered,
         prices=tuple(listed),
         swept=swept,
         stairs=tuple(
-            LayerStair(layer=name, side=side, stair=stair)
+            LayerStair(layer=name, side=side, stair=stair, kernels=curves.rule(name, side))
             for (name, side), stair in curves.stairs.items()
         ),
+        branches=tuple(
+            layout.branch(lambda layer, pair: probes.price(found.templates[layer.name], pair))
+            for layout in layouts
+        ),
+        borders=borders,
+        joints=find_joints(graph, borders),
         probes=probes.measured,
         environment=profile.environment,
     )
+
+
+def _missing(
+    profile: ModelProfile, layers: Sequence[PricedLayer], total: float, *, exact: bool
+) -> tuple[float, float]:
+    """Return `scale` and `cold` of a cost table whose dense prices add up to `total`."""
+    gap, weights = profile.total - profile.call - total, sum(layer.weights for layer in layers)
+    if exact or gap < 0 or not weights:
+        return (profile.total - profile.call) / total, 0.0
+    return 1.0, gap / weights
 
 
 def _design(device: Device, precision: Precision) -> Design:
@@ -185,12 +213,10 @@ def predicted_cost(table: CostTable, widths: Mapping[str, int]) -> float:
     price = PriceList.of(table)
     total = 0.0
     for layer in table.layers:
-        width_in = widths.get(layer.group_in, layer.width_in) if layer.group_in else layer.width_in
-        width_out = (
-            widths.get(layer.group_out, layer.width_out) if layer.group_out else layer.width_out
-        )
-        total += price(layer.name, width_in, width_out)
-    return table.constant + table.scale * total
+        width_in, width_out = layer.widths_of(widths)
+        cost = price(layer.name, width_in, width_out)
+        total += table.within(layer, width_in, width_out, cost)
+    return table.constant + total
 
 
 def _fixed(graph: Graph, found: Layers, profile: ModelProfile) -> dict[str, Template]:

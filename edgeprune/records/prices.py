@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from edgeprune.records.base import Kind, Record, Unit
@@ -39,16 +40,64 @@ class Stair(Record):
     factors: tuple[float, ...] = ()
 
 
+class Kernels(Record):
+    """Which of its kernels the runtime takes at which width on one side of a layer.
+
+    From `start` channels on, multiples of `multiple` run kernel 0 and all other widths kernel 1;
+    narrower ones run kernel 2. The default says that one kernel runs them all.
+    """
+
+    multiple: int = 1
+    start: int = 1
+
+    def at(self, width: int) -> int:
+        """Return the number of the kernel that runs `width` channels."""
+        if width < self.start:
+            return 2
+        return int(width % self.multiple != 0)
+
+    def widths(self, kernel: int, low: int, high: int) -> list[int]:
+        """Return the widths from `low` to `high` that `kernel` runs."""
+        return [width for width in range(low, high + 1) if self.at(width) == kernel]
+
+
 class LayerStair(Record):
-    """The stair of a layer over its input width, its output width, or both as one."""
+    """A layer over its input width, its output width, or both as one.
+
+    `stair` is that of kernel 0.
+    """
 
     layer: str
     side: Side
     stair: Stair
+    kernels: Kernels = Kernels()
+
+
+class Branch(Record):
+    """A layer where one of its widths is run by another kernel than number 0.
+
+    Args:
+        layer: its name; it has a group on either side.
+        kernels: the number of the kernel by the width in, and by the width out.
+        ins: widths in at which costs are known.
+        outs: widths out at which they are.
+        costs: a row for each width in.
+        stairs: over the widths in and out.
+    """
+
+    layer: str
+    kernels: tuple[int, int]
+    ins: tuple[int, ...]
+    outs: tuple[int, ...]
+    costs: tuple[tuple[float, ...], ...]
+    stairs: tuple[Stair, Stair]
 
 
 class PricedLayer(Record):
-    """A layer as the cost table sees it: which group feeds it and which group it feeds."""
+    """A layer as the cost table sees it: which group feeds it and which group it feeds.
+
+    `weights` counts those of the dense layer; each channel of a `depthwise` layer has its own.
+    """
 
     name: str
     operator: str
@@ -56,6 +105,20 @@ class PricedLayer(Record):
     group_out: str | None
     width_in: int
     width_out: int
+    weights: int = 0
+    depthwise: bool = False
+
+    def widths_of(self, plan: Mapping[str, int]) -> tuple[int, int]:
+        """Return both widths where the groups are as wide as `plan` says, the others dense."""
+        return (
+            plan.get(self.group_in, self.width_in) if self.group_in else self.width_in,
+            plan.get(self.group_out, self.width_out) if self.group_out else self.width_out,
+        )
+
+    def weights_at(self, width_in: int, width_out: int) -> float:
+        """Return how many weights the layer has at these widths."""
+        wide = 1.0 if self.depthwise else width_in / max(1, self.width_in)
+        return self.weights * wide * width_out / max(1, self.width_out)
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -82,29 +145,79 @@ class PricedLayer(Record):
         )
 
 
+class Border(Record):
+    """What a change of memory layout costs `before` and `after` a layer run by these kernels.
+
+    Both are (width, cost) at the narrowest and the widest width measured; 0 where there is none.
+    """
+
+    layer: str
+    kernels: tuple[int, int]
+    before: tuple[tuple[int, float], ...]
+    after: tuple[tuple[int, float], ...]
+
+
+class Joint(Record):
+    """Who reads what a layer writes: names, and whether it is a sum fused into that layer."""
+
+    writer: str
+    readers: tuple[tuple[str, bool], ...]
+
+
 class CostTable(Record):
     """Prices of every layer of one model on one device, and the widths worth offering.
 
     `fixed` layers have neither input nor output in a group: their price never changes.
     `swept` holds the prices by which stairs were found: one group at many widths, all else dense.
     `constant` is what a run costs beside its layers, whatever their widths: the way into the
-    runtime and out again. `scale` = (whole dense model - constant) / sum of its prices: what a sum
-    of prices is multiplied with before the constant is added.
+    runtime and out again.
+
+    Alone, a layer finds its weights in the processor's caches; in the model they have made way for
+    those of the others. So the dense model costs more than the constant and the sum of its prices,
+    by `cold` for each weight, and a layer with n weights costs price + `cold` n (`within`). Where a
+    device's costs know no caches, or the sum is more than the whole, prices are multiplied by
+    `scale` = (whole dense model - constant) / sum of its prices instead.
     """
 
     device: str
     kind: Kind
     unit: Unit
     dense_cost: float
-    scale: float
+    scale: float = 1.0
+    cold: float = 0.0
     layers: tuple[PricedLayer, ...]
     widths: dict[str, tuple[int, ...]]
     prices: tuple[Price, ...]
     swept: tuple[Price, ...] = ()
     stairs: tuple[LayerStair, ...] = ()
+    branches: tuple[Branch, ...] = ()
+    borders: tuple[Border, ...] = ()
+    joints: tuple[Joint, ...] = ()
     constant: float = 0.0
     probes: int
     environment: Environment
+
+    def within(self, layer: PricedLayer, width_in: int, width_out: int, price: float) -> float:
+        """Return what a layer with this price costs in the model, in the device's unit."""
+        return self.scale * price + self.cold * layer.weights_at(width_in, width_out)
+
+
+class ProbeCost(Record):
+    """What a layer cost alone, and what ran: the operators of the runtime's nodes, in order.
+
+    `before` and `after` are the changes of memory layout at its two borders, which are no part of
+    `cost`.
+    """
+
+    cost: float
+    before: float = 0.0
+    after: float = 0.0
+    operators: tuple[str, ...] = ()
+
+    def times(self, factor: float) -> ProbeCost:
+        """Return the same at another speed of the device."""
+        cost, before, after = (factor * x for x in (self.cost, self.before, self.after))
+        return self.model_copy(update={"cost": cost, "before": before, "after": after})
 
 
 class KeptPrices(Record):
@@ -113,5 +226,5 @@ class KeptPrices(Record):
     device: str
     precision: str
     environment: Environment
-    stairs: dict[str, float]
-    prices: dict[str, float]
+    stairs: dict[str, ProbeCost]
+    prices: dict[str, ProbeCost]

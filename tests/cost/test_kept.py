@@ -13,7 +13,7 @@ from edgeprune.devices.simulated import SimulatedDevice
 from edgeprune.errors import DeviceError
 from edgeprune.export.segments import read_graph
 from edgeprune.profiler.layers import profile_model
-from edgeprune.records import CostTable, Environment
+from edgeprune.records import CostTable, Environment, ProbeCost
 
 
 @pytest.fixture
@@ -96,10 +96,13 @@ def test_a_file_that_was_moved_is_refused(tmp_path: Path) -> None:
         return PriceStore(tmp_path, "board/1", "float32", environment)
 
     old, new = store("1.30"), store("1.31")
-    old.save("stairs", {"a": 1.0})
-    old.save("prices", {"a": 2.0, "b": 3.0})
-    old.save("prices", {"b": 4.0})
-    assert (old.load("stairs"), old.load("prices")) == ({"a": 1.0}, {"a": 2.0, "b": 4.0})
+    one, two, three, four = (
+        ProbeCost(cost=cost, before=0.5, operators=("Conv",)) for cost in (1.0, 2.0, 3.0, 4.0)
+    )
+    old.save("stairs", {"a": one})
+    old.save("prices", {"a": two, "b": three})
+    old.save("prices", {"b": four})
+    assert (old.load("stairs"), old.load("prices")) == ({"a": one}, {"a": two, "b": four})
     assert new.load("prices") == {}
     assert new.path != old.path
     assert new.path.parent == tmp_path / "board_1"

@@ -150,7 +150,10 @@ def test_changes_of_layout_at_the_borders_do_not_count() -> None:
         node("Relu", 1.0),
         node("ReorderOutput", 7.0),
     )
-    assert module._cost(ModelAnswer(name="m", load_seconds=0.0, nodes=nodes)) == pytest.approx(3.0)
+    found = module._cost(ModelAnswer(name="m", load_seconds=0.0, nodes=nodes))
+    assert found.cost == pytest.approx(3.0)
+    assert found.after == pytest.approx(7.0)  # kept for plans in which layers disagree
+    assert found.operators[-1] == "ReorderOutput"
     with pytest.raises(UnsupportedModelError, match="no node for probe m"):
         module._cost(ModelAnswer(name="m", load_seconds=0.0, nodes=nodes[:1]))
 
@@ -177,7 +180,8 @@ def test_transposes_that_a_gpu_runtime_put_in_do_not_count() -> None:
             ("mixer/Transpose", "Transpose", 4.0),
         )
     )  # fmt: skip
-    assert module._cost(ModelAnswer(name="m", load_seconds=0.0, nodes=nodes)) == pytest.approx(7.0)
+    found = module._cost(ModelAnswer(name="m", load_seconds=0.0, nodes=nodes))
+    assert found.cost == pytest.approx(7.0)
 
 
 def test_what_the_profiler_adds_to_each_node_is_taken_off() -> None:
@@ -186,4 +190,4 @@ def test_what_the_profiler_adds_to_each_node_is_taken_off() -> None:
         for name, cost in (("a", 10.0), ("b", 4.0), ("c", 2.0))
     )
     answer = ModelAnswer(name="m", load_seconds=0.0, nodes=nodes)
-    assert module._cost(answer, 3.0) == pytest.approx(7.0 + 1.0 + 0.05 * 2.0)
+    assert module._cost(answer, 3.0).cost == pytest.approx(7.0 + 1.0 + 0.05 * 2.0)
