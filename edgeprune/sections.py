@@ -217,8 +217,8 @@ class PruneSection(Section):
     `probes` is how many vectors the traces of importance `hessian` are estimated with, at least:
     every batch of 32 samples gets the same number, one or more. `round_to` rounds widths down to
     its multiples, for the allocations of torch-pruning. `polish` changes the exact allocator's plan
-    where that lowers the loss of the whole plan at the same cost; with another allocation, or with
-    `loss = "importance"`, there is nothing to polish.
+    where that lowers the loss of the whole plan at the same cost, and tries several with a short
+    recovery; with another allocation, or with `loss = "importance"`, there is nothing to polish.
     """
 
     importance: Annotated[tuple[str, ...], BeforeValidator(_criteria)] = ("auto",)

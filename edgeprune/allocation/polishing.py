@@ -7,7 +7,7 @@ lose far more than the sum of what each loses alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -27,6 +27,7 @@ LOOKED_AT, DESCENT = 14, 3  # neighbours whose loss is measured in a step down; 
 PASSES = 2  # over widths
 MEASURED = 3  # plans that go to the device
 GAIN = 0.01  # of the loss: what a change must win
+GATES = "gates"
 RANKINGS = 160  # tried in a pass over all groups
 
 
@@ -39,6 +40,7 @@ class Polish:
         scores: criterion -> group -> score of each channel [width].
         loss: measures the loss increase of a whole plan.
         measure: builds a plan's model and measures its cost.
+        gates: yields gates learned from what a plan keeps; None learns none.
         note: receives one line a step.
     """
 
@@ -46,12 +48,14 @@ class Polish:
     scores: Mapping[str, Mapping[str, Tensor]]
     loss: Callable[[Mapping[str, PlannedGroup]], float]
     measure: Callable[[Groups], Measured]
+    gates: Callable[[Groups], Iterator[Mapping[str, Tensor]]] | None = None
     note: Callable[[str], None] = lambda _: None
 
     def __call__(self, plan: WidthPlan) -> WidthPlan:
         """Return `plan`, or one that costs the same and loses less as a whole.
 
-        1. Channels are ranked anew, group by group, beside the cuts of all others.
+        1. Channels are ranked anew, group by group, beside the cuts of all others; then gates of
+           all groups are learned together, if wanted.
         2. Descent over widths: of the plans that differ in at most 3 groups by at most 2 offered
            widths, at a price inside the aim, the 14 of least summed loss are cut and their loss
            measured; the best is the next start, at most 3 times. The best found is measured on the
@@ -59,18 +63,43 @@ class Polish:
            what was seen, and the descent goes on.
         3. If widths changed, both once more, with 3 plans measured on the device at the most.
         """
-        plan, seen = self._ranked_in_context(plan), self._observed(plan)
+        seen = self.observed(plan)
         known = len(seen)
+        polish, plan = self._chosen_in_context(plan)
         for _ in range(PASSES):
-            moved = self._other_widths(plan, seen, MEASURED - (len(seen) - known))
-            changed = moved.groups != plan.groups
-            plan = self._ranked_in_context(moved) if changed else moved
-            if not changed:
-                break
+            moved = polish._other_widths(plan, seen, MEASURED - (len(seen) - known))
+            if moved.groups == plan.groups:
+                return moved
+            polish, plan = self._chosen_in_context(moved)
         return plan
 
+    def _chosen_in_context(self, plan: WidthPlan) -> tuple[Polish, WidthPlan]:
+        """Return `plan` with other channels, and a polish that knows the gates behind them."""
+        plan = self._ranked_in_context(plan)
+        if self.gates is None:
+            return self, plan
+        loss = before = self.loss(plan.groups)
+        best, groups = self, plan.groups
+        for gates in self.gates(plan.groups):
+            others = {
+                name: plan.groups[name].model_copy(
+                    update={
+                        "kept": keep_best(gate, plan.groups[name].after),
+                        "criterion": GATES,
+                    }
+                )
+                for name, gate in gates.items()
+            }
+            found = self.loss({**plan.groups, **others})
+            if found < loss:
+                loss, groups = found, {**plan.groups, **others}
+                best = replace(self, scores={**self.scores, GATES: gates})
+        if loss < before:
+            self.note(f"gates learned: whole loss {before:.4f} -> {loss:.4f}")
+        return best, plan.model_copy(update={"groups": groups})
+
     def _other_widths(self, plan: WidthPlan, seen: list[Observation], most: int) -> WidthPlan:
-        start = self._choice(plan)
+        start = self.choice_of(plan)
         rankings = {name: group.criterion for name, group in plan.groups.items()}
         losses = {start: self.loss(plan.groups)}
         enough = losses[start] - GAIN * abs(losses[start])
@@ -86,9 +115,9 @@ class Polish:
             if not found:
                 break
             choice = min(found, key=lambda c: losses[c])
-            groups = self._cut(choice, rankings)
+            groups = self.cut(choice, rankings)
             cost = self.measure(groups)
-            seen.append(_observation(choice, cost.cost, cost.low, cost.high))
+            seen.append(observation(choice, cost.cost, cost.low, cost.high))
             self.note(
                 f"polished: whole loss {losses[start]:.4f} -> {losses[choice]:.4f}, "
                 f"{100 * cost.cost / plan.budget:.1f} % of the budget"
@@ -102,7 +131,7 @@ class Polish:
             limits = self.problem.limits()
             fits = all(used[name] <= limits[name].limit for name in limits)
             if fits and GOOD[0] * plan.budget <= cost.cost <= plan.budget:
-                return self._changed(plan, choice, groups, cost.cost, used)
+                return self.changed(plan, choice, groups, cost.cost, used)
         return plan
 
     def _descend(
@@ -123,11 +152,11 @@ class Polish:
             best = following
             near = [c for c in self._near(best, priced, budget) if c not in losses]
             for choice in sorted(near, key=self.problem.loss)[:LOOKED_AT]:
-                losses[choice] = self.loss(self._cut(choice, rankings))
+                losses[choice] = self.loss(self.cut(choice, rankings))
 
-    def _observed(self, plan: WidthPlan) -> list[Observation]:
+    def observed(self, plan: WidthPlan) -> list[Observation]:
         """Return what the closed loop saw of plans at offered widths."""
-        return [_observation(self._at(r.widths), r.measured, r.low, r.high) for r in plan.rounds]
+        return [observation(self._at(r.widths), r.measured, r.low, r.high) for r in plan.rounds]
 
     def _ranked_in_context(self, plan: WidthPlan) -> WidthPlan:
         """Return `plan` with the ranking of each group that loses least beside the other cuts.
@@ -141,13 +170,13 @@ class Polish:
         alone = {
             name: self.problem.losses[g][option]
             for g, (name, option) in enumerate(
-                zip(self.problem.names, self._choice(plan), strict=True)
+                zip(self.problem.names, self.choice_of(plan), strict=True)
             )
         }
         cut = [name for name, group in groups.items() if 0 < group.after < group.before]
         for name in sorted(cut, key=lambda n: -alone[n]):
             planned, tried = groups[name], {groups[name].kept}
-            for criterion in self._rankings(RANKINGS // len(cut)):
+            for criterion in self._rankings(name, RANKINGS // len(cut)):
                 ranking = mean_rank(_of_group(self.scores, name), criterion)
                 kept = keep_best(ranking, planned.after)
                 if kept in tried:
@@ -161,12 +190,13 @@ class Polish:
             self.note(f"ranked in context: whole loss {before:.4f} -> {loss:.4f}")
         return plan.model_copy(update={"groups": groups})
 
-    def _rankings(self, most: int) -> list[str]:
-        """Return criteria, then pairs of them: `most`, but all criteria at least."""
-        pairs = ["+".join(pair) for pair in itertools.combinations(self.scores, 2)]
-        return [*self.scores, *pairs[: max(0, most - len(self.scores))]]
+    def _rankings(self, group: str, most: int) -> list[str]:
+        """Return a group's criteria, then pairs of them: `most`, but all criteria at least."""
+        criteria = list(_of_group(self.scores, group))
+        pairs = ["+".join(pair) for pair in itertools.combinations(criteria, 2)]
+        return [*criteria, *pairs[: max(0, most - len(criteria))]]
 
-    def _cut(self, choice: Choice, rankings: Mapping[str, str]) -> Groups:
+    def cut(self, choice: Choice, rankings: Mapping[str, str]) -> Groups:
         """Return what each group keeps at the widths of `choice`."""
         found = {}
         for name, width in self.problem.widths_of(choice).items():
@@ -179,7 +209,8 @@ class Polish:
             )
         return found
 
-    def _choice(self, plan: WidthPlan) -> Choice:
+    def choice_of(self, plan: WidthPlan) -> Choice:
+        """Return the option that a plan takes of each group."""
         return self._at({name: group.after for name, group in plan.groups.items()})
 
     def _at(self, widths: Mapping[str, int]) -> Choice:
@@ -208,7 +239,7 @@ class Polish:
         widths = self.problem.widths[g]
         return 0 <= after < len(widths) and widths[before] > 0 and widths[after] > 0
 
-    def _changed(
+    def changed(
         self,
         plan: WidthPlan,
         choice: Choice,
@@ -224,6 +255,7 @@ class Polish:
         priced = replace(self.problem, layers=layers, fixed=scale * self.problem.fixed)
         update = {
             "groups": groups,
+            "removed": tuple(b for b in priced.blocks if b.gone(priced.widths_of(choice))),
             "corrected": cost,
             "loss": total,
             "gap": max(0.0, 1 - bound / total) if total > 0 else 0.0,
@@ -236,12 +268,13 @@ class Polish:
 
 
 def _of_group(scores: Mapping[str, Mapping[str, Tensor]], name: str) -> dict[str, Tensor]:
-    return {criterion: by_group[name] for criterion, by_group in scores.items()}
+    return {c: by_group[name] for c, by_group in scores.items() if name in by_group}
 
 
 def _aimed(cost: float, budget: float) -> bool:
     return GOOD[0] * budget <= cost <= GOOD[1] * budget
 
 
-def _observation(choice: Choice, cost: float, low: float, high: float) -> Observation:
-    return Observation(choice, cost, max(NOISE, (high - low) / (4 * cost)))  # of a 95 % interval
+def observation(choice: Choice, cost: float, low: float, high: float) -> Observation:
+    """Return what a measurement with its 95 % interval says of a plan."""
+    return Observation(choice, cost, max(NOISE, (high - low) / (4 * cost)))

@@ -13,6 +13,7 @@ from torch import nn
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.reaching import reach
 from edgeprune.allocation.task import Task
+from edgeprune.allocation.trials import trial_steps
 from edgeprune.bench import narrower
 from edgeprune.bench.kept import Losses, Rows, remembered
 from edgeprune.bench.training import Trained, final_metric, from_scratch, recovered
@@ -205,14 +206,18 @@ class _Work:
 
     def planned(self, budget: str, variant: Variant) -> WidthPlan:
         """Return the plan of a method at a budget."""
-        name = f"plan-{budget}-{variant.slug}"
+        name, steps = f"plan-{budget}-{variant.slug}", self.bench.steps
+        if variant.name == OURS:  # its plan depends on the recovery to come
+            name += f"-{trial_steps(steps)}"
 
         def work() -> WidthPlan:
             limit = self.targets[budget] * self.prices.table.dense_cost
             job = self.this.job.with_overrides(budget=budget)
             if variant.name == OURS:
                 prune = job.prune.model_copy(update={"allocation": OURS, "round_to": None})
-                run = replace(self.this, job=job.model_copy(update={"prune": prune}))
+                recover = job.recover.model_copy(update={"steps": steps})
+                job = job.model_copy(update={"prune": prune, "recover": recover})
+                run = replace(self.this, job=job)
                 p = self.prices
                 return allocating.allocate(run, p.groups, p.dense, p.table, p.curves)
             task = replace(

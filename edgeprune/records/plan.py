@@ -173,6 +173,15 @@ class FrontPoint(Record):
     loss: float
 
 
+class PlanTrial(Record):
+    """A plan measured whole and then recovered for a few steps: its validation loss after them."""
+
+    widths: dict[str, int]
+    cost: float
+    loss: float
+    steps: int
+
+
 class WidthPlan(Record):
     """How wide each group is to be.
 
@@ -184,7 +193,8 @@ class WidthPlan(Record):
     `removed` are the branches that go as a whole; their groups have width 0. `whole_loss` is the
     loss increase of the whole plan over the dense model, measured after BatchNorm recalibration on
     the samples of the curves: what it differs from `loss` by is what the groups' losses do not
-    add up to. `unheeded` are limits beside the budget that `allocation` does not know: nothing but
+    add up to. `trials` are plans that recovery was tried with, this one among them.
+    `unheeded` are limits beside the budget that `allocation` does not know: nothing but
     their gates judges them.
     """
 
@@ -202,6 +212,7 @@ class WidthPlan(Record):
     unheeded: tuple[str, ...] = ()
     removed: tuple[ResidualBlock, ...] = ()
     whole_loss: float | None = None
+    trials: tuple[PlanTrial, ...] = ()
     explanation: Explanation | None = None
     allocation: str = "exact"
     front: tuple[FrontPoint, ...] = ()

@@ -183,6 +183,12 @@ class Console:
             for row in summary.rounds(plan, table.kind):
                 _add(loop, str(row.number), row.predicted, row.found, row.error)
             self.rich.print(loop)
+        if plan.trials:
+            loss = f">validation loss after {plan.trials[0].steps} steps"
+            tried = _table("widths tried", ">cost", loss, "")
+            for line in summary.trials(plan):
+                _add(tried, *line)
+            self.rich.print(tried)
 
     def sensitivity(
         self,

@@ -241,6 +241,20 @@ def rounds(plan: WidthPlan, kind: Kind) -> tuple[RoundRow, ...]:
     )
 
 
+def trials(plan: WidthPlan) -> tuple[tuple[str, str, str, str], ...]:
+    """Return the plans tried: widths in the order of the groups, cost, loss, whether taken."""
+    widths = {name: group.after for name, group in plan.groups.items()}
+    return tuple(
+        (
+            " ".join(str(trial.widths[name]) for name in plan.groups),
+            figures.cost(trial.cost, plan.unit),
+            f"{trial.loss:.4f}",
+            "taken" if trial.widths == widths else "",
+        )
+        for trial in plan.trials
+    )
+
+
 def _round(index: int, entry: Round, unit: Unit, kind: Kind) -> RoundRow:
     return RoundRow(
         number=index,

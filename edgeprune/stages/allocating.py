@@ -12,7 +12,6 @@ from torch import Tensor
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.closed_loop import close_the_loop
 from edgeprune.allocation.firmware_rows import FirmwareMemory
-from edgeprune.allocation.polishing import Polish
 from edgeprune.allocation.problem import Problem, Resource, build_problem, flat_curves
 from edgeprune.allocation.reachable import require_reachable
 from edgeprune.allocation.reaching import reach
@@ -27,11 +26,11 @@ from edgeprune.records import (
     CostTable,
     GroupList,
     ModelProfile,
-    PlannedGroup,
     Sensitivity,
     WidthPlan,
 )
 from edgeprune.stages.base import Run
+from edgeprune.stages.improving import improved
 from edgeprune.verify.firmware import footprints
 
 
@@ -182,14 +181,8 @@ def allocate(
             return plan  # the sum is no loss of the dense model's
         meter = LossMeter(run.model, run.data, run.job.prune.calibration_samples)
         if run.job.prune.polish:
-
-            def loss(groups: Mapping[str, PlannedGroup]) -> float:
-                kept = {name: group.kept for name, group in groups.items()}
-                return meter.increase(kept, candidates.removed(groups))
-
-            measure, note = candidates.measure, stage.note
             scores = task_of(run, groups, table, sensitivity).scores
-            plan = Polish(problem, scores, loss, measure, note)(plan)
+            plan = improved(run, candidates, problem, scores, meter, plan, stage.note)
         kept = {name: group.kept for name, group in plan.groups.items()}
         whole = meter.increase(kept, plan.removed)
         stage.note(f"loss of the whole plan {whole:+.4f}, sum over groups {plan.loss:+.4f}")

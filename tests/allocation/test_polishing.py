@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pytest
@@ -126,3 +126,25 @@ def test_the_mean_rank_of_two_criteria_is_a_ranking_too() -> None:
     found = Polish(PROBLEM, scores, lambda g: 1.0 - 0.1 * (g["a"].kept == (0, 3)), never)(start)
     assert (found.groups["a"].kept, found.groups["a"].criterion) == ((0, 3), "l2+fpgm")
     assert found.groups["b"] == start.groups["b"]
+
+
+def test_gates_that_lose_less_take_the_place_of_scores() -> None:
+    """Keeping b's channels 1 and 3 is best; only the second gates say so. Others keep theirs."""
+    best = plan(4, 2, 3, budget=225.0)
+    yielded = [{"b": torch.tensor([0.9, 0.1, 0.8, 0.0])}, {"b": torch.tensor([0.1, 0.9, 0.0, 0.8])}]
+    asked: list[Mapping[str, PlannedGroup]] = []
+
+    def gates(groups: Mapping[str, PlannedGroup]) -> Iterator[Mapping[str, torch.Tensor]]:
+        asked.append(groups)
+        yield from yielded
+
+    def loss(groups: Mapping[str, PlannedGroup]) -> float:
+        return whole(groups) - 0.1 * (groups["b"].kept == (1, 3))
+
+    def never(groups: dict[str, PlannedGroup]) -> Measured:
+        raise AssertionError("measured")
+
+    found = Polish(PROBLEM, SCORES, loss, never, gates)(best)
+    assert (found.groups["b"].kept, found.groups["b"].criterion) == ((1, 3), "gates")
+    assert {n: found.groups[n] for n in "ac"} == {n: best.groups[n] for n in "ac"}
+    assert asked == [best.groups]

@@ -10,6 +10,7 @@ import pytest
 from edgeprune.errors import JobError, UsageError
 from edgeprune.report.console import Console
 from tests import factories
+from tests.report import test_summary
 
 ESCAPE = "\x1b"
 EVERYTHING = """
@@ -238,6 +239,16 @@ def test_plan_shows_widths_prediction_and_rounds(shown):
         "486.0 µs [484.1, 488.3]",
     ):
         assert part in text
+
+
+def test_plan_shows_what_was_tried_with_a_short_recovery(shown):
+    Console().plan(factories.a_plan(), factories.a_table())
+    assert "widths tried" not in shown()
+    Console().plan(test_summary.tried(0.2511, 0.2612), factories.a_table())
+    text = " ".join(shown().split())
+    assert "validation loss after 100 steps" in text
+    assert "0.2511 taken" in text
+    assert "0.2612" in text
 
 
 def test_plan_that_was_never_built_does_not_pretend_to_know_its_error(shown):

@@ -5,6 +5,7 @@ from edgeprune.records import (
     CostTable,
     Environment,
     Gate,
+    PlanTrial,
     Price,
     ScheduleHistory,
     ScheduleStep,
@@ -86,6 +87,24 @@ def test_rounds_compare_prediction_with_what_was_found():
     first, second = summary.rounds(factories.a_plan(), "measured")
     assert (first.number, first.predicted, first.error) == (1, "489 µs", "+8.3 %")
     assert second.found == "486.0 µs [484.1, 488.3]"
+
+
+def tried(*losses):
+    """Trials of the plan's own widths, then of others."""
+    plan = factories.a_plan()
+    own = {name: group.after for name, group in plan.groups.items()}
+    other = dict.fromkeys(own, 7)
+    pairs = zip((own, *[other] * len(losses)), losses, strict=False)
+    trials = tuple(PlanTrial(widths=w, cost=486.0, loss=x, steps=100) for w, x in pairs)
+    return plan.model_copy(update={"trials": trials})
+
+
+def test_the_taken_one_of_the_plans_tried_is_marked():
+    first, second = summary.trials(tried(0.25, 0.26))
+    assert first[1:] == ("486 µs", "0.2500", "taken")
+    assert second[1:] == ("486 µs", "0.2600", "")
+    assert set(second[0].split()) == {"7"}
+    assert summary.trials(factories.a_plan()) == ()
 
 
 def test_layers_are_parts_of_the_profiled_run():

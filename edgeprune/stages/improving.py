@@ -1,0 +1,58 @@
+"""The exact allocator's plan improved by what whole plans lose, before recovery and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from torch import Tensor
+
+from edgeprune.allocation.candidates import Candidates
+from edgeprune.allocation.polishing import Polish
+from edgeprune.allocation.problem import Problem
+from edgeprune.allocation.trials import Trials, trial_steps
+from edgeprune.data import first_batches
+from edgeprune.importance.gates import learned_gates
+from edgeprune.importance.sensitivity import LossMeter, mean_loss
+from edgeprune.pruning.groups import cut
+from edgeprune.records import PlannedGroup, WidthPlan
+from edgeprune.recovery.finetuning import CHECK_SAMPLES, recover
+from edgeprune.stages.base import Run
+
+
+def improved(
+    run: Run,
+    candidates: Candidates,
+    problem: Problem,
+    scores: Mapping[str, Mapping[str, Tensor]],
+    meter: LossMeter,
+    plan: WidthPlan,
+    note: Callable[[str], None],
+) -> WidthPlan:
+    """Return `plan`, or one of the same cost that serves the job better.
+
+    Where nothing is trained afterwards, the loss after BatchNorm recalibration is what counts: the
+    plan is polished. Otherwise it is the loss after training: plans are tried with some of it.
+    """
+    steps = run.job.recover.steps
+
+    def loss(groups: Mapping[str, PlannedGroup]) -> float:
+        kept = {name: group.kept for name, group in groups.items()}
+        return meter.increase(kept, candidates.removed(groups))
+
+    def gates(groups: Mapping[str, PlannedGroup]) -> Iterator[Mapping[str, Tensor]]:
+        kept = {name: group.kept for name, group in groups.items()}
+        return learned_gates(run.model, run.data, kept, seed=run.job.seed)
+
+    def recovered(groups: Mapping[str, PlannedGroup]) -> float:
+        kept = {name: group.kept for name, group in groups.items()}
+        slim = cut(run.model, run.data.example, kept, candidates.removed(groups))
+        settings = run.job.recover.model_copy(update={"steps": trial_steps(steps)})
+        found = recover(slim, run.model, run.data, settings, seed=run.job.seed, kept=kept)
+        samples = first_batches(run.data.validation, CHECK_SAMPLES, "validation")
+        return mean_loss(found.model, run.data, samples)
+
+    polish = Polish(problem, scores, loss, candidates.measure, gates, note)
+    if not steps:
+        return polish(plan)
+    rankings = {name: curve.criterion for name, curve in candidates.curves.items()}
+    return Trials(polish, recovered, rankings, trial_steps(steps), seed=run.job.seed)(plan)
