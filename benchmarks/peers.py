@@ -54,10 +54,10 @@ def main() -> int:
                     return done.returncode
                 shutil.copyfile(folder / "bench.json", folder / copy)
     found = [
-        BenchResult.model_validate_json((folder / copy).read_bytes())
+        BenchResult.model_validate_json(path.read_bytes())
         for _, folder, _ in folders
         for copy in kept
-        if (folder / copy).exists()
+        for path in sorted(folder.glob(f"{copy.removesuffix('.json')}*.json"))
     ]
     write_section(BENCHMARKS, "peers", section(found))
     return 0
