@@ -3,7 +3,8 @@
 What a plan loses before recovery says little of what it is after: narrow layers that a skip
 connection hides lose little at first and hold training back later. So several plans that the device
 measures inside the budget are recovered for a few steps, on the same batches, and the one of least
-validation loss is taken: one rung of successive halving (arXiv 1502.07943).
+validation loss is taken: one rung of successive halving (arXiv 1502.07943). Where short recoveries
+differ by less than their noise, what the plans lose before recovery decides.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from edgeprune.allocation.polishing import Choice, Groups, Polish, observation
 from edgeprune.allocation.problem import Problem
 from edgeprune.records import PlanTrial, Round, WidthPlan
 
+SAME = 0.02  # of the least loss: what a short recovery cannot tell apart
 COUNT = 8  # plans tried, where the budget has as many
 MISSES = 3  # plans that may be measured outside the window
 FEWEST, MOST = 100, 250  # steps of a trial
@@ -89,7 +91,10 @@ class Trials:
             for c, loss in zip(found, losses, strict=True)
         )
         plan = plan.model_copy(update={"trials": trials})
-        best = found[losses.index(min(losses))]
+        close = [
+            c for c, loss in zip(found, losses, strict=True) if loss <= (1 + SAME) * min(losses)
+        ]
+        best = min(close, key=lambda c: polish.loss(c.groups)) if len(close) > 1 else close[0]
         if best is found[0]:
             return plan
         return polish.changed(plan, best.choice, best.groups, best.cost, best.used)

@@ -71,6 +71,28 @@ def test_a_plan_that_recovers_best_stays_as_it_was_with_its_channels() -> None:
     assert len(found.trials) == COUNT
 
 
+def test_where_recovery_hardly_differs_the_least_whole_loss_decides() -> None:
+    """(4, 1, 3) loses 0.6 as a whole and the others more, but for (1, 4, 3), which is like it."""
+    start = plan(2, 2, 4, budget=203.0)
+    trial, _ = trials({})
+    trial = Trials(
+        trial.polish,
+        lambda g: {(2, 2, 4): 1.0, (4, 1, 3): 1.019}.get(widths(g), 1.5),
+        RANKINGS,
+        steps=100,
+    )
+    found = trial(start)
+    assert (4, 1, 3) in [tuple(t.widths.values()) for t in found.trials]
+    assert widths(found.groups) == (4, 1, 3)
+    far = Trials(
+        trial.polish,
+        lambda g: {(2, 2, 4): 1.0, (4, 1, 3): 1.021}.get(widths(g), 1.5),
+        RANKINGS,
+        steps=100,
+    )
+    assert widths(far(start).groups) == (2, 2, 4)
+
+
 def test_plans_outside_the_window_are_not_tried() -> None:
     """The device says 10 % more than predicted, so all plans of 8 channels are too dear."""
     start = plan(2, 2, 4, budget=203.0)
