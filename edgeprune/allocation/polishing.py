@@ -257,6 +257,7 @@ class Polish:
             "groups": groups,
             "removed": tuple(b for b in priced.blocks if b.gone(priced.widths_of(choice))),
             "corrected": cost,
+            "held_by": (),  # only plans that use the budget in full are taken
             "loss": total,
             "gap": max(0.0, 1 - bound / total) if total > 0 else 0.0,
             "resources": tuple(

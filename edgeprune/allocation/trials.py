@@ -103,7 +103,7 @@ class Trials:
         """Add plans inside the window to `found`; return the rounds of `plan` and of these."""
         polish, rounds, seen = self.polish, list(plan.rounds), self.polish.observed(plan)
         objectives, misses, turn = _objectives(polish.problem), 0, 0
-        while len(found) < self.count and misses < MISSES and objectives:
+        while len(found) < self.count and misses < MISSES:
             losses = objectives[turn % len(objectives)]
             tried = {c.choice for c in found} | {tuple(one.choice) for one in seen}
             solution = self._solved(losses, seen, tuple(sorted(tried)), plan.budget)
