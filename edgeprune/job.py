@@ -50,7 +50,7 @@ class Job(Section):
 
     @model_validator(mode="after")
     def _zeros_stay(self) -> Job:
-        if self.mask is not None and self.recover.reconstruct:
+        if self.mask is not None and self.recover.insists_on_reconstruction:
             raise ValueError("[recover] reconstruct would fill the weights that [mask] makes zero")
         if self.mask is not None and self.regularise is not None:
             raise ValueError("[regularise] would fill the weights that [mask] makes zero")

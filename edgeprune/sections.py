@@ -359,17 +359,23 @@ class GuardsSection(Section):
 class RecoverSection(Section):
     """How accuracy is won back; `distill` learns from the dense model's outputs as well.
 
-    With `reconstruct`, layers behind a cut are first re-fitted by least squares, without labels.
+    With `reconstruct`, layers behind a cut are first re-fitted by least squares, without labels;
+    by default so, but for masked models and the schedule lottery, whose weights it would change.
     `adam` (AdamW) suits recurrent layers and transformers, with a learning rate near 0.003.
     """
 
-    reconstruct: bool = False
+    reconstruct: bool = True
     steps: int = Field(default=400, ge=0)
     distill: bool = True
     optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = Field(default=0.05, gt=0)
     temperature: float = Field(default=4.0, gt=0)
     distill_weight: float = Field(default=0.9, ge=0, le=1)
+
+    @property
+    def insists_on_reconstruction(self) -> bool:
+        """Whether the job itself asks for reconstruction."""
+        return self.reconstruct and "reconstruct" in self.model_fields_set
 
 
 class ExportSection(Section):

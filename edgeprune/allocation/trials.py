@@ -10,7 +10,7 @@ differ by less than their noise, what the plans lose before recovery decides.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from edgeprune.allocation.closed_loop import EDGE, FULL_USE
@@ -47,7 +47,7 @@ class Trials:
 
     Args:
         polish: cuts and measures plans, and knows their problem.
-        recovered: gives a plan's validation loss after a short recovery.
+        recovered: gives the validation loss of each plan after a short recovery.
         rankings: group -> criterion that ranks its channels.
         steps: of the short recovery, for the record.
         count: plans to try.
@@ -55,7 +55,7 @@ class Trials:
     """
 
     polish: Polish
-    recovered: Callable[[Groups], float]
+    recovered: Callable[[Sequence[Groups]], list[float]]
     rankings: dict[str, str]
     steps: int
     count: int = COUNT
@@ -77,11 +77,10 @@ class Trials:
         plan = plan.model_copy(update={"rounds": self._look_around(plan, found)})
         if len(found) == 1:
             return plan
-        losses = []
-        for number, candidate in enumerate(found, start=1):
-            losses.append(self.recovered(candidate.groups))
+        losses = self.recovered([candidate.groups for candidate in found])
+        for number, (candidate, loss) in enumerate(zip(found, losses, strict=True), start=1):
             polish.note(
-                f"trial {number} of {len(found)}: loss {losses[-1]:.4f} after {self.steps} steps, "
+                f"trial {number} of {len(found)}: loss {loss:.4f} after {self.steps} steps, "
                 f"{100 * candidate.cost / plan.budget:.1f} % of the budget"
             )
         trials = tuple(

@@ -14,7 +14,6 @@ from edgeprune.errors import ResumeError, UsageError
 from edgeprune.pruning.groups import cut
 from edgeprune.records import Trial, Trials
 from edgeprune.recovery.finetuning import Recovery, metric_on, recover
-from edgeprune.recovery.reconstruction import reconstruct
 from edgeprune.report.trials_page import render_trials
 from edgeprune.sections import RecoverSection
 from edgeprune.store import write_text
@@ -115,10 +114,7 @@ def cut_and_recover(
         seed: of recovery.
     """
     slim = cut(model, data.example, kept)
-    if settings.reconstruct:
-        slim = reconstruct(slim, model, data, kept).model
-        settings = settings.model_copy(update={"reconstruct": False})
-    return recover(slim, dense, data, settings, seed=seed)
+    return recover(slim, dense, data, settings, seed=seed, kept=kept, original=model)
 
 
 def final_metric(model: nn.Module, data: Data) -> float:

@@ -29,7 +29,7 @@ from edgeprune.importance.scores import keep_best
 from edgeprune.importance.scoring import Scores, Scoring
 from edgeprune.pruning.groups import members
 from edgeprune.recovery.batchnorm import NORMS
-from edgeprune.recovery.finetuning import finite
+from edgeprune.recovery.training import finite
 
 STEPS, EVERY = 200, 10  # of Adam; of them, how many lie between two choices
 RATE = 0.05  # falls to 0 along a half cosine

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import nn
 
-from edgeprune.data import Batch, Data, batches, call, first_batches
-from edgeprune.errors import DataError, InternalCheckError
+from edgeprune.data import Data, call, first_batches
 from edgeprune.recovery.batchnorm import recalibrate
-from edgeprune.recovery.layout import channels_last, fast_layout, training_layout
+from edgeprune.recovery.layout import channels_last, fast_layout
 from edgeprune.recovery.reconstruction import Reconstruction, reconstruct
+from edgeprune.recovery.training import Pair, Trainee, lessons
 from edgeprune.sections import RecoverSection
 
 CHECKS = (0.5, 0.7, 0.85, 1.0)  # of the steps, after which the model is validated
 CHECK_SAMPLES = 5000
 CALIBRATION_SAMPLES = 2000
-GRADIENT_NORM = 2.0
 Point = tuple[int, float, float]
-Pair = tuple[tuple[Tensor, ...], Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,12 +45,14 @@ def recover(
     *,
     seed: int,
     kept: Mapping[str, Sequence[int]] | None = None,
+    original: nn.Module | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Recovery:
     """Return `slim` recovered in at most `settings.steps` steps; the best state is kept.
 
-    With `settings.reconstruct` the layers behind a cut are first re-fitted; `kept` says which
-    channels of each group stayed. BatchNorm statistics are recalibrated. Then SGD with Nesterov
+    With `settings.reconstruct` the layers behind a cut are first re-fitted to those of `original`,
+    the model that was cut (`dense` if it is None); `kept` says which channels of each group
+    stayed, None that nothing was cut. BatchNorm statistics are recalibrated. Then SGD with Nesterov
     momentum, or AdamW, under a one-cycle schedule minimises
     (1 - a) * loss + a * T^2 * KL(teacher / T || student / T) (arXiv 1503.02531).
     Without training data the calibration inputs serve and only the dense model's outputs teach.
@@ -64,58 +62,52 @@ def recover(
 
     Raises:
         DataError: no batches, or the loss stops being finite.
-        InternalCheckError: reconstruction is asked for and `kept` is not given.
     """
-    torch.manual_seed(seed)
-    rebuilt = None
-    if settings.reconstruct:
-        if kept is None:
-            raise InternalCheckError("reconstruction needs the channels that the plan kept")
-        rebuilt = reconstruct(slim, dense, data, kept, progress=progress)
-        slim = rebuilt.model
-    model = fast_layout(copy.deepcopy(slim))
-    calibration = first_batches(data.calibration, CALIBRATION_SAMPLES, "calibration")
-    recalibrate(model, [inputs for inputs, _ in calibration])
+    source = dense if original is None else original
+    model, rebuilt = prepared(slim, source, data, settings, seed=seed, kept=kept, progress=progress)
     checked = first_batches(data.validation, CHECK_SAMPLES, "validation")
     best = recalibrated = metric_on(model, data, checked)
     state = copy.deepcopy(model.state_dict())
     history: list[Point] = []
     if settings.steps == 0:
         return Recovery(model.eval(), best, recalibrated, (), rebuilt)
-    teacher = fast_layout(copy.deepcopy(dense)).eval()
-    weight = settings.distill_weight if settings.distill else 0.0
-    if data.train is None:
-        weight = 1.0
-    optimizer, schedule = optimizer_of(
-        model, settings.learning_rate, settings.steps, settings.optimizer
-    )
-    decay = min(0.99, 1.0 - 10.0 / settings.steps) if settings.steps > 10 else 0.0
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     checks = {max(1, round(share * settings.steps)) for share in CHECKS}
-    stream = endless(data.train if data.train is not None else data.calibration)
-    layout = training_layout(model)
-    running = 0.0
-    for step in range(1, settings.steps + 1):
-        model.train()
-        inputs, target = next(stream)
-        inputs = tuple(map(layout, inputs))
-        loss = _loss(model, teacher, data, inputs, target, weight, settings.temperature)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
-        optimizer.step()
-        schedule.step()
-        average.update_parameters(model)
-        value = finite(loss, step, "[recover] learning_rate")
-        running = value if step == 1 else 0.95 * running + 0.05 * value
+    trainee = Trainee(model, data, settings)
+    for step, lesson in enumerate(lessons(dense, data, settings), start=1):
+        running = trainee.learn(lesson, step)
         if step in checks:
-            metric = metric_on(average.module, data, checked)
+            metric = metric_on(trainee.averaged, data, checked)
             history.append((step, running, metric))
             if metric > best:
-                best, state = metric, copy.deepcopy(average.module.state_dict())
+                best, state = metric, copy.deepcopy(trainee.averaged.state_dict())
         progress(step, settings.steps, f"loss {running:.3f}, best {data.metric_name} {best:.4f}")
     model.load_state_dict(state)
     return Recovery(model.eval(), best, recalibrated, tuple(history), rebuilt)
+
+
+def prepared(
+    slim: nn.Module,
+    original: nn.Module,
+    data: Data,
+    settings: RecoverSection,
+    *,
+    seed: int,
+    kept: Mapping[str, Sequence[int]] | None = None,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> tuple[nn.Module, Reconstruction | None]:
+    """Return a copy of `slim` before its first step: reconstructed if wanted, recalibrated.
+
+    Arguments are those of `recover`.
+    """
+    torch.manual_seed(seed)
+    rebuilt = None
+    if settings.reconstruct and kept:
+        rebuilt = reconstruct(slim, original, data, kept, progress=progress)
+        slim = rebuilt.model
+    model = fast_layout(copy.deepcopy(slim))
+    calibration = first_batches(data.calibration, CALIBRATION_SAMPLES, "calibration")
+    recalibrate(model, [inputs for inputs, _ in calibration])
+    return model, rebuilt
 
 
 def metric_on(model: nn.Module, data: Data, samples: list[Pair]) -> float:
@@ -126,80 +118,3 @@ def metric_on(model: nn.Module, data: Data, samples: list[Pair]) -> float:
             data.metric(call(model, tuple(map(channels_last, x))), y) * len(y) for x, y in samples
         )
     return total / sum(len(y) for _, y in samples)
-
-
-def finite(loss: Tensor, step: int, lower: str) -> float:
-    """Return the loss of a training step as a number.
-
-    Raises:
-        DataError: it is not finite; `lower` says which setting to lower.
-    """
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise DataError(f"training: the loss is not finite at step {step}", f"lower {lower}")
-    return value
-
-
-def optimizer_of(
-    model: nn.Module, learning_rate: float, steps: int, kind: str = "sgd"
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Return an optimiser with its one-cycle schedule; only matrices decay.
-
-    `kind` is "sgd", with Nesterov momentum, or "adam", which is AdamW.
-    """
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": plain, "weight_decay": 0.0}]
-    if kind == "adam":  # decay is decoupled there (arXiv 1711.05101), not a gradient
-        groups[0]["weight_decay"] = 0.01
-        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=learning_rate)
-    else:
-        optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps + 1, pct_start=0.15
-    )
-    return optimizer, schedule
-
-
-def _loss(
-    model: nn.Module,
-    teacher: nn.Module,
-    data: Data,
-    inputs: tuple[Tensor, ...],
-    target: Tensor,
-    weight: float,
-    temperature: float,
-) -> Tensor:
-    output = call(model, inputs)
-    total = output.new_zeros(())
-    if weight < 1.0:
-        total = total + (1.0 - weight) * data.loss(output, target)
-    if weight > 0.0:
-        with torch.no_grad():
-            wanted = call(teacher, inputs)
-        total = total + weight * distillation(output, wanted, temperature)
-    return total
-
-
-def distillation(output: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """Return T^2 * KL(softmax(wanted / T) || softmax(output / T)), mean over rows [N, classes].
-
-    A single output column has no distribution over classes: there the mean squared error serves.
-    """
-    if output.shape[-1] == 1 or output.ndim < 2:
-        return nn.functional.mse_loss(output, wanted)
-    student = nn.functional.log_softmax(output / temperature, dim=1)
-    teacher = nn.functional.log_softmax(wanted / temperature, dim=1)
-    divergence = nn.functional.kl_div(student, teacher, log_target=True, reduction="none").sum(1)
-    return temperature**2 * divergence.mean()
-
-
-def endless(part: Iterable[Batch]) -> Iterator[Pair]:
-    """Yield batches of `part` over and over."""
-    while True:
-        count = 0
-        for pair in batches(part, "train"):
-            count += 1
-            yield pair
-        if count == 0:
-            raise DataError("data: train is empty or can be iterated only once")

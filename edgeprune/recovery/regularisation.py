@@ -15,15 +15,9 @@ from edgeprune.methods import METHODS, unknown
 from edgeprune.pruning.channels import CONVOLUTIONS, is_carrier
 from edgeprune.pruning.groups import group_scores, regulariser
 from edgeprune.records import ChannelGroup
-from edgeprune.recovery.finetuning import (
-    CHECK_SAMPLES,
-    GRADIENT_NORM,
-    endless,
-    finite,
-    metric_on,
-    optimizer_of,
-)
+from edgeprune.recovery.finetuning import CHECK_SAMPLES, metric_on
 from edgeprune.recovery.layout import fast_layout, training_layout
+from edgeprune.recovery.training import GRADIENT_NORM, endless, finite, optimizer_of
 from edgeprune.sections import RegulariseSection
 
 GROWTHS = 10

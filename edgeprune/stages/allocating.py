@@ -182,7 +182,7 @@ def allocate(
         meter = LossMeter(run.model, run.data, run.job.prune.calibration_samples)
         if run.job.prune.polish:
             scores = task_of(run, groups, table, sensitivity).scores
-            plan = improved(run, candidates, problem, scores, meter, plan, stage.note)
+            plan = improved(run, candidates, problem, scores, meter, plan, stage)
         kept = {name: group.kept for name, group in plan.groups.items()}
         whole = meter.increase(kept, plan.removed)
         stage.note(f"loss of the whole plan {whole:+.4f}, sum over groups {plan.loss:+.4f}")

@@ -253,12 +253,12 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
         slim = rebuild(run.model, run.data.example, plan, load_file(run.own("shrunk.safetensors")))
         masks = run.prepared.masks if run.prepared else None
         hold_zeros(slim, masks.held if masks else ())
-        # Re-fitting needs a teacher of the same layers, distillation the best one there is.
         result = recover(
             slim,
-            run.model if run.job.recover.reconstruct else run.dense,
+            run.dense,
             run.data,
-            _recovery(run),
+            recovery_settings(run),
+            original=run.model,
             kept={name: group.kept for name, group in plan.groups.items() if group.after},
             seed=run.job.seed,
             progress=stage.update,
@@ -340,10 +340,18 @@ def verify(
     return Verification(verdict=verdict, slim_profile=profiled)
 
 
-def _recovery(run: Run) -> RecoverSection:
-    if run.training is None:
-        return run.job.recover
-    return run.job.recover.model_copy(update={"steps": run.training})
+def recovery_settings(run: Run) -> RecoverSection:
+    """Return [recover] as it is for this step: what would fill zeros or undo a rewind is left out.
+
+    The model of a lottery starts anew, and masked weights stay zero.
+    """
+    changes: dict[str, object] = {}
+    if run.training is not None:
+        changes["steps"] = run.training
+    masked = run.prepared is not None and run.prepared.masks is not None
+    if masked or run.job.schedule.kind == "lottery":
+        changes["reconstruct"] = False
+    return run.job.recover.model_copy(update=changes)
 
 
 def save_state(model: nn.Module, path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
 from edgeprune.allocation.candidates import Candidates
-from edgeprune.allocation.polishing import Polish
+from edgeprune.allocation.polishing import Groups, Polish
 from edgeprune.allocation.problem import Problem
 from edgeprune.allocation.trials import Trials, trial_steps
 from edgeprune.data import first_batches
@@ -15,8 +15,10 @@ from edgeprune.importance.gates import learned_gates
 from edgeprune.importance.sensitivity import LossMeter, mean_loss
 from edgeprune.pruning.groups import cut
 from edgeprune.records import PlannedGroup, WidthPlan
-from edgeprune.recovery.finetuning import CHECK_SAMPLES, recover
-from edgeprune.stages.base import Run
+from edgeprune.recovery.finetuning import CHECK_SAMPLES, prepared
+from edgeprune.recovery.training import side_by_side
+from edgeprune.report.progress import Stage
+from edgeprune.stages.base import Run, recovery_settings
 
 
 def improved(
@@ -26,7 +28,7 @@ def improved(
     scores: Mapping[str, Mapping[str, Tensor]],
     meter: LossMeter,
     plan: WidthPlan,
-    note: Callable[[str], None],
+    stage: Stage,
 ) -> WidthPlan:
     """Return `plan`, or one of the same cost that serves the job better.
 
@@ -43,15 +45,22 @@ def improved(
         kept = {name: group.kept for name, group in groups.items()}
         return learned_gates(run.model, run.data, kept, seed=run.job.seed)
 
-    def recovered(groups: Mapping[str, PlannedGroup]) -> float:
-        kept = {name: group.kept for name, group in groups.items()}
-        slim = cut(run.model, run.data.example, kept, candidates.removed(groups))
-        settings = run.job.recover.model_copy(update={"steps": trial_steps(steps)})
-        found = recover(slim, run.model, run.data, settings, seed=run.job.seed, kept=kept)
+    def recovered(plans: Sequence[Groups]) -> list[float]:
+        settings = recovery_settings(run).model_copy(update={"steps": trial_steps(steps)})
+        models = []
+        for groups in plans:
+            kept = {name: group.kept for name, group in groups.items()}
+            slim = cut(run.model, run.data.example, kept, candidates.removed(groups))
+            left = {name: channels for name, channels in kept.items() if channels}
+            model, _ = prepared(slim, run.model, run.data, settings, seed=run.job.seed, kept=left)
+            models.append(model)
+        for step, averages in side_by_side(models, run.dense, run.data, settings):
+            stage.update(step, settings.steps, f"trials of {len(models)} plans")
+            models = averages
         samples = first_batches(run.data.validation, CHECK_SAMPLES, "validation")
-        return mean_loss(found.model, run.data, samples)
+        return [mean_loss(model, run.data, samples) for model in models]
 
-    polish = Polish(problem, scores, loss, candidates.measure, gates, note)
+    polish = Polish(problem, scores, loss, candidates.measure, gates, stage.note)
     if not steps:
         return polish(plan)
     rankings = {name: curve.criterion for name, curve in candidates.curves.items()}

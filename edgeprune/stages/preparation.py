@@ -276,7 +276,7 @@ def _between(
 ) -> nn.Module:
     """Recover between two rounds of masks; zeros stay."""
     masks.hold_zeros(model, names)
-    settings = place.job.recover.model_copy(update={"steps": steps})
+    settings = place.job.recover.model_copy(update={"steps": steps, "reconstruct": False})
     found = recover(
         model, dense, place.data, settings, seed=place.job.seed, progress=place.progress
     )

@@ -68,7 +68,7 @@ def check(job: Job, model: nn.Module, data: Data, given: base.Given | None = Non
 
 def _masks_stay(job: Job, model: nn.Module) -> None:
     losing = {
-        "[recover] reconstruct": job.recover.reconstruct,
+        "[recover] reconstruct": job.recover.insists_on_reconstruction,
         "[regularise]": job.regularise is not None,
         "schedule lottery": job.schedule.kind == "lottery",
     }

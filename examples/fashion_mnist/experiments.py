@@ -44,7 +44,7 @@ CRITERIA = ("random", "l2", "gradient", "taylor", "fused")
 SEEDS = range(5)
 STEPS, STAGES, BETWEEN, EARLY = 200, 3, 50, 200
 SAMPLES, VALIDATION = 512, 2000
-PLAIN = RecoverSection(steps=STEPS, learning_rate=0.03)
+PLAIN = RecoverSection(reconstruct=False, steps=STEPS, learning_rate=0.03)
 REFITTED = PLAIN.model_copy(update={"reconstruct": True})
 PUBLISHED = {("l2", 0.3): 2.0, ("l2", 0.5): 4.0, ("l2", 0.7): 7.0, ("gradient", 0.5): 3.5,
              ("progressive", 0.6): 3.0}  # fmt: skip

@@ -44,7 +44,12 @@ SEEDS = range(2)
 SHARE = 0.3  # of the hidden units of both layers; leaves half of the multiply-accumulates
 SAMPLES = 256
 SETTINGS = RecoverSection(
-    steps=100, optimizer="adam", learning_rate=0.003, temperature=1.0, distill_weight=0.5
+    reconstruct=False,
+    steps=100,
+    optimizer="adam",
+    learning_rate=0.003,
+    temperature=1.0,
+    distill_weight=0.5,
 )
 
 

@@ -36,7 +36,7 @@ def program() -> types.ModuleType:
     module.dense = lambda: small
     module.build = lambda: small
     module.SAMPLES, module.BETWEEN, module.EARLY = 64, 1, 1
-    module.PLAIN = RecoverSection(steps=2)
+    module.PLAIN = RecoverSection(reconstruct=False, steps=2)
     module.REFITTED = RecoverSection(steps=2, reconstruct=True)
     return module
 

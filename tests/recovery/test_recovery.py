@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from edgeprune.data import Data
 from edgeprune.errors import DataError
 from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
-from edgeprune.recovery.finetuning import distillation, optimizer_of, recover
+from edgeprune.recovery.finetuning import recover
+from edgeprune.recovery.training import distillation, optimizer_of
 from edgeprune.sections import RecoverSection
 
 

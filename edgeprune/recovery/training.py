@@ -1,0 +1,178 @@
+"""Steps of training: batches with what the dense model makes of them, and models that learn."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from edgeprune.data import Batch, Data, batches, call
+from edgeprune.errors import DataError
+from edgeprune.recovery.layout import fast_layout, training_layout
+from edgeprune.sections import RecoverSection
+
+GRADIENT_NORM = 2.0
+Pair = tuple[tuple[Tensor, ...], Tensor]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A batch to train on, and what the dense model makes of it where it teaches."""
+
+    inputs: tuple[Tensor, ...]
+    target: Tensor
+    wanted: Tensor | None
+
+
+def lessons(dense: nn.Module, data: Data, settings: RecoverSection) -> Iterator[Lesson]:
+    """Yield `settings.steps` lessons: batches of training data, or of calibration without any."""
+    teacher = fast_layout(copy.deepcopy(dense)).eval()
+    layout = training_layout(teacher)
+    stream = endless(data.train if data.train is not None else data.calibration)
+    for inputs, target in itertools.islice(stream, settings.steps):
+        wanted = None
+        if _weight(data, settings) > 0.0:
+            with torch.no_grad():
+                wanted = call(teacher, tuple(map(layout, inputs)))
+        yield Lesson(inputs, target, wanted)
+
+
+class Trainee:
+    """A model under training, with its optimiser, schedule and moving average.
+
+    Args:
+        model: is trained in place.
+        data: gives the loss.
+        settings: steps, learning rate, optimiser and distillation.
+    """
+
+    def __init__(self, model: nn.Module, data: Data, settings: RecoverSection) -> None:
+        steps = settings.steps
+        self.model, self.data, self.settings = model, data, settings
+        self._optimizer, self._schedule = optimizer_of(
+            model, settings.learning_rate, steps, settings.optimizer
+        )
+        decay = min(0.99, 1.0 - 10.0 / steps) if steps > 10 else 0.0
+        average = get_ema_multi_avg_fn(decay)
+        self._average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self._layout = training_layout(model)
+        self._running = 0.0
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The moving average of the weights, as a model."""
+        return self._average.module
+
+    def learn(self, lesson: Lesson, step: int) -> float:
+        """Take step number `step`, from 1 on; return the running mean of the loss.
+
+        Raises:
+            DataError: the loss is not finite.
+        """
+        self.model.train()
+        loss = self._loss(lesson)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
+        self._optimizer.step()
+        self._schedule.step()
+        self._average.update_parameters(self.model)
+        value = finite(loss, step, "[recover] learning_rate")
+        self._running = value if step == 1 else 0.95 * self._running + 0.05 * value
+        return self._running
+
+    def _loss(self, lesson: Lesson) -> Tensor:
+        weight = _weight(self.data, self.settings)
+        output = call(self.model, tuple(map(self._layout, lesson.inputs)))
+        total = output.new_zeros(())
+        if weight < 1.0:
+            total = total + (1.0 - weight) * self.data.loss(output, lesson.target)
+        if lesson.wanted is not None:
+            taught = distillation(output, lesson.wanted, self.settings.temperature)
+            total = total + weight * taught
+        return total
+
+
+def side_by_side(
+    models: Sequence[nn.Module], dense: nn.Module, data: Data, settings: RecoverSection
+) -> Iterator[tuple[int, list[nn.Module]]]:
+    """Train `models` in place on the same batches; yield each step and their moving averages.
+
+    What the dense model makes of a batch is computed once for all. Four times the weights of each
+    model are in memory at once, the activations of one.
+    """
+    trainees = [Trainee(model, data, settings) for model in models]
+    for step, lesson in enumerate(lessons(dense, data, settings), start=1):
+        for trainee in trainees:
+            trainee.learn(lesson, step)
+        yield step, [trainee.averaged for trainee in trainees]
+
+
+def _weight(data: Data, settings: RecoverSection) -> float:
+    """Return the share of distillation in the loss: all of it where there are no labels."""
+    if data.train is None:
+        return 1.0
+    return settings.distill_weight if settings.distill else 0.0
+
+
+def finite(loss: Tensor, step: int, lower: str) -> float:
+    """Return the loss of a training step as a number.
+
+    Raises:
+        DataError: it is not finite; `lower` says which setting to lower.
+    """
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise DataError(f"training: the loss is not finite at step {step}", f"lower {lower}")
+    return value
+
+
+def optimizer_of(
+    model: nn.Module, learning_rate: float, steps: int, kind: str = "sgd"
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Return an optimiser with its one-cycle schedule; only matrices decay.
+
+    `kind` is "sgd", with Nesterov momentum, or "adam", which is AdamW.
+    """
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": plain, "weight_decay": 0.0}]
+    if kind == "adam":  # decay is decoupled there (arXiv 1711.05101), not a gradient
+        groups[0]["weight_decay"] = 0.01
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=learning_rate)
+    else:
+        optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps + 1, pct_start=0.15
+    )
+    return optimizer, schedule
+
+
+def distillation(output: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """Return T^2 * KL(softmax(wanted / T) || softmax(output / T)), mean over rows [N, classes].
+
+    A single output column has no distribution over classes: there the mean squared error serves.
+    """
+    if output.shape[-1] == 1 or output.ndim < 2:
+        return nn.functional.mse_loss(output, wanted)
+    student = nn.functional.log_softmax(output / temperature, dim=1)
+    teacher = nn.functional.log_softmax(wanted / temperature, dim=1)
+    divergence = nn.functional.kl_div(student, teacher, log_target=True, reduction="none").sum(1)
+    return temperature**2 * divergence.mean()
+
+
+def endless(part: Iterable[Batch]) -> Iterator[Pair]:
+    """Yield batches of `part` over and over."""
+    while True:
+        count = 0
+        for pair in batches(part, "train"):
+            count += 1
+            yield pair
+        if count == 0:
+            raise DataError("data: train is empty or can be iterated only once")
