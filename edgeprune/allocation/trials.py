@@ -1,10 +1,10 @@
 """Plans of one cost compared by what they are after a short recovery.
 
 What a plan loses before recovery says little of what it is after: narrow layers that a skip
-connection hides lose little at first and hold training back later. So several plans that the device
-measures inside the budget are recovered for a few steps, on the same batches, and the one of least
-validation loss is taken: one rung of successive halving (arXiv 1502.07943). Where short recoveries
-differ by less than their noise, what the plans lose before recovery decides.
+connection hides lose little at first and hold training back later. So several plans of one
+predicted cost are recovered for a few steps, side by side on the same batches (one rung of
+successive halving, arXiv 1502.07943), and the one of least validation loss that the device measures
+inside the budget is taken.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from edgeprune.allocation.closed_loop import EDGE, FULL_USE
-from edgeprune.allocation.correction import Observation, corrected
-from edgeprune.allocation.exact import Solution, solve
-from edgeprune.allocation.polishing import Choice, Groups, Polish, observation
+from edgeprune.allocation.correction import corrected
+from edgeprune.allocation.exact import solve
+from edgeprune.allocation.polishing import Choice, Groups, Polish
 from edgeprune.allocation.problem import Problem
 from edgeprune.records import PlanTrial, Round, WidthPlan
 
-SAME = 0.02  # of the least loss: what a short recovery cannot tell apart
-COUNT = 8  # plans tried, where the budget has as many
-MISSES = 3  # plans that may be measured outside the window
+COUNT = 12  # plans tried, where the budget has as many
+MEASURED = 4  # plans that may be measured on the device
 FEWEST, MOST = 100, 250  # steps of a trial
 SOLVER_SECONDS = 10.0
 Losses = tuple[tuple[float, ...], ...]
@@ -37,8 +36,7 @@ def trial_steps(steps: int) -> int:
 class _Candidate:
     choice: Choice
     groups: Groups
-    cost: float
-    used: dict[str, float]
+    predicted: float
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Trials:
 
     Args:
         polish: cuts and measures plans, and knows their problem.
-        recovered: gives the validation loss of each plan after a short recovery.
+        recovered: gives the validation loss of each plan before a short recovery and after.
         rankings: group -> criterion that ranks its channels.
         steps: of the short recovery, for the record.
         count: plans to try.
@@ -55,7 +53,7 @@ class Trials:
     """
 
     polish: Polish
-    recovered: Callable[[Sequence[Groups]], list[float]]
+    recovered: Callable[[Sequence[Groups]], list[tuple[float, float]]]
     rankings: dict[str, str]
     steps: int
     count: int = COUNT
@@ -66,78 +64,72 @@ class Trials:
 
         Tried are the given `plan`, then in turn those of least summed loss, of least sum of squared
         losses, of the largest product of kept shares, and of the least sum of the first and the
-        third. Only plans count that the device measures in [97 %, 100 %] of the budget.
+        third, all predicted in [97 %, 100 %] of the budget. In the order of their losses they are
+        measured on the device, until one is inside that window too; 4 at most.
         """
         polish = self.polish
         start = polish.choice_of(plan)
         if start == polish.problem.dense:
             return plan
-        used = {row.name: row.used for row in plan.resources}
-        found = [_Candidate(start, plan.groups, plan.corrected, used)]
-        plan = plan.model_copy(update={"rounds": self._look_around(plan, found)})
+        found = self._candidates(plan, start)
         if len(found) == 1:
             return plan
         losses = self.recovered([candidate.groups for candidate in found])
-        for number, (candidate, loss) in enumerate(zip(found, losses, strict=True), start=1):
+        for number, (candidate, (_, after)) in enumerate(zip(found, losses, strict=True), start=1):
             polish.note(
-                f"trial {number} of {len(found)}: loss {loss:.4f} after {self.steps} steps, "
-                f"{100 * candidate.cost / plan.budget:.1f} % of the budget"
+                f"trial {number} of {len(found)}: loss {after:.4f} after {self.steps} steps, "
+                f"{100 * candidate.predicted / plan.budget:.1f} % of the budget predicted"
             )
         trials = tuple(
             PlanTrial(
-                widths=polish.problem.widths_of(c.choice), cost=c.cost, loss=loss, steps=self.steps
+                widths=polish.problem.widths_of(candidate.choice),
+                predicted=candidate.predicted, start=before, loss=after, steps=self.steps,
             )
-            for c, loss in zip(found, losses, strict=True)
-        )
-        plan = plan.model_copy(update={"trials": trials})
-        close = [
-            c for c, loss in zip(found, losses, strict=True) if loss <= (1 + SAME) * min(losses)
-        ]
-        best = min(close, key=lambda c: polish.loss(c.groups)) if len(close) > 1 else close[0]
-        if best is found[0]:
-            return plan
-        return polish.changed(plan, best.choice, best.groups, best.cost, best.used)
+            for candidate, (before, after) in zip(found, losses, strict=True)
+        )  # fmt: skip
+        order = sorted(range(len(found)), key=lambda k: losses[k][1])
+        return self._taken(plan.model_copy(update={"trials": trials}), [found[k] for k in order])
 
-    def _look_around(self, plan: WidthPlan, found: list[_Candidate]) -> tuple[Round, ...]:
-        """Add plans inside the window to `found`; return the rounds of `plan` and of these."""
-        polish, rounds, seen = self.polish, list(plan.rounds), self.polish.observed(plan)
-        objectives, misses, turn = _objectives(polish.problem), 0, 0
-        while len(found) < self.count and misses < MISSES:
-            losses = objectives[turn % len(objectives)]
-            tried = {c.choice for c in found} | {tuple(one.choice) for one in seen}
-            solution = self._solved(losses, seen, tuple(sorted(tried)), plan.budget)
-            if solution is None:  # no other plan costs as much, whatever the objective
+    def _taken(self, plan: WidthPlan, ordered: Sequence[_Candidate]) -> WidthPlan:
+        """Return the first of the plans that the device measures inside the window, or `plan`."""
+        polish, start = self.polish, self.polish.choice_of(plan)
+        for candidate in ordered[:MEASURED]:
+            if candidate.choice == start:
                 break
-            groups = polish.cut(solution.choice, self.rankings)
-            cost = polish.measure(groups)
-            seen.append(observation(solution.choice, cost.cost, cost.low, cost.high))
-            rounds.append(
-                Round(
-                    widths=polish.problem.widths_of(solution.choice),
-                    predicted=solution.cost,
-                    measured=cost.cost,
-                    low=cost.low,
-                    high=cost.high,
-                )
+            cost = polish.measure(candidate.groups)
+            last = Round(
+                widths=polish.problem.widths_of(candidate.choice),
+                predicted=candidate.predicted,
+                measured=cost.cost,
+                low=cost.low,
+                high=cost.high,
             )
-            used = {**polish.problem.used(solution.choice), **cost.resources}
+            plan = plan.model_copy(update={"rounds": (*plan.rounds, last)})
+            used = {**polish.problem.used(candidate.choice), **cost.resources}
             limits = polish.problem.limits()
             fits = all(used[name] <= limits[name].limit for name in limits)
             if fits and FULL_USE * plan.budget <= cost.cost <= plan.budget:
-                found.append(_Candidate(solution.choice, groups, cost.cost, used))
-                turn += 1
-            else:
-                misses += 1
-        return tuple(rounds)
+                return polish.changed(plan, candidate.choice, candidate.groups, cost.cost, used)
+        return plan
 
-    def _solved(
-        self, losses: Losses, seen: list[Observation], tried: tuple[Choice, ...], budget: float
-    ) -> Solution | None:
-        problem = replace(corrected(self.polish.problem, seen), losses=losses)
-        return solve(
-            problem, EDGE[1] * budget, lower=EDGE[0] * budget, without=tried, seed=self.seed,
-            seconds=SOLVER_SECONDS,
-        )  # fmt: skip
+    def _candidates(self, plan: WidthPlan, start: Choice) -> list[_Candidate]:
+        """Return the given plan, and others that are predicted inside the window."""
+        polish, seen = self.polish, self.polish.observed(plan)
+        priced, objectives = corrected(polish.problem, seen), _objectives(polish.problem)
+        measured = {tuple(one.choice) for one in seen}
+        found = [_Candidate(start, plan.groups, plan.corrected)]
+        for turn in range(self.count - 1):
+            tried = {candidate.choice for candidate in found} | measured
+            solution = solve(
+                replace(priced, losses=objectives[turn % len(objectives)]),
+                EDGE[1] * plan.budget, lower=EDGE[0] * plan.budget, without=tuple(sorted(tried)),
+                seed=self.seed, seconds=SOLVER_SECONDS,
+            )  # fmt: skip
+            if solution is None:  # no other plan costs as much, whatever the objective
+                break
+            groups = polish.cut(solution.choice, self.rankings)
+            found.append(_Candidate(solution.choice, groups, solution.cost))
+        return found
 
 
 def _objectives(problem: Problem) -> tuple[Losses, ...]:

@@ -174,10 +174,14 @@ class FrontPoint(Record):
 
 
 class PlanTrial(Record):
-    """A plan measured whole and then recovered for a few steps: its validation loss after them."""
+    """A plan recovered for a few steps: its validation loss before them (`start`) and after.
+
+    `predicted` is its cost as predicted; the given plan of trials was measured.
+    """
 
     widths: dict[str, int]
-    cost: float
+    predicted: float
+    start: float
     loss: float
     steps: int
 

@@ -184,8 +184,8 @@ class Console:
                 _add(loop, str(row.number), row.predicted, row.found, row.error)
             self.rich.print(loop)
         if plan.trials:
-            loss = f">validation loss after {plan.trials[0].steps} steps"
-            tried = _table("widths tried", ">cost", loss, "")
+            after = f">after {plan.trials[0].steps} steps"
+            tried = _table("widths tried", ">predicted", ">validation loss", after, "")
             for line in summary.trials(plan):
                 _add(tried, *line)
             self.rich.print(tried)

@@ -241,13 +241,14 @@ def rounds(plan: WidthPlan, kind: Kind) -> tuple[RoundRow, ...]:
     )
 
 
-def trials(plan: WidthPlan) -> tuple[tuple[str, str, str, str], ...]:
-    """Return the plans tried: widths in the order of the groups, cost, loss, whether taken."""
+def trials(plan: WidthPlan) -> tuple[tuple[str, str, str, str, str], ...]:
+    """Return the plans tried: widths by group, predicted cost, loss before and after, if taken."""
     widths = {name: group.after for name, group in plan.groups.items()}
     return tuple(
         (
             " ".join(str(trial.widths[name]) for name in plan.groups),
-            figures.cost(trial.cost, plan.unit),
+            figures.cost(trial.predicted, plan.unit),
+            f"{trial.start:.4f}",
             f"{trial.loss:.4f}",
             "taken" if trial.widths == widths else "",
         )

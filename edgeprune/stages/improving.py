@@ -45,7 +45,7 @@ def improved(
         kept = {name: group.kept for name, group in groups.items()}
         return learned_gates(run.model, run.data, kept, seed=run.job.seed)
 
-    def recovered(plans: Sequence[Groups]) -> list[float]:
+    def recovered(plans: Sequence[Groups]) -> list[tuple[float, float]]:
         settings = recovery_settings(run).model_copy(update={"steps": trial_steps(steps)})
         models = []
         for groups in plans:
@@ -54,11 +54,13 @@ def improved(
             left = {name: channels for name, channels in kept.items() if channels}
             model, _ = prepared(slim, run.model, run.data, settings, seed=run.job.seed, kept=left)
             models.append(model)
+        samples = first_batches(run.data.validation, CHECK_SAMPLES, "validation")
+        before = [mean_loss(model, run.data, samples) for model in models]
         for step, averages in side_by_side(models, run.dense, run.data, settings):
             stage.update(step, settings.steps, f"trials of {len(models)} plans")
             models = averages
-        samples = first_batches(run.data.validation, CHECK_SAMPLES, "validation")
-        return [mean_loss(model, run.data, samples) for model in models]
+        after = [mean_loss(model, run.data, samples) for model in models]
+        return list(zip(before, after, strict=True))
 
     polish = Polish(problem, scores, loss, candidates.measure, gates, stage.note)
     if not steps:
