@@ -1,7 +1,8 @@
-"""Least-squares reconstruction: consumer layers re-fitted from calibration inputs, without labels.
+"""Least-squares reconstruction: layers behind a cut re-fitted from calibration inputs, no labels.
 
-A layer that lost input channels is given the weights with which its output comes closest to the
-dense model's (after arXiv 1707.06168, with all channels chosen beforehand):
+From the first layer on that lost input channels, or follows a branch that is gone, each layer is
+given the weights with which its output comes closest to the dense model's (after arXiv 1707.06168,
+with all channels chosen beforehand):
 
     minimise over W, b   sum over positions of ||W x + b - y||^2 + ridge * scale * ||W - W0||^2
 
@@ -59,11 +60,12 @@ def reconstruct(
     ridge: float = RIDGE,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Reconstruction:
-    """Return a copy of `slim` whose consumer layers give the dense model's outputs again.
+    """Return a copy of `slim` whose layers behind the cuts give the dense model's outputs again.
 
     Convolutions (one and two dimensions) and linear layers are re-fitted in the order in which they
-    run. The constant b goes into the layer's bias, or into the running mean of the BatchNorm that
-    follows; where there is neither, the fit does without.
+    run, those too that lost no channel: what they receive is no longer the same. The constant b
+    goes into the layer's bias, or into the running mean of the BatchNorm that follows; where there
+    is neither, the fit does without.
 
     Args:
         slim: the cut model.
@@ -81,12 +83,13 @@ def reconstruct(
     taken = first_batches(data.calibration, samples, "calibration")
     inputs = [part for x, _ in taken for part in _split(x)]
     outputs, consumers = _roles(dense, data.example, kept)
+    whole, _ = _run_order(dense, data.example)
     order, norms = _run_order(slim, data.example)
     layers, originals = dict(slim.named_modules()), dict(dense.named_modules())
     refitted: list[Refit] = []
     left: list[tuple[str, str]] = []
-    wanted = [name for name in order if name in consumers]
-    left += [(name, "it was not called") for name in consumers if name not in order]
+    left += [(name, "it was not called") for name in consumers if name not in whole]
+    wanted = _behind(consumers, whole, order, layers)
     for done, name in enumerate(wanted):
         progress(done, len(wanted), name)
         reason = "it runs more than once" if order[name] > 1 else obstacle(layers[name])
@@ -188,6 +191,29 @@ def _roles(
             else:
                 outputs[member.layer] = sorted(i for k in kept[name] for i in member.indices[k])
     return outputs, consumers
+
+
+def _behind(
+    consumers: set[str],
+    whole: Mapping[str, int],
+    order: Mapping[str, int],
+    layers: Mapping[str, nn.Module],
+) -> list[str]:
+    """Return the layers to re-fit, in the order of running: from the first changed one on.
+
+    Changed are `consumers`, and what runs after the first layer that only the `whole` model runs.
+    Of the others, those are left out that cannot be re-fitted.
+    """
+    ran = list(whole)
+    first = next((k for k, name in enumerate(ran) if name in consumers or name not in order), None)
+    if first is None:
+        return []
+    later = set(ran[first:])
+    return [
+        name
+        for name in order
+        if name in consumers or (name in later and not obstacle(layers[name]) and order[name] == 1)
+    ]
 
 
 def _run_order(model: nn.Module, example: Inputs) -> tuple[dict[str, int], dict[str, str]]:
