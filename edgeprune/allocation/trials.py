@@ -34,9 +34,13 @@ def trial_steps(steps: int) -> int:
 
 @dataclass(frozen=True)
 class _Candidate:
+    """A plan, its predicted cost, and its validation loss before a short recovery and after."""
+
     choice: Choice
     groups: Groups
     predicted: float
+    start: float = math.nan
+    loss: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Trials:
         recovered: gives the validation loss of each plan before a short recovery and after.
         rankings: group -> criterion that ranks its channels.
         steps: of the short recovery, for the record.
-        count: plans to try.
+        count: plans to try in the first round.
         seed: of the solver.
     """
 
@@ -65,37 +69,60 @@ class Trials:
         Tried are the given `plan`, then in turn those of least summed loss, of least sum of squared
         losses, of the largest product of kept shares, and of the least sum of the first and the
         third, all predicted in [97 %, 100 %] of the budget. In the order of their losses they are
-        measured on the device, until one is inside that window too; 4 at most.
+        measured on the device, until one is inside that window too; 4 at most. Where predictions
+        missed, prices are corrected by what was measured, and half as many more are tried.
         """
-        polish = self.polish
-        start = polish.choice_of(plan)
-        if start == polish.problem.dense:
+        start = self.polish.choice_of(plan)
+        if start == self.polish.problem.dense:
             return plan
-        found = self._candidates(plan, start)
-        if len(found) == 1:
+        taken = _Candidate(start, plan.groups, plan.corrected)
+        tried = self._tried(plan, [taken], self.count - 1)
+        if len(tried) == 1:
             return plan
-        losses = self.recovered([candidate.groups for candidate in found])
-        for number, (candidate, (_, after)) in enumerate(zip(found, losses, strict=True), start=1):
-            polish.note(
-                f"trial {number} of {len(found)}: loss {after:.4f} after {self.steps} steps, "
-                f"{100 * candidate.predicted / plan.budget:.1f} % of the budget predicted"
-            )
+        taken = tried[0]
+        for more in (self.count // 2, 0):
+            better = sorted((c for c in tried if c.loss < taken.loss), key=lambda c: c.loss)
+            plan, taken, missed = self._taken(plan, taken, better)
+            if not missed or not more:
+                break
+            tried += self._tried(plan, [], more, tuple(c.choice for c in tried))
         trials = tuple(
             PlanTrial(
-                widths=polish.problem.widths_of(candidate.choice),
-                predicted=candidate.predicted, start=before, loss=after, steps=self.steps,
+                widths=self.polish.problem.widths_of(candidate.choice), steps=self.steps,
+                predicted=candidate.predicted, start=candidate.start, loss=candidate.loss,
             )
-            for candidate, (before, after) in zip(found, losses, strict=True)
+            for candidate in tried
         )  # fmt: skip
-        order = sorted(range(len(found)), key=lambda k: losses[k][1])
-        return self._taken(plan.model_copy(update={"trials": trials}), [found[k] for k in order])
+        return plan.model_copy(update={"trials": trials})
 
-    def _taken(self, plan: WidthPlan, ordered: Sequence[_Candidate]) -> WidthPlan:
-        """Return the first of the plans that the device measures inside the window, or `plan`."""
-        polish, start = self.polish, self.polish.choice_of(plan)
-        for candidate in ordered[:MEASURED]:
-            if candidate.choice == start:
-                break
+    def _tried(
+        self, plan: WidthPlan, found: list[_Candidate], more: int, before: tuple[Choice, ...] = ()
+    ) -> list[_Candidate]:
+        """Return `found` and others, recovered for a short time side by side."""
+        found = self._candidates(plan, found, more, before)
+        if len(found) + len(before) < 2:  # with nothing to compare, nothing is trained
+            return found
+        losses = self.recovered([candidate.groups for candidate in found]) if found else []
+        tried = []
+        for candidate, (start, loss) in zip(found, losses, strict=True):
+            tried.append(replace(candidate, start=start, loss=loss))
+            self.polish.note(
+                f"trial {len(before) + len(tried)}: loss {loss:.4f} after {self.steps} steps, "
+                f"{100 * candidate.predicted / plan.budget:.1f} % of the budget predicted"
+            )
+        return tried
+
+    def _taken(
+        self, plan: WidthPlan, taken: _Candidate, better: Sequence[_Candidate]
+    ) -> tuple[WidthPlan, _Candidate, bool]:
+        """Return the first of the better plans that the device measures inside the window.
+
+        If there is none, `plan` of `taken` stays. The last value says whether one missed.
+        """
+        polish = self.polish
+        done = {tuple(one.choice) for one in polish.observed(plan)}
+        waiting = [candidate for candidate in better if candidate.choice not in done]
+        for number, candidate in enumerate(waiting[:MEASURED]):
             cost = polish.measure(candidate.groups)
             last = Round(
                 widths=polish.problem.widths_of(candidate.choice),
@@ -109,17 +136,20 @@ class Trials:
             limits = polish.problem.limits()
             fits = all(used[name] <= limits[name].limit for name in limits)
             if fits and FULL_USE * plan.budget <= cost.cost <= plan.budget:
-                return polish.changed(plan, candidate.choice, candidate.groups, cost.cost, used)
-        return plan
+                changed = polish.changed(plan, candidate.choice, candidate.groups, cost.cost, used)
+                return changed, candidate, number > 0
+        return plan, taken, bool(waiting)
 
-    def _candidates(self, plan: WidthPlan, start: Choice) -> list[_Candidate]:
-        """Return the given plan, and others that are predicted inside the window."""
+    def _candidates(
+        self, plan: WidthPlan, found: list[_Candidate], more: int, before: tuple[Choice, ...]
+    ) -> list[_Candidate]:
+        """Return `found` and up to `more` other plans that are predicted inside the window."""
         polish, seen = self.polish, self.polish.observed(plan)
         priced, objectives = corrected(polish.problem, seen), _objectives(polish.problem)
-        measured = {tuple(one.choice) for one in seen}
-        found = [_Candidate(start, plan.groups, plan.corrected)]
-        for turn in range(self.count - 1):
-            tried = {candidate.choice for candidate in found} | measured
+        known = {*before, *(tuple(one.choice) for one in seen)}
+        found = list(found)
+        for turn in range(more):
+            tried = known | {candidate.choice for candidate in found}
             solution = solve(
                 replace(priced, losses=objectives[turn % len(objectives)]),
                 EDGE[1] * plan.budget, lower=EDGE[0] * plan.budget, without=tuple(sorted(tried)),

@@ -215,7 +215,8 @@ class _Work:
             job = self.this.job.with_overrides(budget=budget)
             if variant.name == OURS:
                 prune = job.prune.model_copy(update={"allocation": OURS, "round_to": None})
-                recover = job.recover.model_copy(update={"steps": steps})
+                change = {"steps": steps} if steps else {"steps": 0, "reconstruct": False}
+                recover = job.recover.model_copy(update=change)
                 job = job.model_copy(update={"prune": prune, "recover": recover})
                 run = replace(self.this, job=job)
                 p = self.prices

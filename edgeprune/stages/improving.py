@@ -32,10 +32,11 @@ def improved(
 ) -> WidthPlan:
     """Return `plan`, or one of the same cost that serves the job better.
 
-    Where nothing is trained afterwards, the loss after BatchNorm recalibration is what counts: the
-    plan is polished. Otherwise it is the loss after training: plans are tried with some of it.
+    Where BatchNorm is all that is recalibrated afterwards, the loss after that is what counts: the
+    plan is polished. Otherwise plans are tried with some of the recovery.
     """
-    steps = run.job.recover.steps
+    settings = recovery_settings(run)
+    steps = trial_steps(settings.steps)
 
     def loss(groups: Mapping[str, PlannedGroup]) -> float:
         kept = {name: group.kept for name, group in groups.items()}
@@ -46,24 +47,26 @@ def improved(
         return learned_gates(run.model, run.data, kept, seed=run.job.seed)
 
     def recovered(plans: Sequence[Groups]) -> list[tuple[float, float]]:
-        settings = recovery_settings(run).model_copy(update={"steps": trial_steps(steps)})
+        short = settings.model_copy(update={"steps": steps})
         models = []
         for groups in plans:
             kept = {name: group.kept for name, group in groups.items()}
             slim = cut(run.model, run.data.example, kept, candidates.removed(groups))
             left = {name: channels for name, channels in kept.items() if channels}
-            model, _ = prepared(slim, run.model, run.data, settings, seed=run.job.seed, kept=left)
+            model, _ = prepared(slim, run.model, run.data, short, seed=run.job.seed, kept=left)
             models.append(model)
         samples = first_batches(run.data.validation, CHECK_SAMPLES, "validation")
         before = [mean_loss(model, run.data, samples) for model in models]
-        for step, averages in side_by_side(models, run.dense, run.data, settings):
-            stage.update(step, settings.steps, f"trials of {len(models)} plans")
+        if not steps:
+            return [(loss, loss) for loss in before]
+        for step, averages in side_by_side(models, run.dense, run.data, short):
+            stage.update(step, steps, f"trials of {len(models)} plans")
             models = averages
         after = [mean_loss(model, run.data, samples) for model in models]
         return list(zip(before, after, strict=True))
 
     polish = Polish(problem, scores, loss, candidates.measure, gates, stage.note)
-    if not steps:
+    if not steps and not settings.reconstruct:
         return polish(plan)
     rankings = {name: curve.criterion for name, curve in candidates.curves.items()}
-    return Trials(polish, recovered, rankings, trial_steps(steps), seed=run.job.seed)(plan)
+    return Trials(polish, recovered, rankings, steps, seed=run.job.seed)(plan)

@@ -2,113 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 
 import pytest
 
 from edgeprune.allocation.closed_loop import Measured
 from edgeprune.allocation.polishing import Polish
-from edgeprune.allocation.trials import COUNT, Trials, trial_steps
+from edgeprune.allocation.trials import COUNT, MEASURED, Trials, trial_steps
 from edgeprune.records import PlannedGroup
 from tests.allocation.test_polishing import PROBLEM, SCORES, plan, whole
 
 RANKINGS = dict.fromkeys("abc", "l2")
 Groups = Mapping[str, PlannedGroup]
+Widths = tuple[int, ...]
 
 
 def widths(groups: Groups) -> tuple[int, ...]:
     return tuple(groups[name].after for name in "abc")
 
 
-def trials(
-    recovered: Mapping[tuple[int, ...], float], error: float = 1.0
-) -> tuple[Trials, list[tuple[int, ...]]]:
-    """Plans of 8 channels are in the window if the device says what was predicted."""
-    tried: list[tuple[int, ...]] = []
+class Bench:
+    """Trials of PROBLEM; plans of 8 channels are in the window if the device says the predicted.
 
-    def measure(groups: Groups) -> Measured:
-        cost = error * 25 * sum(widths(groups))
+    Args:
+        recovered: loss after recovery by widths; 1.0 for all others.
+        error: what the device says over what is predicted, by widths; 1.0 for all others.
+    """
+
+    def __init__(
+        self, recovered: Mapping[Widths, float], error: Mapping[Widths, float] | None = None
+    ) -> None:
+        self.tried: list[Widths] = []
+        self.measured: list[Widths] = []
+        self.error = error or {}
+        self.recovered = recovered
+        polish = Polish(PROBLEM, SCORES, whole, self._measure)
+        self.trials = Trials(polish, self._recover, RANKINGS, steps=100)
+
+    def _measure(self, groups: Groups) -> Measured:
+        self.measured.append(widths(groups))
+        cost = self.error.get(widths(groups), 1.0) * 25 * sum(widths(groups))
         return Measured(cost, cost, cost)
 
-    def after(groups: Groups) -> float:
-        tried.append(widths(groups))
-        return recovered.get(widths(groups), 1.0)
-
-    polish = Polish(PROBLEM, SCORES, whole, measure)
-    return Trials(polish, after, RANKINGS, steps=100), tried
+    def _recover(self, plans: Sequence[Groups]) -> list[tuple[float, float]]:
+        now = [widths(groups) for groups in plans]
+        self.tried += now
+        return [(2.0, self.recovered.get(one, 1.0)) for one in now]
 
 
-def test_the_plan_that_recovers_best_is_taken() -> None:
+def test_the_plan_that_recovers_best_is_taken_and_it_alone_is_measured() -> None:
     """All plans of 8 channels cost the same; two objectives lead to the most even widths."""
-    start = plan(2, 2, 4, budget=203.0)
     even = {(2, 3, 3), (3, 2, 3), (3, 3, 2)}
-    trial, tried = trials({(2, 2, 4): 0.5, **dict.fromkeys(even, 0.2)})
-    found = trial(start)
-    assert tried[0] == (2, 2, 4)
-    assert len(tried) == len(set(tried)) == COUNT
-    assert all(sum(one) == 8 for one in tried)
-    assert widths(found.groups) == next(one for one in tried if one in even)
+    bench = Bench({(2, 2, 4): 0.5, **dict.fromkeys(even, 0.2)})
+    found = bench.trials(plan(2, 2, 4, budget=203.0))
+    best = next(one for one in bench.tried if one in even)
+    assert bench.tried[0] == (2, 2, 4)
+    assert len(bench.tried) == len(set(bench.tried)) == COUNT
+    assert all(sum(one) == 8 for one in bench.tried)
+    assert widths(found.groups) == best
+    assert bench.measured == [best]
     assert found.corrected == 200.0
     assert found.loss == pytest.approx(0.6)
-    assert [tuple(t.widths.values()) for t in found.trials] == tried
+    assert [tuple(t.widths.values()) for t in found.trials] == bench.tried
     assert [t.loss for t in found.trials] == [
         0.5,
-        *(0.2 if one in even else 1.0 for one in tried[1:]),
+        *(0.2 if one in even else 1.0 for one in bench.tried[1:]),
     ]
-    assert {t.steps for t in found.trials} == {100}
-    assert len(found.rounds) == COUNT - 1  # all but the given plan were measured here
+    assert {(t.start, t.steps, t.predicted) for t in found.trials} == {(2.0, 100, 200.0)}
+    (last,) = found.rounds
+    assert (tuple(last.widths.values()), last.measured) == (best, 200.0)
 
 
 def test_a_plan_that_recovers_best_stays_as_it_was_with_its_channels() -> None:
     start = plan(2, 2, 4, budget=203.0)
     other = start.groups["a"].model_copy(update={"kept": (1, 3), "criterion": "fpgm"})
     start = start.model_copy(update={"groups": {**start.groups, "a": other}})
-    trial, tried = trials({(2, 2, 4): 0.1})
-    found = trial(start)
-    assert len(tried) == COUNT
+    bench = Bench({(2, 2, 4): 0.1})
+    found = bench.trials(start)
+    assert len(bench.tried) == len(found.trials) == COUNT
+    assert bench.measured == []
     assert found.groups == start.groups
     assert (found.loss, found.corrected, found.gap) == (start.loss, start.corrected, start.gap)
-    assert len(found.trials) == COUNT
 
 
-def test_where_recovery_hardly_differs_the_least_whole_loss_decides() -> None:
-    """(4, 1, 3) loses 0.6 as a whole and the others more, but for (1, 4, 3), which is like it."""
-    start = plan(2, 2, 4, budget=203.0)
-    trial, _ = trials({})
-    trial = Trials(
-        trial.polish,
-        lambda g: {(2, 2, 4): 1.0, (4, 1, 3): 1.019}.get(widths(g), 1.5),
-        RANKINGS,
-        steps=100,
+def test_a_plan_outside_the_window_gives_way_to_the_next_best() -> None:
+    """The device finds the best too dear and the second too cheap."""
+    bench = Bench(
+        {(4, 1, 3): 0.1, (1, 4, 3): 0.2, (3, 1, 4): 0.3, (2, 2, 4): 0.4},
+        {(4, 1, 3): 1.1, (1, 4, 3): 0.9},
     )
-    found = trial(start)
-    assert (4, 1, 3) in [tuple(t.widths.values()) for t in found.trials]
-    assert widths(found.groups) == (4, 1, 3)
-    far = Trials(
-        trial.polish,
-        lambda g: {(2, 2, 4): 1.0, (4, 1, 3): 1.021}.get(widths(g), 1.5),
-        RANKINGS,
-        steps=100,
-    )
-    assert widths(far(start).groups) == (2, 2, 4)
+    found = bench.trials(plan(2, 2, 4, budget=203.0))
+    assert bench.measured == [(4, 1, 3), (1, 4, 3), (3, 1, 4)]
+    assert widths(found.groups) == (3, 1, 4)
+    assert [one.measured for one in found.rounds] == pytest.approx([220.0, 180.0, 200.0])
 
 
-def test_plans_outside_the_window_are_not_tried() -> None:
-    """The device says 10 % more than predicted, so all plans of 8 channels are too dear."""
+def test_the_given_plan_stays_where_the_device_refuses_all_others() -> None:
+    bench = Bench({(2, 2, 4): 2.0}, dict.fromkeys(product((1, 2, 3, 4), repeat=3), 1.1))
     start = plan(2, 2, 4, budget=203.0)
-    trial, tried = trials({}, error=1.1)
-    found = trial(start)
-    assert tried == []  # with nothing to compare, nothing is trained
+    found = bench.trials(start)
+    assert len(bench.measured) == 2 * MEASURED  # in the first round and in the second
     assert found.groups == start.groups
-    assert len(found.rounds) >= 1
+    assert found.corrected == start.corrected
     assert all(one.measured > start.budget for one in found.rounds)
 
 
 def test_the_dense_model_is_not_tried() -> None:
     dense = plan(4, 4, 4, budget=400.0)
-    trial, tried = trials({})
-    assert trial(dense) == dense
-    assert tried == []
+    bench = Bench({})
+    assert bench.trials(dense) == dense
+    assert bench.tried == []
 
 
 @pytest.mark.parametrize(

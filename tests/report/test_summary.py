@@ -95,14 +95,16 @@ def tried(*losses):
     own = {name: group.after for name, group in plan.groups.items()}
     other = dict.fromkeys(own, 7)
     pairs = zip((own, *[other] * len(losses)), losses, strict=False)
-    trials = tuple(PlanTrial(widths=w, cost=486.0, loss=x, steps=100) for w, x in pairs)
+    trials = tuple(
+        PlanTrial(widths=w, predicted=486.0, start=0.5, loss=x, steps=100) for w, x in pairs
+    )
     return plan.model_copy(update={"trials": trials})
 
 
 def test_the_taken_one_of_the_plans_tried_is_marked():
     first, second = summary.trials(tried(0.25, 0.26))
-    assert first[1:] == ("486 µs", "0.2500", "taken")
-    assert second[1:] == ("486 µs", "0.2600", "")
+    assert first[1:] == ("486 µs", "0.5000", "0.2500", "taken")
+    assert second[1:] == ("486 µs", "0.5000", "0.2600", "")
     assert set(second[0].split()) == {"7"}
     assert summary.trials(factories.a_plan()) == ()
 
