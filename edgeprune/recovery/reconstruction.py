@@ -89,12 +89,16 @@ def reconstruct(
     refitted: list[Refit] = []
     left: list[tuple[str, str]] = []
     left += [(name, "it was not called") for name in consumers if name not in whole]
-    wanted = _behind(consumers, whole, order, layers)
+    consumers &= set(order)
+    gone = {n for n in whole if type(layers.get(n)) is not type(originals[n])}
+    first = next((k for k, name in enumerate(whole) if name in consumers | gone), len(whole))
+    later = set(list(whole)[first:])
+    wanted = [n for n in order if n in consumers or (n in later and not obstacle(layers[n]))]
     for done, name in enumerate(wanted):
         progress(done, len(wanted), name)
         reason = "it runs more than once" if order[name] > 1 else obstacle(layers[name])
         if reason:
-            left.append((name, reason))
+            left += [(name, reason)] if name in consumers else []
             continue
         norm = norms.get(name)
         with torch.inference_mode():
@@ -191,29 +195,6 @@ def _roles(
             else:
                 outputs[member.layer] = sorted(i for k in kept[name] for i in member.indices[k])
     return outputs, consumers
-
-
-def _behind(
-    consumers: set[str],
-    whole: Mapping[str, int],
-    order: Mapping[str, int],
-    layers: Mapping[str, nn.Module],
-) -> list[str]:
-    """Return the layers to re-fit, in the order of running: from the first changed one on.
-
-    Changed are `consumers`, and what runs after the first layer that only the `whole` model runs.
-    Of the others, those are left out that cannot be re-fitted.
-    """
-    ran = list(whole)
-    first = next((k for k, name in enumerate(ran) if name in consumers or name not in order), None)
-    if first is None:
-        return []
-    later = set(ran[first:])
-    return [
-        name
-        for name in order
-        if name in consumers or (name in later and not obstacle(layers[name]) and order[name] == 1)
-    ]
 
 
 def _run_order(model: nn.Module, example: Inputs) -> tuple[dict[str, int], dict[str, str]]:
