@@ -5,6 +5,7 @@
     python benchmarks/methods.py --parts gain                     accuracy each criterion leaves
     python benchmarks/methods.py --parts regularised              what training before the cut gains
     python benchmarks/methods.py --parts reconstruction           what least squares wins back
+    python benchmarks/methods.py --parts recovery                 what distillation and it gain
 
 The reference network is that of examples/fashion_mnist. Run it on an idle machine.
 """
@@ -15,6 +16,7 @@ import argparse
 import json
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -31,10 +33,11 @@ from edgeprune.importance.normalisation import layer_wise
 from edgeprune.importance.registry import CRITERIA
 from edgeprune.importance.scores import score_channels
 from edgeprune.job import load_job
+from edgeprune.loading import load_data
 from edgeprune.pipeline import load, plan_only
 from edgeprune.pruning.groups import cut, find_groups
 from edgeprune.recovery.batchnorm import recalibrate
-from edgeprune.recovery.finetuning import metric_on
+from edgeprune.recovery.finetuning import metric_on, recover
 from edgeprune.recovery.layout import fast_layout
 from edgeprune.recovery.reconstruction import reconstruct
 from edgeprune.recovery.regularisation import train_regularised
@@ -46,9 +49,10 @@ JOB = ROOT / "examples" / "fashion_mnist" / "job.toml"
 TIMED = ("taylor", "fisher", "hessian", "fused")
 BATCHES, BATCH = 100, 32
 STEPS = 200  # of training before the cut
+SEEDS = (0, 1, 2)
 STEP = 64  # samples of a training step, as in the job's recovery
 FEW = 4000  # test images on which cut models are compared
-PARTS = ("time", "gain", "regularised", "reconstruction")
+PARTS = ("time", "gain", "regularised", "reconstruction", "recovery")
 Network = tuple[nn.Module, Data]
 
 
@@ -77,6 +81,8 @@ def main() -> None:
         regularised()
     if "reconstruction" in asked.parts:
         reconstruction(asked.budget, asked.device)
+    if "recovery" in asked.parts:
+        recovery()
 
 
 def network() -> Network:
@@ -187,6 +193,7 @@ def regularised() -> None:
         ("bn_scale", 1e-12),
         ("bn_scale", 1e-3),
         ("bn_scale", 1e-2),
+        ("bn_scale", 1e-1),
     ):
         settings = RegulariseSection(kind=kind, steps=STEPS, strength=strength)
         started = time.perf_counter()
@@ -232,6 +239,28 @@ def reconstruction(budget: str, device: str) -> None:
     print(f"reconstructed {rebuilt:.4f}, and then recalibrated {both:.4f}, in {seconds:.1f} s")
     for name, start in (("as cut", as_cut), ("recalibration", recalibrated)):
         print(f"won back of what is lost after {name}: {(both - start) / (dense - start):.3f}")
+
+
+def recovery() -> None:
+    """Accuracy after short fine-tuning, with and without a teacher and reconstruction before it."""
+    job = load_job(JOB)
+    model, data = load(job, JOB.parent)
+    groups = find_groups(model, data.example).groups
+    kept = layer_wise(score_channels(model, data, groups, "l2", samples=512), 0.5)
+    test = [((x,), y) for x, y in data.test]  # type: ignore[union-attr]
+    print(f"\nhalf of every group by l2, {STEPS} steps, seeds {SEEDS}; all test images")
+    for distill in (True, False):
+        for rebuilt in (True, False):
+            change = {"steps": STEPS, "distill": distill, "reconstruct": rebuilt}
+            settings = job.recover.model_copy(update=change)
+            found = []
+            for seed in SEEDS:
+                fresh = load_data(job.with_overrides(seed=seed), JOB.parent)
+                slim = cut(model, data.example, kept)
+                done = recover(slim, model, fresh, settings, seed=seed, kept=kept)
+                found.append(metric_on(done.model, data, test))
+            told = f"distilled {distill!s:5s} reconstructed {rebuilt!s:5s}"
+            print(f"{told}: {statistics.mean(found):.4f} of {found}", flush=True)
 
 
 def first(data: Data) -> list[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:

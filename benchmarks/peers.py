@@ -74,7 +74,8 @@ def section(results: list[BenchResult]) -> str:
         "plans for what follows: with gates and whole losses where BatchNorm is all that is",
         "recalibrated, else by short recoveries of up to eighteen plans. So its plans differ between",
         "the tables, and its trials are training that the others do not do. Recovery reconstructs",
-        "first, whoever decided the widths. A method marked *over* did not get down to the budget.",
+        "first, whoever decided the widths. A method marked *over* did not get down to the",
+        "budget.",
         "Written by `make bench-peers`.",
         "",
     ]
