@@ -251,6 +251,7 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
     """Recover accuracy; the best state goes into recovered.safetensors."""
     with run.console.stage("Recovering accuracy") as stage:
         slim = rebuild(run.model, run.data.example, plan, load_file(run.own("shrunk.safetensors")))
+        now = run.present.relative(plan)
         masks = run.prepared.masks if run.prepared else None
         hold_zeros(slim, masks.held if masks else ())
         result = recover(
@@ -258,8 +259,8 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
             run.dense,
             run.data,
             recovery_settings(run),
-            original=run.model,
-            kept={name: group.kept for name, group in plan.groups.items() if group.after},
+            original=run.present.model,
+            kept={name: group.kept for name, group in now.groups.items() if group.after},
             seed=run.job.seed,
             progress=stage.update,
         )
