@@ -96,7 +96,7 @@ def test_regularised_training_and_a_broken_guard_that_names_the_class(
     section = '[regularise]\nkind = "group_norm"\nsteps = 20\nstrength = 0.01\n'
     guards = '[guards]\nclass_floor = 1.0\nagreement = 0.1\nlayers = ["0"]\n'
     device = scheduled(job, section + guards, "30%")
-    job.write_text(job.read_text().replace("steps = 40", "steps = 0"))
+    job.write_text(job.read_text().replace("steps = 40", "steps = 0\nreconstruct = false"))
     done = inside("run", job, "--device", device, "--out", tmp_path / "out", "--json")
     assert done.returncode == 1, done.stderr
     verdict = json.loads(done.stdout)
