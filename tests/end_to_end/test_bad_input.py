@@ -266,7 +266,13 @@ def test_interrupt_ends_with_130_and_leaves_no_orphan(job: Path, tmp_path: Path)
         "--out",
         out,
     ]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        list(map(str, command)),
+        stderr=subprocess.PIPE,
+        text=True,
+        # what a shell starts in the background ignores interrupts, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     until = time.monotonic() + 120
     workers: list[psutil.Process] = []
     while not workers and time.monotonic() < until:
