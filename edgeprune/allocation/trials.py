@@ -22,6 +22,7 @@ from edgeprune.records import PlanTrial, Round, WidthPlan
 
 COUNT = 12  # plans tried, where the budget has as many
 MEASURED = 4  # plans that may be measured on the device
+MISSES = 2  # outside the window, after which more are tried
 FEWEST, MOST = 100, 250  # steps of a trial
 SOLVER_SECONDS = 10.0
 Losses = tuple[tuple[float, ...], ...]
@@ -69,8 +70,8 @@ class Trials:
         Tried are the given `plan`, then in turn those of least summed loss, of least sum of squared
         losses, of the largest product of kept shares, and of the least sum of the first and the
         third, all predicted in [97 %, 100 %] of the budget. In the order of their losses they are
-        measured on the device, until one is inside that window too; 4 at most. Where predictions
-        missed, prices are corrected by what was measured, and half as many more are tried.
+        measured on the device, until one is inside that window too; 4 at most. Where two missed it,
+        prices are corrected by what was measured, and half as many more are tried.
         """
         start = self.polish.choice_of(plan)
         if start == self.polish.problem.dense:
@@ -83,7 +84,7 @@ class Trials:
         for more in (self.count // 2, 0):
             better = sorted((c for c in tried if c.loss < taken.loss), key=lambda c: c.loss)
             plan, taken, missed = self._taken(plan, taken, better)
-            if not missed or not more:
+            if missed < MISSES or not more:
                 break
             tried += self._tried(plan, [], more, tuple(c.choice for c in tried))
         trials = tuple(
@@ -114,10 +115,10 @@ class Trials:
 
     def _taken(
         self, plan: WidthPlan, taken: _Candidate, better: Sequence[_Candidate]
-    ) -> tuple[WidthPlan, _Candidate, bool]:
+    ) -> tuple[WidthPlan, _Candidate, int]:
         """Return the first of the better plans that the device measures inside the window.
 
-        If there is none, `plan` of `taken` stays. The last value says whether one missed.
+        If there is none, `plan` of `taken` stays. The last value says how many missed.
         """
         polish = self.polish
         done = {tuple(one.choice) for one in polish.observed(plan)}
@@ -137,8 +138,8 @@ class Trials:
             fits = all(used[name] <= limits[name].limit for name in limits)
             if fits and FULL_USE * plan.budget <= cost.cost <= plan.budget:
                 changed = polish.changed(plan, candidate.choice, candidate.groups, cost.cost, used)
-                return changed, candidate, number > 0
-        return plan, taken, bool(waiting)
+                return changed, candidate, number
+        return plan, taken, len(waiting[:MEASURED])
 
     def _candidates(
         self, plan: WidthPlan, found: list[_Candidate], more: int, before: tuple[Choice, ...]
