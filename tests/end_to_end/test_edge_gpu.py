@@ -95,6 +95,7 @@ def test_a_whole_job_on_software_vulkan_proves_no_speedup(job, inside, tmp_path:
     done = inside(
         "run", job, "--device", "webgpu_software", "--budget", "97%", "--out", out, "--json"
     )
+    assert done.returncode in (0, 1), done.stderr
     verdict = json.loads(done.stdout)
     gates = {gate["name"]: gate for gate in verdict["gates"]}
     # Widths follow from times that mean nothing, so the budget may be missed; and at some widths

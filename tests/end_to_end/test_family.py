@@ -68,7 +68,7 @@ def _starts_from_the_recovered_weights(
 @pytest.mark.slow
 def test_one_failed_gate_fails_the_family(job, inside, tmp_path) -> None:
     text = job.read_text().replace("max_accuracy_drop = 0.05", "max_accuracy_drop = 0.0")
-    job.write_text(text.replace("steps = 40", "steps = 0"))
+    job.write_text(text.replace("steps = 40", "steps = 0\nreconstruct = false"))
     words = ["run", job, "--device", job.with_name("exact.toml"), "--out", tmp_path / "out"]
     done = inside(*words, "--budget", "99%,30%", "--json")
     document = json.loads(done.stdout)
