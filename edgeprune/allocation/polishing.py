@@ -116,23 +116,29 @@ class Polish:
                 break
             choice = min(found, key=lambda c: losses[c])
             groups = self.cut(choice, rankings)
-            cost = self.measure(groups)
-            seen.append(observation(choice, cost.cost, cost.low, cost.high))
+            last, used, fits = self.measured(choice, groups, priced.cost(choice))
+            seen.append(observation(choice, last.measured, last.low, last.high))
             self.note(
                 f"polished: whole loss {losses[start]:.4f} -> {losses[choice]:.4f}, "
-                f"{100 * cost.cost / plan.budget:.1f} % of the budget"
+                f"{100 * last.measured / plan.budget:.1f} % of the budget"
             )
-            last = Round(
-                widths=self.problem.widths_of(choice), predicted=priced.cost(choice),
-                measured=cost.cost, low=cost.low, high=cost.high,
-            )  # fmt: skip
             plan = plan.model_copy(update={"rounds": (*plan.rounds, last)})
-            used = {**self.problem.used(choice), **cost.resources}
-            limits = self.problem.limits()
-            fits = all(used[name] <= limits[name].limit for name in limits)
-            if fits and GOOD[0] * plan.budget <= cost.cost <= plan.budget:
-                return self.changed(plan, choice, groups, cost.cost, used)
+            if fits and GOOD[0] * plan.budget <= last.measured <= plan.budget:
+                return self.changed(plan, choice, groups, last.measured, used)
         return plan
+
+    def measured(
+        self, choice: Choice, groups: Groups, predicted: float
+    ) -> tuple[Round, dict[str, float], bool]:
+        """Measure a plan; return the round, what it uses, and whether the other limits hold."""
+        cost = self.measure(groups)
+        last = Round(
+            widths=self.problem.widths_of(choice), predicted=predicted,
+            measured=cost.cost, low=cost.low, high=cost.high,
+        )  # fmt: skip
+        used = {**self.problem.used(choice), **cost.resources}
+        limits = self.problem.limits()
+        return last, used, all(used[name] <= limits[name].limit for name in limits)
 
     def _descend(
         self,

@@ -18,7 +18,7 @@ from edgeprune.allocation.correction import corrected
 from edgeprune.allocation.exact import solve
 from edgeprune.allocation.polishing import Choice, Groups, Polish
 from edgeprune.allocation.problem import Problem
-from edgeprune.records import PlanTrial, Round, WidthPlan
+from edgeprune.records import PlanTrial, WidthPlan
 
 COUNT = 12  # plans tried, where the budget has as many
 MEASURED = 4  # plans that may be measured on the device
@@ -124,20 +124,11 @@ class Trials:
         done = {tuple(one.choice) for one in polish.observed(plan)}
         waiting = [candidate for candidate in better if candidate.choice not in done]
         for number, candidate in enumerate(waiting[:MEASURED]):
-            cost = polish.measure(candidate.groups)
-            last = Round(
-                widths=polish.problem.widths_of(candidate.choice),
-                predicted=candidate.predicted,
-                measured=cost.cost,
-                low=cost.low,
-                high=cost.high,
-            )
+            choice, groups = candidate.choice, candidate.groups
+            last, used, fits = polish.measured(choice, groups, candidate.predicted)
             plan = plan.model_copy(update={"rounds": (*plan.rounds, last)})
-            used = {**polish.problem.used(candidate.choice), **cost.resources}
-            limits = polish.problem.limits()
-            fits = all(used[name] <= limits[name].limit for name in limits)
-            if fits and FULL_USE * plan.budget <= cost.cost <= plan.budget:
-                changed = polish.changed(plan, candidate.choice, candidate.groups, cost.cost, used)
+            if fits and FULL_USE * plan.budget <= last.measured <= plan.budget:
+                changed = polish.changed(plan, choice, groups, last.measured, used)
                 return changed, candidate, number
         return plan, taken, len(waiting[:MEASURED])
 

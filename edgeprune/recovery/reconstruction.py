@@ -87,8 +87,7 @@ def reconstruct(
     order, norms = _run_order(slim, data.example)
     layers, originals = dict(slim.named_modules()), dict(dense.named_modules())
     refitted: list[Refit] = []
-    left: list[tuple[str, str]] = []
-    left += [(name, "it was not called") for name in consumers if name not in whole]
+    left = [(name, "it was not called") for name in consumers if name not in whole]
     consumers &= set(order)
     gone = {n for n in whole if type(layers.get(n)) is not type(originals[n])}
     first = next((k for k, name in enumerate(whole) if name in consumers | gone), len(whole))
