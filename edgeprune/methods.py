@@ -33,7 +33,7 @@ class Method(NamedTuple):
 _PLANNED = False
 
 METHODS: tuple[Method, ...] = (
-    Method("importance", "auto", "of taylor, l2, fpgm and output_error the best for each group"),
+    Method("importance", "auto", "of taylor, l2, fpgm, output_error and refit_error the best for each group"),
     Method("importance", "random", "uniform, seeded: the baseline"),
     Method("importance", "l1", "sum of absolute weights of the group"),
     Method("importance", "l2", "sum of squared weights of the group"),
@@ -51,6 +51,7 @@ METHODS: tuple[Method, ...] = (
     Method("importance", "synflow", "product of absolute weights along all paths, no data"),
     Method("importance", "hessian", "trace of the channel's Hessian block times squared norm"),
     Method("importance", "output_error", "what the next layer's outputs would lose, greedily"),
+    Method("importance", "refit_error", "what they would lose once it is re-fitted, greedily"),
     Method("importance", "fused", "weights, activations, gradients and cooperation, combined"),
     Method("fusion", "simple", "mean of the four families"),
     Method("fusion", "adaptive", "families weighted by how well they discriminate"),

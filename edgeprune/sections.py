@@ -188,7 +188,7 @@ class FusedSection(Section):
         return value
 
 
-AUTO = ("taylor", "l2", "fpgm", "output_error")  # what importance "auto" tries
+AUTO = ("taylor", "l2", "fpgm", "output_error", "refit_error")  # what importance "auto" tries
 ROUNDING = ("uniform", "global", "isomorphic")  # allocations that know `round_to`
 
 

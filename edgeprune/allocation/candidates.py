@@ -20,7 +20,6 @@ from edgeprune.records import (
     CostTable,
     PlannedGroup,
     ResidualBlock,
-    SensitivityCurve,
     WidthPlan,
 )
 from edgeprune.verify.firmware import footprints
@@ -40,7 +39,7 @@ class Candidates:
         folder: receives candidate.onnx.
         dense: the exported model; its form for the device lies beside it.
         table: widths and dense cost.
-        curves: group -> its best curve, whose criterion ranks the channels.
+        rankings: group -> criterion that ranks its channels.
         scores: "criterion/group" -> score of each channel [width].
         opset: of exported candidates.
         seed: order of the runs.
@@ -55,7 +54,7 @@ class Candidates:
     folder: Path
     dense: Path
     table: CostTable
-    curves: Mapping[str, SensitivityCurve]
+    rankings: Mapping[str, str]
     scores: Mapping[str, Tensor]
     opset: int
     seed: int = 0
@@ -66,7 +65,7 @@ class Candidates:
         """Return what each group keeps at these `widths`."""
         found: dict[str, PlannedGroup] = {}
         for name, width in widths.items():
-            criterion = self.curves[name].criterion
+            criterion = self.rankings[name]
             scores = self.scores[f"{criterion}/{name}"]
             found[name] = PlannedGroup(
                 before=len(scores),

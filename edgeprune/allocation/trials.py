@@ -10,7 +10,7 @@ inside the budget is taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgeprune.allocation.closed_loop import EDGE, FULL_USE
@@ -59,7 +59,7 @@ class Trials:
 
     polish: Polish
     recovered: Callable[[Sequence[Groups]], list[tuple[float, float]]]
-    rankings: dict[str, str]
+    rankings: Mapping[str, str]
     steps: int
     count: int = COUNT
     seed: int = 0

@@ -15,23 +15,13 @@ which channels say the same, they are removed one by one, each time the one that
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from edgeprune.data import call
-from edgeprune.errors import UsageError
-from edgeprune.importance.activations import consumers
-from edgeprune.importance.scoring import BATCH, Scores, Scoring
-from edgeprune.pruning.channels import Member
-from edgeprune.recovery.reconstruction import by_position, obstacle, patches
-
-ROWS = 40  # positions for each weight of an output, at most
+from edgeprune.importance.consumer_sums import ConsumerSums, consumer_sums
+from edgeprune.importance.scoring import Scores, Scoring
 
 
 def output_error(scoring: Scoring) -> Scores:
@@ -40,34 +30,10 @@ def output_error(scoring: Scoring) -> Scores:
     Raises:
         UsageError: no consumer of a group is a convolution without groups or a linear layer.
     """
-    readable = {
-        name: [m for m in members if not obstacle(scoring.layers[m.layer])]
-        for name, members in consumers(scoring).items()
+    return {
+        name: removal_order(torch.stack([_coupling(*part) for part in parts]).sum(0))
+        for name, parts in consumer_sums(scoring).items()
     }
-    for name, members in readable.items():
-        if not members:
-            raise UsageError(
-                f"importance {scoring.criterion} cannot score group {name}: none of its consumers "
-                f"is a convolution without groups or a linear layer: "
-                f"{scoring.kinds(scoring.members[name])}",
-                "keep the layer with [prune] keep, or take another criterion: edgeprune methods",
-            )
-    wanted = {member.layer for members in readable.values() for member in members}
-    seen = {name: _Seen(scoring.layers[name]) for name in wanted}
-    batches = math.ceil(scoring.samples / BATCH)
-    samples = 0
-    with _watching(seen, batches, scoring.generator()):
-        for inputs, target in scoring.batches(labels=True):
-            loss = scoring.data.loss(call(scoring.model, inputs), target) * len(target)
-            if loss.requires_grad:
-                loss.backward()
-            scoring.model.zero_grad(set_to_none=True)
-            samples += len(target)
-    found: Scores = {}
-    for name, members in readable.items():
-        parts = [_between(seen[m.layer].coupling(samples), seen[m.layer].layer, m) for m in members]
-        found[name] = removal_order(torch.stack(parts).sum(0))
-    return found
 
 
 def removal_order(coupling: Tensor) -> Tensor:
@@ -82,79 +48,22 @@ def removal_order(coupling: Tensor) -> Tensor:
     for _ in range(width):
         rise = (coupling.diagonal() + 2 * cross).masked_fill(~left, math.inf)
         channel = int(rise.argmin())
-        value = float(rise[channel].float())
-        if value <= last:  # float32 must still tell the order
-            value = float(torch.nextafter(torch.tensor(last), torch.tensor(math.inf)))
-        scores[channel], last = value, value
+        scores[channel] = last = never_falling(float(rise[channel]), last)
         left[channel] = False
         cross += coupling[channel]
     return scores
 
 
-@dataclass
-class _Seen:
-    """Sums over what one consumer received, and over the squared gradients of its outputs."""
-
-    layer: nn.Module
-    gram: Tensor | None = None
-    total: Tensor | None = None
-    rows: int = 0
-    squares: Tensor | None = None
-
-    def inputs(self, x: Tensor, most: int, generator: torch.Generator) -> None:
-        rows = patches(self.layer, x)
-        if len(rows) > most:
-            rows = rows[torch.randperm(len(rows), generator=generator)[:most]]
-        gram, total = (rows.T @ rows).double(), rows.double().sum(0)
-        self.gram = gram if self.gram is None else self.gram + gram
-        self.total = total if self.total is None else self.total + total
-        self.rows += len(rows)
-
-    def gradients(self, g: Tensor) -> None:
-        found = by_position(g, self.layer, None).double().square().sum(0)
-        self.squares = found if self.squares is None else self.squares + found
-
-    def coupling(self, samples: int) -> Tensor:
-        """Return K [inputs, inputs] of the layer's weights, one entry a weight of an output."""
-        weight: Any = self.layer.weight
-        flat = weight.detach().flatten(1).double()
-        if self.gram is None or self.total is None or self.squares is None:
-            return torch.zeros(flat.shape[1], flat.shape[1], dtype=torch.float64)
-        mean = self.total / self.rows
-        covariance = self.gram / self.rows - torch.outer(mean, mean)
-        # P * E[g^2] is the sum over positions, averaged over samples
-        coupling: Tensor = covariance * (flat.T @ (flat * (self.squares / samples / 2)[:, None]))
-        return coupling
+def never_falling(value: float, last: float) -> float:
+    """Return `value` in float32, or what comes next after `last` if it is no larger."""
+    value = float(torch.tensor(value))
+    return value if value > last else float(torch.nextafter(torch.tensor(last), torch.tensor(math.inf)))
 
 
-@contextlib.contextmanager
-def _watching(seen: dict[str, _Seen], batches: int, generator: torch.Generator) -> Iterator[None]:
-    """Add what each layer receives, and what flows back to its output, to its sums."""
-
-    def watch(layer: _Seen) -> Any:
-        size = layer.layer.weight[0].numel()  # type: ignore[index]
-
-        def hook(_: nn.Module, entered: tuple[Tensor, ...], output: Tensor) -> None:
-            with torch.no_grad():
-                layer.inputs(entered[0].detach(), ROWS * size // batches + 1, generator)
-            if output.requires_grad:
-                output.register_hook(layer.gradients)
-
-        return layer.layer.register_forward_hook(hook)
-
-    handles = [watch(layer) for layer in seen.values()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _between(coupling: Tensor, layer: nn.Module, member: Member) -> Tensor:
+def _coupling(sums: ConsumerSums, places: Tensor) -> Tensor:
     """Return K [width, width]: entries of the layer's weights summed into channels."""
-    weight: Any = layer.weight
-    kernel = weight[0, 0].numel()
-    places = torch.tensor(member.indices)[..., None] * kernel + torch.arange(kernel)
-    width, each = len(places), places[0].numel()
+    weight = sums.weight
+    coupling = sums.covariance * (weight.T @ (weight * sums.fisher[:, None]))
+    width, each = places.shape
     chosen = coupling[places.flatten()][:, places.flatten()]
     return chosen.reshape(width, each, width, each).sum((1, 3))

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from edgeprune.errors import UsageError
-from edgeprune.importance import activations, curvature, flow, gradients, output_error, weights
+from edgeprune.importance import (
+    activations,
+    curvature,
+    flow,
+    gradients,
+    output_error,
+    refit_error,
+    weights,
+)
 from edgeprune.importance.fusion import fused
 from edgeprune.importance.scoring import Scores, Scoring
 from edgeprune.methods import unknown
@@ -30,6 +38,7 @@ class Criterion(NamedTuple):
     layers: str = ALL
 
 
+REFITTED = "inputs of convolutions without groups and linear"
 READERS = "inputs of convolutions, linear and recurrent layers"
 CRITERIA: dict[str, Criterion] = {
     "taylor": Criterion(
@@ -50,9 +59,8 @@ CRITERIA: dict[str, Criterion] = {
     "grasp": Criterion(curvature.grasp, True, True),
     "hessian": Criterion(curvature.hessian, True, True),
     "synflow": Criterion(flow.synflow, gradients=True),
-    "output_error": Criterion(
-        output_error.output_error, True, True, "inputs of convolutions without groups and linear"
-    ),
+    "output_error": Criterion(output_error.output_error, True, True, REFITTED),
+    "refit_error": Criterion(refit_error.refit_error, True, True, REFITTED),
     "fused": Criterion(fused, True, True, READERS),
 }
 

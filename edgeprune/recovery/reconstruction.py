@@ -30,6 +30,7 @@ from edgeprune.recovery.batchnorm import NORMS
 SAMPLES = 1024
 BATCH = 64  # samples whose patches are held at once
 RIDGE = 1e-3
+UNKNOWNS = 10_000  # weights of one output, at most: their Gram matrix takes 800 MB
 ROWS = 40  # equations for each unknown weight of an output, at most
 Inputs = tuple[Tensor, ...]
 
@@ -229,10 +230,12 @@ def _run_order(model: nn.Module, example: Inputs) -> tuple[dict[str, int], dict[
 
 def obstacle(layer: nn.Module) -> str:
     """Return why a layer cannot be re-fitted, or ""."""
+    if not isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+        return f"{type(layer).__name__} is not re-fitted"
+    if (unknowns := layer.weight[0].numel()) > UNKNOWNS:
+        return f"each output has {unknowns:,} weights, more than {UNKNOWNS:,}"
     if isinstance(layer, nn.Linear):
         return ""
-    if not isinstance(layer, (nn.Conv1d, nn.Conv2d)):
-        return f"{type(layer).__name__} is not re-fitted"
     if layer.groups > 1:
         return "it is a grouped convolution"
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):

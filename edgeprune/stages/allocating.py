@@ -29,9 +29,11 @@ from edgeprune.records import (
     Sensitivity,
     WidthPlan,
 )
-from edgeprune.stages.base import Run
+from edgeprune.stages.base import Run, recovery_settings
 from edgeprune.stages.improving import improved
 from edgeprune.verify.firmware import footprints
+
+REFIT = "refit_error"
 
 
 def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitivity) -> Task:
@@ -57,6 +59,7 @@ def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitiv
 
 def candidates_of(run: Run, table: CostTable, sensitivity: Sensitivity) -> Candidates:
     """Return what builds and measures candidate plans."""
+    scores = _of_what_is_left(run, load_file(run.scores))
     return Candidates(
         run.model,
         run.data,
@@ -65,12 +68,27 @@ def candidates_of(run: Run, table: CostTable, sensitivity: Sensitivity) -> Candi
         folder=run.folder.path,
         dense=run.file(run.start),
         table=table,
-        curves=best_curves(sensitivity.curves),
-        scores=_of_what_is_left(run, load_file(run.scores)),
+        rankings=_rankings(run, sensitivity, scores),
+        scores=scores,
         opset=run.job.export.opset,
         seed=run.job.seed,
         relative=run.job.request.share is not None,
     )
+
+
+def _rankings(
+    run: Run, sensitivity: Sensitivity, scores: Mapping[str, Tensor]
+) -> dict[str, str]:
+    """Return group -> criterion that ranks its channels: that of its best curve.
+
+    Curves do not know reconstruction. Where it follows, and the job's criteria include the one
+    that counts on it, that one ranks.
+    """
+    follows = recovery_settings(run).reconstruct and run.job.prune.loss == "sensitivity"
+    return {
+        name: REFIT if follows and f"{REFIT}/{name}" in scores else curve.criterion
+        for name, curve in best_curves(sensitivity.curves).items()
+    }
 
 
 def _of_what_is_left(run: Run, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

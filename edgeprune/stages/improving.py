@@ -68,5 +68,4 @@ def improved(
     polish = Polish(problem, scores, loss, candidates.measure, gates, stage.note)
     if not steps and not settings.reconstruct:
         return polish(plan)
-    rankings = {name: curve.criterion for name, curve in candidates.curves.items()}
-    return Trials(polish, recovered, rankings, steps, seed=run.job.seed)(plan)
+    return Trials(polish, recovered, candidates.rankings, steps, seed=run.job.seed)(plan)

@@ -1,0 +1,105 @@
+"""What the consumers of a group would miss of it once they are re-fitted to what is left.
+
+`output_error` counts what a consumer's outputs lose as its weights are. Where reconstruction
+follows (recovery/reconstruction.py), those weights change: what a channel said can be said by the
+others, as far as they vary together. Removing channels greedily by the error that remains after
+the weights of all others have been adjusted is Optimal Brain Surgeon (Hassibi and Stork 1992) on
+the least-squares problem of each layer, with channels in place of weights as in ZipLM (arXiv
+2302.04089):
+
+    E(R) = sum over outputs o of  f_o * w_oR^T ((C^-1)_RR)^-1 w_oR
+
+R are the inputs that removed channels feed, C the covariance of the layer's inputs (the constant is
+re-fitted too), w_o the weights of output o and f_o = P / 2 * E[g_o^2] as in `output_error`: E is a
+rise of the loss to second order, with the diagonal of the Fisher information in the outputs.
+After each removal C^-1 and w are those of the inputs that are left:
+
+    w  <- w - C^-1_:S ((C^-1)_SS)^-1 w_S        C^-1 <- C^-1 - C^-1_:S ((C^-1)_SS)^-1 C^-1_S:
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from edgeprune.importance.consumer_sums import ConsumerSums, consumer_sums
+from edgeprune.importance.output_error import never_falling
+from edgeprune.importance.scoring import Scores, Scoring
+from edgeprune.recovery.reconstruction import RIDGE
+
+DENSE = 0.75  # share of the inputs held that must be left; with fewer the matrices are made smaller
+
+
+def refit_error(scoring: Scoring) -> Scores:
+    """Rise of E when a channel is removed greedily, after all that matter less.
+
+    Raises:
+        UsageError: no consumer of a group is a convolution without groups or a linear layer.
+    """
+    return {
+        name: refit_order([_Consumer(*part) for part in parts])
+        for name, parts in consumer_sums(scoring).items()
+    }
+
+
+class _Consumer:
+    """Inverse covariance and weights of one consumer, of the inputs that are left.
+
+    The covariance gets the ridge of reconstruction, so that inputs that never vary do no harm.
+    """
+
+    def __init__(self, sums: ConsumerSums, places: Tensor) -> None:
+        covariance = sums.covariance
+        mean = max(float(covariance.diagonal().mean()), torch.finfo(torch.float64).tiny)
+        covariance.diagonal().add_(RIDGE * mean)
+        self.inverse: Tensor = torch.linalg.inv(covariance)
+        self.weight = (sums.weight * sums.fisher.sqrt()[:, None]).T.contiguous()  # [inputs, outputs]
+        self.places = places
+        self.gone = 0  # inputs held that are of removed channels
+
+    def errors(self, left: Tensor) -> Tensor:
+        """Return by how much E rises without each of the channels `left` [count]."""
+        at = self.places[left]
+        blocks = self.inverse[at[:, :, None], at[:, None, :]]
+        weights = self.weight[at]
+        return (weights * torch.linalg.solve(blocks, weights)).sum((1, 2))
+
+    def remove(self, channel: int, left: Tensor) -> None:
+        """Re-fit the weights of all other inputs; `left` are the channels that stay."""
+        at = self.places[channel]
+        columns = self.inverse[:, at]
+        adjusted = torch.linalg.solve(columns[at], torch.cat((columns.T, self.weight[at]), 1))
+        size = len(self.inverse)
+        self.weight.addmm_(columns, adjusted[:, size:], alpha=-1)
+        self.inverse.addmm_(columns, adjusted[:, :size], alpha=-1)
+        self.gone += len(at)
+        if self.gone > (1 - DENSE) * size:
+            self._shrink(left)
+
+    def _shrink(self, left: Tensor) -> None:
+        """Hold only inputs of channels that are left, and those of no channel of the group."""
+        stays = torch.ones(len(self.inverse), dtype=torch.bool)
+        stays[self.places.flatten()] = False
+        stays[self.places[left].flatten()] = True
+        renamed = stays.cumsum(0) - 1
+        self.places = torch.where(stays[self.places], renamed[self.places], 0)
+        self.inverse = self.inverse[stays][:, stays].contiguous()
+        self.weight, self.gone = self.weight[stays], 0
+
+
+def refit_order(consumers: Sequence[_Consumer]) -> Tensor:
+    """Return how much E rises when each channel is removed greedily [width], never falling."""
+    width = len(consumers[0].places)
+    left, scores, last = torch.ones(width, dtype=torch.bool), torch.zeros(width), -math.inf
+    for _ in range(width):
+        channels = left.nonzero().flatten()
+        errors = torch.stack([one.errors(channels) for one in consumers]).sum(0)
+        channel = int(channels[errors.argmin()])
+        scores[channel] = last = never_falling(float(errors.min()), last)
+        left[channel] = False
+        for one in consumers:
+            one.remove(channel, left.nonzero().flatten())
+    return scores
