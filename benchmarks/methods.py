@@ -6,6 +6,7 @@
     python benchmarks/methods.py --parts regularised              what training before the cut gains
     python benchmarks/methods.py --parts reconstruction           what least squares wins back
     python benchmarks/methods.py --parts recovery                 what distillation and it gain
+    python benchmarks/methods.py --parts ranking                  what is left of rankings after it
 
 The reference network is that of examples/fashion_mnist. Run it on an idle machine.
 """
@@ -52,7 +53,8 @@ STEPS = 200  # of training before the cut
 SEEDS = (0, 1, 2)
 STEP = 64  # samples of a training step, as in the job's recovery
 FEW = 4000  # test images on which cut models are compared
-PARTS = ("time", "gain", "regularised", "reconstruction", "recovery")
+PARTS = ("time", "gain", "regularised", "reconstruction", "recovery", "ranking")
+RANKED = ("random", "l2", "taylor", "fpgm", "output_error", "refit_error")
 Network = tuple[nn.Module, Data]
 
 
@@ -83,6 +85,8 @@ def main() -> None:
         reconstruction(asked.budget, asked.device)
     if "recovery" in asked.parts:
         recovery()
+    if "ranking" in asked.parts:
+        ranking(asked.criteria or RANKED)
 
 
 def network() -> Network:
@@ -261,6 +265,29 @@ def recovery() -> None:
                 found.append(metric_on(done.model, data, test))
             told = f"distilled {distill!s:5s} reconstructed {rebuilt!s:5s}"
             print(f"{told}: {statistics.mean(found):.4f} of {found}", flush=True)
+
+
+def ranking(criteria: Sequence[str]) -> None:
+    """Accuracy with half of every group gone, reconstructed, before and after short fine-tuning."""
+    job = load_job(JOB)
+    model, data = load(job, JOB.parent)
+    groups = find_groups(model, data.example).groups
+    test = [((x,), y) for x, y in data.test]  # type: ignore[union-attr]
+    settings = job.recover.model_copy(update={"steps": STEPS, "reconstruct": True})
+    samples = job.prune.calibration_samples
+    print(f"\nhalf of every group, reconstructed, {STEPS} steps, seeds {SEEDS}; all test images")
+    for criterion in criteria:
+        scores = score_channels(model, data, groups, criterion, samples=samples)
+        kept = layer_wise(scores, 0.5)
+        slim = cut(model, data.example, kept)
+        start = metric_on(reconstruct(slim, model, data, kept).model, data, test)
+        found = []
+        for seed in SEEDS:
+            fresh = load_data(job.with_overrides(seed=seed), JOB.parent)
+            done = recover(slim, model, fresh, settings, seed=seed, kept=kept)
+            found.append(metric_on(done.model, data, test))
+        told = f"{criterion:16s} {start:.4f} reconstructed"
+        print(f"{told}, {statistics.mean(found):.4f} trained, of {found}", flush=True)
 
 
 def first(data: Data) -> list[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:

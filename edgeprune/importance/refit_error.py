@@ -56,7 +56,9 @@ class _Consumer:
         mean = max(float(covariance.diagonal().mean()), torch.finfo(torch.float64).tiny)
         covariance.diagonal().add_(RIDGE * mean)
         self.inverse: Tensor = torch.linalg.inv(covariance)
-        self.weight = (sums.weight * sums.fisher.sqrt()[:, None]).T.contiguous()  # [inputs, outputs]
+        self.weight = (
+            sums.weight * sums.fisher.sqrt()[:, None]
+        ).T.contiguous()  # [inputs, outputs]
         self.places = places
         self.gone = 0  # inputs held that are of removed channels
 

@@ -76,9 +76,7 @@ def candidates_of(run: Run, table: CostTable, sensitivity: Sensitivity) -> Candi
     )
 
 
-def _rankings(
-    run: Run, sensitivity: Sensitivity, scores: Mapping[str, Tensor]
-) -> dict[str, str]:
+def _rankings(run: Run, sensitivity: Sensitivity, scores: Mapping[str, Tensor]) -> dict[str, str]:
     """Return group -> criterion that ranks its channels: that of its best curve.
 
     Curves do not know reconstruction. Where it follows, and the job's criteria include the one

@@ -148,3 +148,26 @@ def test_profile_on_this_machine(job, inside) -> None:
     # the largest step: the first convolution's output and the second's
     assert document["peak_activation_bytes"] == (16 * 144 + 32 * 36) * 4
     assert document["environment"]["facts"]["onnxruntime"] == onnxruntime.__version__
+
+
+def test_channels_are_ranked_for_what_follows(job, inside) -> None:
+    """By what re-fitting cannot make up for where it follows, else by each group's best curve."""
+    device = job.with_name("exact.toml")
+
+    def ranked() -> dict[str, str]:
+        done = inside("plan", job, "--device", device, "--json")
+        assert done.returncode == 0, done.stderr
+        groups = json.loads(done.stdout)["plan"]["groups"]
+        return {name: group["criterion"] for name, group in groups.items()}
+
+    text = job.read_text().replace(
+        "[prune]", '[prune]\npolish = false\nimportance = ["l1", "random"]'
+    )
+    job.write_text(text)
+    chosen = json.loads(inside("sensitivity", job, "--device", device, "--json").stdout)["chosen"]
+    assert ranked() == chosen
+    job.write_text(text.replace('"random"', '"refit_error"'))
+    assert set(ranked().values()) == {"refit_error"}
+    job.write_text(job.read_text().replace("steps = 40", "steps = 40\nreconstruct = false"))
+    chosen = json.loads(inside("sensitivity", job, "--device", device, "--json").stdout)["chosen"]
+    assert ranked() == chosen

@@ -17,7 +17,9 @@ from edgeprune.recovery.reconstruction import RIDGE
 
 def scored(model: nn.Module, x: Tensor, group: str, criterion: str = "refit_error") -> Tensor:
     batches = [(x, torch.zeros(len(x), dtype=torch.long))]
-    data = Data(x[:1], None, batches, batches, loss=lambda output, _: output.flatten(1).sum(1).mean())
+    data = Data(
+        x[:1], None, batches, batches, loss=lambda output, _: output.flatten(1).sum(1).mean()
+    )
     groups = find_groups(model, (x[:1],)).groups
     return score_channels(model, data, groups, criterion, samples=len(x))[group]
 
@@ -111,5 +113,8 @@ def test_inputs_that_never_vary_are_worth_nothing() -> None:
 def test_a_layer_with_too_many_inputs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeprune.recovery.reconstruction.UNKNOWNS", 5)
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
-    with pytest.raises(UsageError, match=r"refit_error cannot score group 0.* 2: each output has 6 weights, more than 5"):
+    with pytest.raises(
+        UsageError,
+        match=r"refit_error cannot score group 0.* 2: each output has 6 weights, more than 5",
+    ):
         scored(model, torch.randn(8, 4), "0")
