@@ -6,10 +6,11 @@
     python benchmarks/prediction.py report --network fashion --keep FOLDER
 
 Each part goes on where it stopped; what is kept of another device or network is refused. Half of
-the plans take offered widths (aligned), half any width (unaligned). Costs are taken in interleaved
-runs with the dense model, so that a change of the machine's speed since the table was built
-cancels: compared are shares of the dense cost. No whole plan corrects the predictions, as those
-that the closed loop of a job measures would. `prepare --seed N` draws other plans.
+the plans take offered widths (aligned), half any width (unaligned). They are measured as a job
+measures plans, in interleaved pairs with the dense model, so that a change of the machine's speed
+since the table was built cancels: compared are shares of the dense cost. The table is fitted to
+four whole plans of its own (cost/whole.py); no other corrects the predictions, as those that the
+closed loop of a job measures would. `prepare --seed N` draws other plans.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +27,8 @@ import torch
 
 from edgeprune.cost.prediction import Predictor
 from edgeprune.cost.table import build_table
+from edgeprune.cost.whole import fit_to_whole_plans
 from edgeprune.devices.opening import open_device
-from edgeprune.devices.protocol import Request, file_of
 from edgeprune.devices.spec import load_spec
 from edgeprune.errors import EdgepruneError, UsageError
 from edgeprune.export.onnx_graph import export
@@ -34,7 +36,7 @@ from edgeprune.export.segments import read_graph
 from edgeprune.job import load_job
 from edgeprune.loading import call_factory, load_model
 from edgeprune.profiler.layers import profile_model
-from edgeprune.profiler.stats import floor_of
+from edgeprune.profiler.timing import compare
 from edgeprune.pruning.channels import width_of
 from edgeprune.pruning.groups import cut, find_groups
 from edgeprune.records import CostTable
@@ -44,10 +46,11 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SHAPES = {"mobilenet_v2": (1, 3, 224, 224), "resnet18": (1, 3, 224, 224)}
 PLANS = 100
 OPSET = 20
+Inputs = tuple[torch.Tensor, ...]
 ELSEWHERE = "name another folder: --keep FOLDER"
 
 
-def network(name: str) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+def network(name: str) -> tuple[torch.nn.Module, Inputs]:
     if name == "fashion":
         job = load_job(EXAMPLES / "fashion_mnist/job.toml")
         return load_model(job, EXAMPLES / "fashion_mnist"), (torch.zeros(1, 1, 28, 28),)
@@ -92,10 +95,23 @@ def price(name: str, device_name: str, folder: Path) -> None:
     profile = profile_model(device, path, name=name)
     started = time.monotonic()
     table = build_table(device, read_graph(path), groups, profile)
+    if not device.spec.exact:
+        table = fit_to_whole_plans(device, table, path, builder(model, inputs, folder))
     seconds = time.monotonic() - started
     write_text(folder / "seconds.json", json.dumps({"table": seconds, "probes": table.probes}))
     write_text(folder / "table.json", table.model_dump_json())
     print(f"{name}: {table.probes} probes in {seconds:.1f} s")
+
+
+def builder(model: torch.nn.Module, inputs: Inputs, folder: Path) -> Callable[..., Path]:
+    """Return what exports the model at given widths."""
+
+    def build(widths: Mapping[str, int]) -> Path:
+        kept = {group: range(width) for group, width in widths.items()}
+        export(cut(model, inputs, kept), inputs, folder / "whole.onnx", opset=OPSET)
+        return folder / "whole.onnx"
+
+    return build
 
 
 def prepare(name: str, table: CostTable, folder: Path, plans: int, seed: int) -> None:
@@ -114,37 +130,25 @@ def prepare(name: str, table: CostTable, folder: Path, plans: int, seed: int) ->
             write_text(folder / f"plan{index}.json", json.dumps(widths))
 
 
-def measure(device_name: str, table: CostTable, folder: Path, count: int, rounds: int) -> None:
-    """Measure the next `count` plans, interleaved with the dense model, in two fresh processes.
+def measure(device_name: str, table: CostTable, folder: Path, count: int) -> None:
+    """Measure the next `count` plans in interleaved pairs with the dense model, as a job does.
 
     Raises:
         UsageError: the cost table was measured in another environment.
     """
     device = open_device(device_name)
-    if device.spec.exact:
-        rounds = 1
     waiting = [
         p for p in sorted(folder.glob("plan*.onnx")) if not p.with_suffix(".cost.json").exists()
     ][:count]
-    if not waiting:
-        return
-    models = [file_of("dense", folder / "dense.onnx"), *(file_of(p.stem, p) for p in waiting)]
-    best: dict[str, float] = {}
-    for process in range(1 if device.spec.exact else 2):
-        answer = device.ask(
-            Request(
-                task="time", models=tuple(models), rounds=rounds, inner=2, seed=process,
-                warmup_runs=5, warmup_seconds=0.2, deadline_seconds=400,
-            )
-        )  # fmt: skip
-        if differences := table.environment.differences(answer.environment):
+    for path in waiting:
+        found, environment = compare(
+            device, folder / "dense.onnx", path, half_width=0.006, seconds=10.0
+        )
+        if differences := table.environment.differences(environment):
             listed = "".join(f"\n  - {line}" for line in differences)
             raise UsageError(f"{folder} was measured in another environment:{listed}", ELSEWHERE)
-        for one in answer.models:
-            best[one.name] = min(floor_of(one.values), best.get(one.name, np.inf))
-    for path in waiting:
-        found = {"cost": best[path.stem], "dense": best["dense"]}
-        write_text(path.with_suffix(".cost.json"), json.dumps(found))
+        kept = {"share": 1 / found.median, "low": 1 / found.high, "high": 1 / found.low}
+        write_text(path.with_suffix(".cost.json"), json.dumps(kept))
     print(f"{len(waiting)} plans measured")
 
 
@@ -156,7 +160,7 @@ def report(table: CostTable, folder: Path) -> dict[str, object]:
         found = json.loads(path.read_text())
         widths = json.loads((folder / f"plan{index}.json").read_text())
         predicted = predict(widths).cost / table.dense_cost
-        measured = found["cost"] / found["dense"]
+        measured = found["share"]
         shares.append(measured)
         errors["aligned" if index % 2 == 0 else "unaligned"].append(predicted / measured - 1)
     rows: dict[str, object] = {"device": table.device, "unit": table.unit, "probes": table.probes}
@@ -186,7 +190,6 @@ def main() -> int:
     parser.add_argument("--plans", type=int, default=PLANS)
     parser.add_argument("--seed", type=int, default=0, help="of the widths drawn")
     parser.add_argument("--count", type=int, default=25)
-    parser.add_argument("--rounds", type=int, default=60)
     given = parser.parse_args()
     torch.set_num_threads(1)
     device = load_spec(given.device).name
@@ -199,7 +202,7 @@ def main() -> int:
     if given.part == "prepare":
         prepare(given.network, table, folder, given.plans, given.seed)
     elif given.part == "measure":
-        measure(given.device, table, folder, given.count, given.rounds)
+        measure(given.device, table, folder, given.count)
     else:
         print(json.dumps(report(table, folder), indent=1))
     return 0

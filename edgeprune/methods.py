@@ -33,7 +33,7 @@ class Method(NamedTuple):
 _PLANNED = False
 
 METHODS: tuple[Method, ...] = (
-    Method("importance", "auto", "of taylor, l2, fpgm, output_error and refit_error the best for each group"),
+    Method("importance", "auto", "of five criteria, for each group the best: [prune] importance"),
     Method("importance", "random", "uniform, seeded: the baseline"),
     Method("importance", "l1", "sum of absolute weights of the group"),
     Method("importance", "l2", "sum of squared weights of the group"),

@@ -36,7 +36,7 @@ from edgeprune.records import (
 from edgeprune.recovery.schedules import Outcome, Step, carry_out
 from edgeprune.report.console import Console
 from edgeprune.ship import require_ours, ship
-from edgeprune.stages import allocating, base, preparation, steps, weighing
+from edgeprune.stages import allocating, base, preparation, pricing, steps, weighing
 from edgeprune.stages.beginning import begun
 from edgeprune.stages.views import collect
 
@@ -205,7 +205,7 @@ def prices_of(
     limit = limit or this.limit
     if this.prepared and alone and preparation.is_enough(this.prepared, groups, dense, limit):
         return Prices(groups, dense, preparation.no_prices(dense), Sensitivity(curves=()))
-    table = do("3-price", CostTable, lambda: base.price(this, groups, dense), (), skip)
+    table = do("3-price", CostTable, lambda: pricing.price(this, groups, dense), (), skip)
     allocating.check_budgets(this, groups, dense, table)
     return Prices(groups, dense, table, _weigh(this, groups, table))
 

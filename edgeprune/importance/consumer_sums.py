@@ -1,7 +1,7 @@
 """Second moments of what the consumers of a group receive, and of the gradients of their outputs.
 
-Both criteria that look at the consumers' outputs, `output_error` and `refit_error`, are functions of
-these sums.
+Both criteria that look at the consumers' outputs, `output_error` and `refit_error`, are functions
+of these sums.
 """
 
 from __future__ import annotations
@@ -71,14 +71,16 @@ class ConsumerSums:
         """P / 2 * E[g_o^2] of each output o [outputs], P the number of positions."""
         if self.squares is None:
             return torch.zeros(self.weight.shape[0], dtype=torch.float64)
-        return self.squares / self.samples / 2  # summed over positions, averaged over samples
+        found: Tensor = self.squares / self.samples / 2  # summed over positions, mean of samples
+        return found
 
     def places(self, member: Member) -> Tensor:
         """Return [width, inputs of a channel]: the inputs that each channel of a group feeds."""
         weight: Any = self.layer.weight
         kernel = weight[0, 0].numel()
         index = torch.tensor(member.indices)[..., None] * kernel + torch.arange(kernel)
-        return index.flatten(1)
+        found: Tensor = index.flatten(1)
+        return found
 
 
 def consumer_sums(scoring: Scoring) -> dict[str, list[tuple[ConsumerSums, Tensor]]]:

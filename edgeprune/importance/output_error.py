@@ -57,11 +57,8 @@ def removal_order(coupling: Tensor) -> Tensor:
 def never_falling(value: float, last: float) -> float:
     """Return `value` in float32, or what comes next after `last` if it is no larger."""
     value = float(torch.tensor(value))
-    return (
-        value
-        if value > last
-        else float(torch.nextafter(torch.tensor(last), torch.tensor(math.inf)))
-    )
+    following = torch.nextafter(torch.tensor(last), torch.tensor(math.inf))
+    return value if value > last else float(following)
 
 
 def _coupling(sums: ConsumerSums, places: Tensor) -> Tensor:

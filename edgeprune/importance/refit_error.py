@@ -67,7 +67,8 @@ class _Consumer:
         at = self.places[left]
         blocks = self.inverse[at[:, :, None], at[:, None, :]]
         weights = self.weight[at]
-        return (weights * torch.linalg.solve(blocks, weights)).sum((1, 2))
+        found: Tensor = (weights * torch.linalg.solve(blocks, weights)).sum((1, 2))
+        return found
 
     def remove(self, channel: int, left: Tensor) -> None:
         """Re-fit the weights of all other inputs; `left` are the channels that stay."""

@@ -66,6 +66,7 @@ from edgeprune.records.prices import (
     ProbeCost,
     Side,
     Stair,
+    WholePlan,
 )
 from edgeprune.records.spec import (
     Adb,
@@ -192,6 +193,7 @@ __all__ = [
     "Verification",
     "Views",
     "WeightPattern",
+    "WholePlan",
     "WidthPlan",
     "ZeroChannels",
 ]

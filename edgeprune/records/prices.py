@@ -164,6 +164,15 @@ class Joint(Record):
     readers: tuple[tuple[str, bool], ...]
 
 
+class WholePlan(Record):
+    """A whole plan as the device gave it: its cost as a share of the dense model's."""
+
+    widths: dict[str, int]
+    share: float
+    low: float
+    high: float
+
+
 class CostTable(Record):
     """Prices of every layer of one model on one device, and the widths worth offering.
 
@@ -173,11 +182,12 @@ class CostTable(Record):
     runtime and out again.
 
     Alone, a layer finds its weights and tensors in the processor's caches; in the model they have
-    made way for those of the others. So the dense model costs more than the constant and the sum of
-    its prices. Half of that is put down to weights, `cold` for each, and half to all that a layer
-    does, by the factor `scale`: with n weights it costs `scale` price + `cold` n (`within`). Where
-    a device's costs know no caches, or the sum is more than the whole, `cold` is 0 and `scale`
-    = (whole dense model - constant) / sum of its prices.
+    made way for those of the others. So with n weights it costs `scale` price + `cold` n in the
+    model (`within`). `constant`, `scale` and `cold` are fitted to the dense model and the `whole`
+    plans (cost/whole.py). Without these half of what the dense model costs more than the constant
+    and the sum of its prices is put down to weights, and half to `scale`; where a device's costs
+    know no caches, or the sum is more than the whole, `cold` is 0 and `scale` = (whole dense
+    model - constant) / sum of its prices.
     """
 
     device: str
@@ -195,6 +205,7 @@ class CostTable(Record):
     borders: tuple[Border, ...] = ()
     joints: tuple[Joint, ...] = ()
     constant: float = 0.0
+    whole: tuple[WholePlan, ...] = ()
     probes: int
     environment: Environment
 

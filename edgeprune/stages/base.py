@@ -11,14 +11,11 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from edgeprune.cost.kept import default_folder
-from edgeprune.cost.table import build_table
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
-from edgeprune.export.segments import read_graph
 from edgeprune.identity import origin_of, state_digest
 from edgeprune.importance.shared import Merge, Shared, digest_of, require_same
 from edgeprune.job import Job
@@ -30,7 +27,6 @@ from edgeprune.pruning.remainder import Remainder
 from edgeprune.pruning.shrink import rebuild, shrink
 from edgeprune.records import (
     Artifact,
-    CostTable,
     GroupList,
     ModelProfile,
     Prepared,
@@ -210,23 +206,6 @@ def profile(run: Run) -> ModelProfile:
             layers=path,
             seed=run.job.seed,
             note=stage.note,
-        )
-
-
-def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
-    """Measure the cost table."""
-    with run.console.stage("Pricing layers") as stage:
-        return build_table(
-            run.device,
-            read_graph(run.file(run.start)),
-            groups.groups,
-            dense,
-            seed=run.job.seed,
-            precision=run.precision,
-            prices=None if run.device.spec.runtime == "simulated" else default_folder(),
-            floors=group_floors(run.job.prune.floors, groups),
-            report=lambda what, done, total: stage.update(done, total, what),
-            warn=run.console.warning,
         )
 
 

@@ -1,0 +1,133 @@
+"""A cost table fitted to a few whole plans.
+
+What a run costs beside the sum of its prices has three parts, and the dense model alone cannot tell
+them apart: a constant, what all layers cost more or less in a model than alone, and what weights
+cost that have left the caches. So a few plans are built and measured against the dense model, and
+
+    cost(plan) = dense cost * (a + (1 - a - c) P(plan) + c W(plan)),    a, c >= 0
+
+is fitted to them: P is the plan's sum of prices and W its number of weights, both as shares of the
+dense model's, whose own cost is met. Narrow plans differ in P and W almost alike, so a and c are
+held near what is likely (ridge regression, the mode of normal errors and normal priors): a near the
+call of an empty model, c near 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgeprune.cost.prediction import Predictor
+from edgeprune.devices.protocol import Device
+from edgeprune.profiler.timing import compare
+from edgeprune.records import CostTable, WholePlan
+
+SHARES = (0.85, 0.65, 0.5, 0.3)  # of each group's channels
+HALF_WIDTH, SECONDS = 0.01, 5.0  # of a comparison
+SCATTER = 0.015  # relative, of plans about their fit: standard deviation
+CONSTANT, OF_CONSTANT = 0.01, 0.3  # that of a, as a share of the dense cost and of the call
+COLD = 0.05  # that of c
+Widths = Mapping[str, int]
+
+
+def fit_to_whole_plans(
+    device: Device,
+    table: CostTable,
+    dense: Path,
+    build: Callable[[Widths], Path],
+    *,
+    seed: int = 0,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> CostTable:
+    """Return `table` fitted to plans that `build` makes and `device` measures.
+
+    Args:
+        device: where to measure.
+        table: prices, as `build_table` gives them.
+        dense: the dense model in the form for the device.
+        build: makes the model of which groups have these widths, in the form for the device.
+        seed: order of the runs.
+        report: receives (done, total).
+
+    Raises:
+        DeviceError: the device fails or changes while it is measured.
+    """
+    plans = whole_plans(table.widths)
+    measured = []
+    for done, widths in enumerate(plans):
+        report(done, len(plans))
+        found, _ = compare(
+            device, dense, build(widths), half_width=HALF_WIDTH, seconds=SECONDS,
+            settle=float("inf"), seed=seed,
+        )  # fmt: skip
+        low, high = 1 / found.high, 1 / found.low
+        measured.append(WholePlan(widths=widths, share=1 / found.median, low=low, high=high))
+    report(len(plans), len(plans))
+    return fitted(table, measured)
+
+
+def whole_plans(offered: Mapping[str, Sequence[int]]) -> list[dict[str, int]]:
+    """Return plans of about the same share of channels in all groups, without the dense one."""
+    found: list[dict[str, int]] = [{group: widths[-1] for group, widths in offered.items()}]
+    for share in SHARES:
+        plan = {group: _nearest(widths, share) for group, widths in offered.items()}
+        if plan not in found:
+            found.append(plan)
+    return found[1:]
+
+
+def _nearest(widths: Sequence[int], share: float) -> int:
+    """Return which of the widths is nearest to a share of the last one; of two the narrower."""
+    return min(widths, key=lambda width: (abs(width - share * widths[-1]), width))
+
+
+def fitted(table: CostTable, measured: Sequence[WholePlan]) -> CostTable:
+    """Return `table` with the constant, scale and cold that fit the `measured` plans best."""
+    if not measured:
+        return table
+    dense = {group: widths[-1] for group, widths in table.widths.items()}
+    prices, weights = _sums(table, dense)
+    call = table.constant / table.dense_cost
+    # Unknown are a and c; each equation is divided by the standard deviation of its error.
+    rows = [[1 / max(CONSTANT, OF_CONSTANT * call), 0.0], [0.0, 1 / COLD]]
+    wanted = [call * rows[0][0], 0.0]
+    for plan in measured:
+        own = _sums(table, plan.widths)
+        p, w = own[0] / prices, own[1] / weights if weights else 0.0
+        error = plan.share * math.hypot(SCATTER, (plan.high - plan.low) / 4 / plan.share)
+        rows.append([(1 - p) / error, (w - p) / error])
+        wanted.append((plan.share - p) / error)
+    a, c = _non_negative(np.array(rows), np.array(wanted))
+    if not weights:
+        c = 0.0
+    return table.model_copy(
+        update={
+            "constant": a * table.dense_cost,
+            "scale": (1 - a - c) * table.dense_cost / prices,
+            "cold": c * table.dense_cost / weights if weights else 0.0,
+            "whole": tuple(measured),
+        }
+    )
+
+
+def _sums(table: CostTable, widths: Widths) -> tuple[float, float]:
+    """Return the sum of the prices and the number of weights at these widths."""
+    bare = {"constant": 0.0, "scale": 1.0, "cold": 0.0}
+    prices = Predictor(table.model_copy(update=bare))(widths).cost
+    weights = sum(layer.weights_at(*layer.widths_of(widths)) for layer in table.layers)
+    return prices, weights
+
+
+def _non_negative(rows: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
+    """Return the two non-negative unknowns of least squared error: the best face of the cone."""
+    best, least = (0.0, 0.0), float((wanted**2).sum())
+    for parts in ((0,), (1,), (0, 1)):
+        x = np.zeros(2)
+        x[list(parts)] = np.linalg.lstsq(rows[:, parts], wanted, rcond=None)[0]
+        error = float(((rows @ x - wanted) ** 2).sum())
+        if (x >= 0).all() and error < least:
+            best, least = (float(x[0]), float(x[1])), error
+    return best

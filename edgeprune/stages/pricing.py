@@ -1,0 +1,59 @@
+"""What layers cost on the device, and what whole plans say of the sum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgeprune.cost.kept import default_folder
+from edgeprune.cost.table import build_table
+from edgeprune.cost.whole import fit_to_whole_plans
+from edgeprune.export.onnx_graph import export
+from edgeprune.export.segments import read_graph
+from edgeprune.pruning.floors import group_floors
+from edgeprune.pruning.groups import cut
+from edgeprune.records import CostTable, GroupList, ModelProfile
+from edgeprune.stages.base import Run
+
+WHOLE = "whole.onnx"
+
+
+def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
+    """Measure the cost table; where costs are measured times, fit it to whole plans."""
+    spec, start = run.device.spec, run.file(run.start)
+    with run.console.stage("Pricing layers") as stage:
+        table = build_table(
+            run.device,
+            read_graph(start),
+            groups.groups,
+            dense,
+            seed=run.job.seed,
+            precision=run.precision,
+            prices=None if spec.runtime == "simulated" else default_folder(),
+            floors=group_floors(run.job.prune.floors, groups),
+            report=lambda what, done, total: stage.update(done, total, what),
+            warn=run.console.warning,
+        )
+        if spec.exact or spec.functional_only:  # sums are exact, or times mean nothing
+            return table
+        bundles = {group.name: (group.bundles(), group.divisor) for group in groups.groups}
+
+        def build(widths: Mapping[str, int]) -> Path:
+            kept = {}
+            for name, width in widths.items():
+                all_of, size = bundles[name]
+                kept[name] = tuple(sorted(c for b in all_of[: width // size] for c in b))
+            path = run.file(WHOLE)
+            slim = cut(run.model, run.data.example, kept)
+            export(slim, run.data.example, path, opset=run.job.export.opset)
+            run.precision.write(path)
+            return run.precision.file(path)
+
+        return fit_to_whole_plans(
+            run.device,
+            table,
+            run.precision.file(start),
+            build,
+            seed=run.job.seed,
+            report=lambda done, total: stage.update(done, total, "whole plans"),
+        )

@@ -1,0 +1,103 @@
+"""A cost table fitted to whole plans: worked out by hand, and on devices whose truth is known."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgeprune.cost.table import predicted_cost
+from edgeprune.cost.whole import fitted, whole_plans
+from edgeprune.records import CostTable, Price, PricedLayer, WholePlan
+from tests import factories
+
+WIDTHS = {"0": (4, 8, 16), "2": (8, 16, 32)}
+
+
+def shares(table: CostTable, constant: float, cold: float, error: float = 0.0) -> list[WholePlan]:
+    """Plans as a device with these shares of the dense cost would measure them."""
+    bare = table.model_copy(update={"constant": 0.0, "scale": 1.0, "cold": 0.0})
+    dense = {group: widths[-1] for group, widths in table.widths.items()}
+    whole, found = predicted_cost(bare, dense), []
+    weights = sum(layer.weights for layer in table.layers)
+    for widths in whole_plans(table.widths):
+        p = predicted_cost(bare, widths) / whole
+        w = sum(one.weights_at(*one.widths_of(widths)) for one in table.layers) / weights
+        share = constant + (1 - constant - cold) * p + cold * w + error
+        found.append(WholePlan(widths=widths, share=share, low=share, high=share))
+    return found
+
+
+@pytest.fixture
+def table() -> CostTable:
+    ends = {"first": (None, "0", 1, 16), "second": ("0", "2", 16, 32)}
+    layers, prices = [], []
+    for name, (group_in, group_out, width_in, width_out) in ends.items():
+        layers.append(
+            PricedLayer(
+                name=name, operator="Conv", group_in=group_in, group_out=group_out,
+                width_in=width_in, width_out=width_out, weights=9 * width_in * width_out,
+            )
+        )  # fmt: skip
+        prices += [
+            Price(layer=name, width_in=i, width_out=o, cost=10 + i + o + i * o, origin="measured")
+            for i in (WIDTHS[group_in] if group_in else (1,))
+            for o in WIDTHS[group_out]
+        ]
+    whole = (10 + 17 + 16) + (10 + 48 + 512)
+    return factories.a_table(
+        widths=WIDTHS, layers=tuple(layers), prices=tuple(prices), scale=1.0,
+        dense_cost=whole / 0.98, constant=0.02 * whole / 0.98,
+    )  # fmt: skip
+
+
+def test_plans_have_about_the_same_share_of_each_group() -> None:
+    offered = {"a": (8, 16, 24, 32), "b": (16, 32), "c": (64,)}
+    assert whole_plans(offered) == [
+        {"a": 24, "b": 32, "c": 64},
+        {"a": 24, "b": 16, "c": 64},
+        {"a": 16, "b": 16, "c": 64},
+        {"a": 8, "b": 16, "c": 64},
+    ]
+    assert whole_plans({"c": (64,)}) == []
+
+
+@pytest.mark.parametrize(("constant", "cold"), [(0.02, 0.0), (0.03, 0.0), (0.02, 0.06), (0.0, 0.0)])
+def test_the_dense_model_is_met_and_plans_nearly(table, constant: float, cold: float) -> None:
+    measured = shares(table, constant, cold)
+    found = fitted(table, measured)
+    dense = {group: widths[-1] for group, widths in WIDTHS.items()}
+    assert predicted_cost(found, dense) == pytest.approx(table.dense_cost, rel=1e-12)
+    for plan in measured:
+        predicted = predicted_cost(found, plan.widths) / table.dense_cost
+        assert predicted == pytest.approx(plan.share, rel=0.02)
+    assert found.whole == tuple(measured)
+    assert found.constant >= 0.0
+    assert found.cold >= 0.0
+
+
+def test_what_was_likely_before_stays_where_plans_agree_with_it(table) -> None:
+    found = fitted(table, shares(table, 0.02, 0.0))
+    assert found.constant == pytest.approx(0.02 * table.dense_cost, rel=1e-9)
+    assert found.cold == pytest.approx(0.0, abs=1e-12)
+
+
+def test_plans_that_cost_more_than_their_prices_raise_the_constant(table) -> None:
+    found = fitted(table, shares(table, 0.02, 0.0, error=0.01))
+    assert found.constant > 0.02 * table.dense_cost
+    assert found.cold == 0.0
+
+
+def test_an_uncertain_measurement_counts_less(table) -> None:
+    sure = shares(table, 0.02, 0.0, error=0.01)
+    vague = [plan.model_copy(update={"low": 0.0, "high": 2 * plan.share}) for plan in sure]
+    assert fitted(table, vague).constant < fitted(table, sure).constant
+
+
+def test_without_plans_or_weights_nothing_is_divided_by_zero(table) -> None:
+    assert fitted(table, []) is table
+    layers = tuple(one.model_copy(update={"weights": 0}) for one in table.layers)
+    bare = table.model_copy(update={"layers": layers})
+    measured = [p.model_copy(update={"share": 0.9 * p.share}) for p in shares(table, 0.0, 0.0)]
+    found = fitted(bare, measured)
+    assert found.cold == 0.0
+    dense = {group: widths[-1] for group, widths in WIDTHS.items()}
+    assert predicted_cost(found, dense) == pytest.approx(table.dense_cost, rel=1e-12)
