@@ -35,7 +35,6 @@ from edgeprune.records import (
 MEASURED = Design(window=33, tile=0.005, bend=0.02, pairs=1500)
 EXACT = Design(window=17, tile=0.001, bend=0.003, pairs=150)
 SLOW = Design(window=0, tile=0.0, bend=0.01, pairs=150)  # each probe is a program of its own
-COLD = 0.5  # of what the dense model costs more than its prices: what is put down to weights
 ANCHORS = 3  # widths a side whose pairs are measured where not all are
 Widths = tuple[int, int]
 Report = Callable[[str, int, int], None]
@@ -129,7 +128,6 @@ def build_table(
     ]
     dense = {(layer.name): (layer.width_in, layer.width_out) for layer in found.layers}
     total = sum(p.cost for p in listed if dense[p.layer] == (p.width_in, p.width_out))
-    scale, cold = _missing(profile, found.layers, total, exact=device.spec.exact)
     rules = curves.kernels
     layers = {layer.name: layer for layer in found.resizable}
     taken = [(layers[name], (a, b)) for name, a, b in curves.measured()] + wanted + beside
@@ -139,8 +137,7 @@ def build_table(
         kind=device.spec.figure,
         unit=device.spec.unit,
         dense_cost=profile.total,
-        scale=scale,
-        cold=cold,
+        scale=(profile.total - profile.call) / total,
         constant=profile.call,
         layers=tuple(found.layers),
         widths=offered,
@@ -159,16 +156,6 @@ def build_table(
         probes=probes.measured,
         environment=profile.environment,
     )
-
-
-def _missing(
-    profile: ModelProfile, layers: Sequence[PricedLayer], total: float, *, exact: bool
-) -> tuple[float, float]:
-    """Return `scale` and `cold` of a cost table whose dense prices add up to `total`."""
-    gap, weights = profile.total - profile.call - total, sum(layer.weights for layer in layers)
-    if exact or gap < 0 or not weights:
-        return (profile.total - profile.call) / total, 0.0
-    return 1.0 + (1.0 - COLD) * gap / total, COLD * gap / weights
 
 
 def _design(device: Device, precision: Precision) -> Design:

@@ -184,10 +184,8 @@ class CostTable(Record):
     Alone, a layer finds its weights and tensors in the processor's caches; in the model they have
     made way for those of the others. So with n weights it costs `scale` price + `cold` n in the
     model (`within`). `constant`, `scale` and `cold` are fitted to the dense model and the `whole`
-    plans (cost/whole.py). Without these half of what the dense model costs more than the constant
-    and the sum of its prices is put down to weights, and half to `scale`; where a device's costs
-    know no caches, or the sum is more than the whole, `cold` is 0 and `scale` = (whole dense
-    model - constant) / sum of its prices.
+    plans (cost/whole.py). Without these `cold` is 0 and `scale` = (whole dense model - constant)
+    / sum of its prices.
     """
 
     device: str
