@@ -125,6 +125,7 @@ bench: ## All of the below in turn, many hours; goes on with what lies in the fo
 	$(MAKE) bench-measure KEEP="$(ALL)/measure"
 	$(MAKE) bench-solver KEEP="$(ALL)/solver"
 	$(MAKE) bench-prediction KEEP="$(ALL)/prediction/$(DEVICE)"
+	$(MAKE) bench-pairs KEEP="$(ALL)/pairs"
 	$(MAKE) bench-methods
 	$(MAKE) bench-budgets
 	$(MAKE) bench-microcontroller KEEP="$(ALL)/microcontroller"
@@ -143,6 +144,10 @@ bench-prediction: $(STAMP) ## Predict random plans and measure them [DEVICE=] [N
 	for part in price prepare measure measure measure measure report; do \
 	  $(BIN)/python benchmarks/prediction.py $$part --network $(or $(NETWORK),fashion) \
 	    --device "$(DEVICE)" --keep "$(or $(KEEP),bench/prediction/$(DEVICE))" || exit 1; done
+
+.PHONY: bench-pairs
+bench-pairs: $(STAMP) ## Bring 20 random networks to random budgets [DEVICE=] [KEEP=folder]
+	$(BIN)/python benchmarks/pairs.py --device "$(DEVICE)" --keep "$(or $(KEEP),bench/pairs)/pairs.json"
 
 .PHONY: bench-methods
 bench-methods: $(STAMP) ## Time, memory and gain of criteria and reconstruction, a quarter of an hour [PARTS=]
