@@ -116,8 +116,6 @@ class Data:
                     f"data: inputs of {name} have shapes {shapes} after the batch dimension, "
                     f"example_inputs {wanted}"
                 )
-            if not all(bool(torch.isfinite(x).all()) for x in inputs if x.is_floating_point()):
-                raise DataError(f"data: the first batch of {name} holds NaN or infinity")
 
 
 def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
@@ -131,7 +129,8 @@ def batches(
     """Yield the batches of `part` with their inputs as a tuple.
 
     Raises:
-        DataError: something else than (inputs, target) came, or a second pass found nothing.
+        DataError: something else than (inputs, target) or a value that is not finite came, or a
+            second pass found nothing.
         UserFunctionError: the iterable itself fails.
     """
     for index, batch in enumerate(_told(part, name)):
@@ -140,8 +139,19 @@ def batches(
                 f"data: batch {index} of {name} is a {type(batch).__name__}, not (inputs, target)"
             )
         inputs, target = batch
-        if not all(isinstance(x, Tensor) for x in (*as_tuple(inputs), target)):
-            raise DataError(f"data: batch {index} of {name} holds something that is not a tensor")
+        named = [*((x, "inputs") for x in as_tuple(inputs)), (target, "target")]
+        for part_of, what in named:
+            if not isinstance(part_of, Tensor):
+                raise DataError(
+                    f"data: batch {index} of {name} holds something that is not a tensor: its "
+                    f"{what} is a {type(part_of).__name__}",
+                    "where there are no labels, the target is an empty tensor of as many rows",
+                )
+            if part_of.is_floating_point() and not bool(torch.isfinite(part_of).all()):
+                raise DataError(
+                    f"data: batch {index} of {name} holds NaN or infinity in its {what}",
+                    "repair these samples in the data factory, or leave them out",
+                )
         yield as_tuple(inputs), target
 
 

@@ -201,8 +201,10 @@ def _criteria(value: Any) -> Any:
         if name not in names("importance"):
             raise ValueError(unknown("importance", name))
     found = expanded(listed)
-    if not found or len(set(found)) < len(found):
-        raise ValueError("at least one criterion, and each of them once")
+    if not found:
+        raise ValueError("at least one criterion")
+    if twice := [name for name in found if found.count(name) > 1]:
+        raise ValueError(f'each criterion once, "auto" stands for some: {twice[0]} comes twice')
     return tuple(listed)
 
 

@@ -74,8 +74,10 @@ def test_a_part_that_is_no_iterable_is_refused(part: str) -> None:
     [
         (torch.zeros(4, 3), r"batch 0 of train is a Tensor, not \(inputs, target\)"),
         ((torch.zeros(4, 3),), r"is a tuple, not \(inputs, target\)"),
-        (([1.0, 2.0], torch.zeros(2)), "holds something that is not a tensor"),
-        ((torch.zeros(4, 3), [0, 1, 2, 3]), "holds something that is not a tensor"),
+        (([1.0, 2.0], torch.zeros(2)), "not a tensor: its inputs is a float"),
+        ((torch.zeros(4, 3), [0, 1, 2, 3]), "not a tensor: its target is a list"),
+        ((torch.zeros(4, 3), None), "not a tensor: its target is a NoneType"),
+        ((torch.zeros(4, 3), torch.full((4,), torch.nan)), "NaN or infinity in its target"),
         (
             (torch.zeros(4, 5), torch.zeros(4)),
             r"train have shapes \[\(5,\)\].*example_inputs \[\(3,\)\]",
@@ -83,7 +85,7 @@ def test_a_part_that_is_no_iterable_is_refused(part: str) -> None:
         (((torch.zeros(4, 3), torch.zeros(4, 3)), torch.zeros(4)), "train have shapes"),
         (
             (torch.full((4, 3), torch.nan), torch.zeros(4)),
-            "first batch of train holds NaN or infinity",
+            "batch 0 of train holds NaN or infinity in its inputs",
         ),
         ((torch.full((4, 3), torch.inf), torch.zeros(4)), "NaN or infinity"),
     ],
@@ -91,6 +93,16 @@ def test_a_part_that_is_no_iterable_is_refused(part: str) -> None:
 def test_malformed_batches_are_described(batch: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         data(train=[batch]).check()
+
+
+def test_a_value_that_is_not_finite_is_found_in_whatever_batch_it_is() -> None:
+    good, bad = torch.zeros(4, 3), torch.zeros(4, 3)
+    bad[2, 1] = torch.nan
+    found = batches([(good, torch.zeros(4)), (bad, torch.zeros(4))], "validation")
+    next(found)
+    with pytest.raises(DataError, match="batch 1 of validation holds NaN or infinity") as caught:
+        next(found)
+    assert "leave them out" in str(caught.value.hint)
 
 
 def test_example_inputs_must_be_tensors() -> None:

@@ -63,7 +63,7 @@ def unreachable(
         f"the budget of {budget:.4g} {unit} cannot be reached: the smallest reachable cost is "
         f"{smallest:.4g} {unit} ({kind}), {100 * smallest / dense_cost:.1f} % of dense",
         f"ask for at least {100 * smallest / dense_cost + 1:.0f}%, "
-        "or cut the [prune] keep and floors lists",
+        "or shorten [prune] keep and floors, if there are any",
     )
 
 
@@ -77,7 +77,7 @@ def over_limits(problem: Problem, found: Mapping[str, float]) -> BudgetError:
     needs = ", ".join(f"{found[n]:,.0f} {r.unit} of {n}" for n, r in over.items())
     return BudgetError(
         f"no plan kept to {', '.join(map(_said, over.values()))}: the last one took {needs}",
-        "raise the limit a little, or cut the [prune] keep list",
+        "raise the limit a little, or shorten [prune] keep, if there is one",
     )
 
 
@@ -93,7 +93,7 @@ def _out_of_reach(problem: Problem, rows: tuple[Resource, ...], resource: Resour
         f"is {smallest:,.0f} {resource.unit}, the dense model takes "
         f"{problem.used(problem.dense)[resource.name]:,.0f}",
         f"[budget] {key} must be at least {np.ceil(smallest / factor * 100) / 100:,.10g}, "
-        "or cut the [prune] keep and floors lists",
+        "or shorten [prune] keep and floors, if there are any",
     )
 
 

@@ -67,6 +67,11 @@ class ConsumerSums:
         return self.gram / self.rows - torch.outer(mean, mean)
 
     @property
+    def power(self) -> float:
+        """Mean square of the inputs; 0 where nothing was seen."""
+        return 0.0 if self.gram is None else float(self.gram.diagonal().mean()) / self.rows
+
+    @property
     def fisher(self) -> Tensor:
         """P / 2 * E[g_o^2] of each output o [outputs], P the number of positions."""
         if self.squares is None:

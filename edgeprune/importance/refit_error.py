@@ -30,6 +30,7 @@ from edgeprune.importance.output_error import never_falling
 from edgeprune.importance.scoring import Scores, Scoring
 from edgeprune.recovery.reconstruction import RIDGE
 
+ROUNDING, LEAST = 1e-12, 1e-30  # ridge at least: of the inputs' mean square, and at all
 DENSE = 0.75  # share of the inputs held that must be left; with fewer the matrices are made smaller
 
 
@@ -53,8 +54,8 @@ class _Consumer:
 
     def __init__(self, sums: ConsumerSums, places: Tensor) -> None:
         covariance = sums.covariance
-        mean = max(float(covariance.diagonal().mean()), torch.finfo(torch.float64).tiny)
-        covariance.diagonal().add_(RIDGE * mean)
+        mean = float(covariance.diagonal().mean())
+        covariance.diagonal().add_(max(RIDGE * mean, ROUNDING * sums.power, LEAST))
         self.inverse: Tensor = torch.linalg.inv(covariance)
         self.weight = (
             sums.weight * sums.fisher.sqrt()[:, None]

@@ -241,8 +241,9 @@ class Shrunk(Record):
 
 
 class Recovered(Record):
-    """How recovery went: validation metric after recalibration alone and of the best state.
+    """How recovery went: validation metric before training and of the best state.
 
+    Before training BatchNorm is recalibrated and, where the job asks for it, layers are re-fitted.
     `history` holds (step, training loss, validation metric).
     """
 

@@ -176,6 +176,7 @@ class Console:
                 if plan.gap is None
                 else f"{100 * plan.gap:.2g} %, proven by the solver",
             ),
+            *([("loses", summary.LOSES)] if why else []),
             *summary.limits(plan),
         )
         if found:

@@ -31,6 +31,7 @@ AT_LEAST = (
 )  # gates whose limit is a lower one
 COUNTS = {"schedule": "steps", "layers_kept": "layers"}
 SHARES = ("accuracy", "class_floor", "agreement")
+LOSES = "loss of each group cut alone, by its best curve, BatchNorm recalibrated, not re-fitted"
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,10 @@ def test_a_convolution_keeps_what_the_others_cannot_say() -> None:
     assert 3 in order[1:]
 
 
-def test_inputs_that_never_vary_are_worth_nothing() -> None:
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.3, 1e3])
+def test_inputs_that_never_vary_are_worth_nothing(value: float) -> None:
     layer = nn.Linear(3, 2)
-    found = refit_order([_Consumer(observed(layer, torch.ones(8, 3)), each_alone(3))])
+    found = refit_order([_Consumer(observed(layer, torch.full((8, 3), value)), each_alone(3))])
     assert bool(torch.isfinite(found).all())
     assert float(found.max()) < 1e-6
 
