@@ -129,7 +129,7 @@ def batches(
     """Yield the batches of `part` with their inputs as a tuple.
 
     Raises:
-        DataError: something else than (inputs, target) or a value that is not finite came, or a
+        DataError: something else than (inputs, target) or an input that is not finite came, or a
             second pass found nothing.
         UserFunctionError: the iterable itself fails.
     """
@@ -145,13 +145,13 @@ def batches(
                 raise DataError(
                     f"data: batch {index} of {name} holds something that is not a tensor: its "
                     f"{what} is a {type(part_of).__name__}",
-                    "where there are no labels, the target is an empty tensor of as many rows",
+                    "where there are no labels, the target is an empty tensor: torch.empty(0)",
                 )
-            if part_of.is_floating_point() and not bool(torch.isfinite(part_of).all()):
-                raise DataError(
-                    f"data: batch {index} of {name} holds NaN or infinity in its {what}",
-                    "repair these samples in the data factory, or leave them out",
-                )
+        if not all(torch.isfinite(x).all() for x in as_tuple(inputs) if x.is_floating_point()):
+            raise DataError(
+                f"data: batch {index} of {name} holds NaN or infinity in its inputs",
+                "repair these samples in the data factory, or leave them out",
+            )
         yield as_tuple(inputs), target
 
 

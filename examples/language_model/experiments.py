@@ -1,7 +1,7 @@
 """Fused importance against plain ones on the language model, over seeds.
 
     .venv/bin/edgeprune run examples/language_model/job.toml --device mobile_cpu
-    .venv/bin/python examples/language_model/experiments.py        (about 3 minutes on one core)
+    .venv/bin/python examples/language_model/experiments.py        (about 8 minutes on one core)
 
 The first line makes the slim model; the second compares criteria at the same widths and writes both
 tables into README.md. Trials are kept in trials.json: the program goes on where it was stopped.

@@ -156,7 +156,7 @@ def test_tables_are_made_of_trials_and_verdict() -> None:
     )  # fmt: skip
     lines = program.comparison(trials).splitlines()
     assert len(lines) == 2 + len(program.CRITERIA)
-    assert lines[2] == "| `fused` | 7.389 (7.389 to 7.389) | 4.500 (4.000 to 5.000) | 1.000 |"
+    assert lines[2] == "| `fused` | 7.389 (7.389 to 7.389) | 6.000 (4.000 to 8.000) | 1.000 |"
     dense, slim = (
         getattr(factories.a_verdict(), side).model_copy(update={"accuracy": -math.log(p)})
         for side, p in (("dense", 4.0), ("slim", 4.2))
