@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from edgeprune.cost.kernels import spread
 from edgeprune.cost.probes import Probes, kind_of
 from edgeprune.cost.staircase import Curve, find_stair
 from edgeprune.cost.surface import Surface
-from edgeprune.cost.sweep import IMMATERIAL, Curves, Design
+from edgeprune.cost.sweep import CARE, IMMATERIAL, Curves, Design
 from edgeprune.records import Basis, Branch, Kernels, ModelProfile, PricedLayer, Side, Stair
 
 POINTS = 3  # widths a side whose pairs are measured
@@ -21,6 +21,7 @@ NARROWEST = 16  # of the dense width: the narrowest of them
 SIDES: tuple[Side, Side] = ("in", "out")
 STRAIGHT = Stair(period=1, shares=(0.0,))
 Pair = tuple[int, int]
+Windows = dict[tuple[str, Pair], tuple[PricedLayer, Side, list[Pair]]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def lay_out(
                 sides = list(zip(SIDES, kernels, strict=True))
                 if any(kernels) and all(_points(curves, layer, s, k) for s, k in sides):
                     branches.setdefault((kind, kernels), []).append(layer)
-    windows: dict[tuple[str, Pair], tuple[PricedLayer, Side, list[Pair]]] = {}
+    windows: Windows = {}
     for key, layers in branches.items():
         kernels = key[1]
         side, other = SIDES if kernels[1] else SIDES[::-1]
@@ -95,18 +96,10 @@ def lay_out(
             at = _points(curves, layer, other, max(kernels))[-1]
             pairs = [(at, w) if side == "out" else (w, at) for w in along]
             windows[key] = layer, side, pairs
-    wanted = [(found.templates[la.name], pair) for la, _, ps in windows.values() for pair in ps]
-    probes.take(wanted, progress=progress)
-    stairs: dict[tuple[str, Pair], Stair] = {}
-    for key, (layer, side, pairs) in windows.items():
-        costs = [probes.price(found.templates[layer.name], pair) for pair in pairs]
-        tolerance = max(design.tile, IMMATERIAL * profile.total / max(costs))
-        along = [pair[side == "out"] for pair in pairs]
-        multiple = curves.rule(layer.name, side).multiple
-        stairs[key] = find_stair(along, costs, tolerance, multiple) or STRAIGHT
+    stairs = _find_stairs(probes, curves, windows, design, profile, progress)
     layouts = []
     for key, layers in branches.items():
-        stair = stairs.get(key, STRAIGHT)
+        stair = stairs.get(key) or STRAIGHT
         both = (STRAIGHT, stair) if key[1][0] else (stair, STRAIGHT)
         for layer in layers:
             ins, outs = (
@@ -115,6 +108,38 @@ def lay_out(
             )
             layouts.append(Layout(layer, key[1], ins, outs, both))
     return layouts
+
+
+def _find_stairs(
+    probes: Probes,
+    curves: Curves,
+    windows: Windows,
+    design: Design,
+    profile: ModelProfile,
+    progress: Callable[[int, int], None],
+) -> dict[tuple[str, Pair], Stair | None]:
+    """Return the stair of each kind of layer and branch, None where no tile explains its sweep."""
+    costs: dict[tuple[str, Pair], list[float]] = {}
+    stairs: dict[tuple[str, Pair], Stair | None] = {}
+
+    def sweep(keys: Iterable[tuple[str, Pair]], **options: object) -> None:
+        taken = [(key, curves.found.templates[windows[key][0].name]) for key in keys]
+        wanted = [(template, pair) for key, template in taken for pair in windows[key][2]]
+        probes.take(wanted, progress=progress, **options)  # type: ignore[arg-type]
+        for key, template in taken:
+            layer, side, pairs = windows[key]
+            new = [probes.price(template, pair) for pair in pairs]
+            costs[key] = [min(pair) for pair in zip(new, costs.get(key, new), strict=True)]
+            tolerance = max(design.tile, IMMATERIAL * profile.total / max(costs[key]))
+            along = [pair[side == "out"] for pair in pairs]
+            multiple = curves.rule(layer.name, side).multiple
+            stairs[key] = find_stair(along, costs[key], tolerance, multiple)
+
+    sweep(windows)
+    unsure = [key for key in windows if stairs[key] is None]
+    if unsure and not probes.device.spec.exact:
+        sweep(unsure, again=True, processes=CARE)
+    return stairs
 
 
 def _width(layer: PricedLayer, side: Side) -> int:

@@ -20,6 +20,7 @@ CANDIDATES = 32  # widths of a group that may be offered
 IMMATERIAL = 1e-4  # of the whole model's cost: errors of a layer that do not matter
 MATERIAL = 0.01  # of it: a layer that can stand for its kind
 NARROW = 2  # channels: a single one may be no layer of the same kind (depthwise)
+CARE = 4  # processes that take a sweep again which no tile explains
 Line = tuple[str, Side]
 Windows = dict[tuple[str, Side], tuple[PricedLayer, Sequence[int]]]
 
@@ -91,13 +92,14 @@ class Curves:
     def take(
         self, probes: Probes, wanted: Sequence[tuple[PricedLayer, Side, int]], **options: object
     ) -> None:
-        """Measure layers at single widths."""
+        """Measure layers at single widths; of what is measured anew the lower cost counts."""
         templates = self.found.templates
         pairs = [(templates[layer.name], layer.at(side, w)) for layer, side, w in wanted]
         probes.take(pairs, **options)  # type: ignore[arg-type]
         for (layer, side, width), (template, pair) in zip(wanted, pairs, strict=True):
             line = self.points.setdefault((layer.name, side), {})
-            line[width] = probes.price(template, pair)
+            cost = probes.price(template, pair)
+            line[width] = min(cost, line.get(width, cost))
 
 
 def sweep(
@@ -196,7 +198,7 @@ def _find_tiles(
     }
     unsure = {key: windows[key] for key, stair in found.items() if stair is None}
     if unsure and not probes.device.spec.exact:  # noise, or really no tile: measured with more care
-        _take_windows(probes, curves, unsure, progress, again=True, processes=2)
+        _take_windows(probes, curves, unsure, progress, again=True, processes=CARE)
         for key, window in unsure.items():
             found[key] = _stair(curves, key[1], *window, rules[key], design, profile)
     for (kind, side), stair in found.items():

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
 from edgeprune.cost import table as module
 from edgeprune.cost.prediction import Predictor
-from edgeprune.cost.sweep import Design
+from edgeprune.cost.probes import Probes
+from edgeprune.cost.sweep import CARE, Design
 from edgeprune.cost.table import anchors, build_table
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.segments import read_graph
@@ -93,3 +97,42 @@ def test_a_long_sweep_is_not_needed(deep, monkeypatch) -> None:
     operator = {layer.name: layer.operator for layer in table.layers}
     assert len(table.swept) < 400
     assert all(stair.stair.period == 8 for stair in table.stairs if operator[stair.layer] == "Conv")
+
+
+def test_a_burst_of_noise_hides_no_stairs(deep, monkeypatch) -> None:
+    """A sweep that no tile explains is taken again, and the lower of the costs counts."""
+    ask, random, processes = Probes._ask, np.random.default_rng(0), set()
+
+    def quiet(self, keys, files, rounds, inner, process):
+        """Another kernel runs widths in that are no multiple of 4."""
+        processes.add(process)
+        return {
+            key: cost.model_copy(update={"operators": (str(channels_in(files[key]) % 4 == 0),)})
+            for key, cost in ask(self, keys, files, rounds, inner, process).items()
+        }
+
+    def loud(self, keys, files, rounds, inner, process):
+        """Of the quick sweeps, every third process has a quiet machine."""
+        burst = rounds == 10 and process % 3 < 2
+        return {
+            key: cost.model_copy(update={"cost": cost.cost * (1 + burst * random.random())})
+            for key, cost in quiet(self, keys, files, rounds, inner, process).items()
+        }
+
+    monkeypatch.setattr(Probes, "_ask", quiet)
+    wanted = deep(FEW, monkeypatch, step=16)
+    assert processes == {0}
+    assert {stair.period for branch in wanted.branches for stair in branch.stairs} == {1, 16}
+    monkeypatch.setattr(Probes, "_ask", loud)
+    found = deep(FEW, monkeypatch, step=16)
+    assert processes == set(range(CARE))
+    periods = [[s.period for b in table.branches for s in b.stairs] for table in (wanted, found)]
+    assert periods[0] == periods[1]
+    periods = [[s.stair.period for s in table.stairs] for table in (wanted, found)]
+    assert periods[0] == periods[1]
+
+
+def channels_in(path: Path) -> int:
+    """Return the number of channels that a model reads."""
+    (source,) = [i for i in onnx.load(path).graph.input]
+    return source.type.tensor_type.shape.dim[1].dim_value
