@@ -188,12 +188,13 @@ class Prices:
 
 
 def prices_of(
-    this: base.Run, limit: Callable[[float], float] | None = None, *, always: bool = False
+    this: base.Run, limit: Callable[[float], float] | None = None, *, look: bool = False
 ) -> Prices:
     """Profile and price: what the device says, and what each width costs in loss.
 
     Where a prepared model is within `limit` (cost of the prepared model -> what a slim one may
-    cost, the budget of the job if not given), nothing is priced unless `always` asks for it.
+    cost, the budget of the job if not given), nothing is priced. To `look` at what widths cost and
+    lose, all is priced, but no plan is measured whole.
     """
     do, skip, files = this.folder.stage, this.console.skipped, this.exported(this.start)
     groups = do("1-groups", GroupList, lambda: base.group(this), (), skip)
@@ -201,11 +202,15 @@ def prices_of(
     if dense is None:
         dense = do("2-profile", ModelProfile, lambda: base.profile(this), files, skip)
     alone = this.job.budget.asked == this.job.budget.latency or not groups.groups
-    alone = alone and not (always and groups.groups)
+    alone = alone and not (look and groups.groups)
     limit = limit or this.limit
     if this.prepared and alone and preparation.is_enough(this.prepared, groups, dense, limit):
         return Prices(groups, dense, preparation.no_prices(dense), Sensitivity(curves=()))
-    table = do("3-price", CostTable, lambda: pricing.price(this, groups, dense), (), skip)
+
+    def work() -> CostTable:
+        return pricing.price(this, groups, dense, fit=not look)
+
+    table = do("3-price", CostTable, work, (), skip)
     allocating.check_budgets(this, groups, dense, table)
     return Prices(groups, dense, table, _weigh(this, groups, table))
 

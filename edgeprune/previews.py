@@ -20,7 +20,7 @@ from edgeprune.report.console import Console
 from edgeprune.sections import BudgetSection, expanded
 from edgeprune.stages import base, weighing
 from edgeprune.stages.preparing import prepared
-from edgeprune.store import RunFolder
+from edgeprune.store import RunFolder, require_writable
 
 
 def sensitivity_only(
@@ -33,7 +33,7 @@ def sensitivity_only(
         identity = identity_of(whole, model, data, device)
         with RunFolder(Path(scratch), identity, resume=False) as folder:
             this = prepared(base.Run(whole, model, data, device, folder, console))
-            return prices_of(this, always=True).curves
+            return prices_of(this, look=True).curves
 
 
 def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -> Origin:
@@ -56,8 +56,9 @@ def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -
 
 
 def _require_scores(out: Path) -> None:
-    """Make sure that nothing but older scores is overwritten."""
+    """Make sure that nothing but older scores is overwritten, and that something can be written."""
     if not out.exists():
+        require_writable(out)
         return
     try:
         read_scores(out)
@@ -65,3 +66,4 @@ def _require_scores(out: Path) -> None:
         raise OutputError(
             f"{out} is there and holds no scores", "name another file: --out FILE"
         ) from None
+    require_writable(out)

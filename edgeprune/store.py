@@ -55,6 +55,21 @@ def atomic(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def require_writable(path: Path) -> None:
+    """Make sure that a file can be put at `path`, before work is done for it.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    probe = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
 def output_error(path: Path, error: OSError) -> OutputError:
     """Return the error to show when `path` could not be written."""
     reason = error.strerror or str(error)

@@ -24,7 +24,7 @@ from edgeprune.pruning.channels import (
     width_of,
     zero,
 )
-from edgeprune.pruning.proof import describe, proved
+from edgeprune.pruning.proof import describe, halves, proved
 from edgeprune.records import ChannelGroup, GroupList, ResidualBlock, SkippedGroup
 
 Inputs = tuple[Tensor, ...]
@@ -33,8 +33,8 @@ Inputs = tuple[Tensor, ...]
 def find_groups(model: nn.Module, inputs: Inputs, keep: Sequence[str] = ()) -> GroupList:
     """Return the groups of `model`; `keep` names layers (or prefixes of them) never cut.
 
-    Every group is proved: one channel is cut from a copy, which must run, keep its output shape,
-    and give the output of the masked dense model.
+    Every group is proved: one channel, and every second one, is cut from a copy, which must run,
+    keep its output shape, and give the output of the masked dense model.
 
     Raises:
         UnsupportedModelError: the model cannot be traced.
@@ -55,6 +55,13 @@ def find_groups(model: nn.Module, inputs: Inputs, keep: Sequence[str] = ()) -> G
             skipped.append(SkippedGroup(name=name, width=width, reason=reason))
         else:
             found.append(group)
+    faults = halves(model, inputs, found, cut, mask)
+    skipped += [
+        SkippedGroup(name=group.name, width=group.width, reason=faults[group.name])
+        for group in found
+        if group.name in faults
+    ]
+    found = [group for group in found if group.name not in faults]
     order = {layer: index for index, layer in enumerate(layers)}
     return GroupList(
         groups=tuple(sorted(found, key=lambda group: order[group.name])),

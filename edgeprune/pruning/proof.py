@@ -62,6 +62,24 @@ def proved(
     return group, reason
 
 
+def halves(
+    model: nn.Module,
+    inputs: Inputs,
+    groups: Sequence[ChannelGroup],
+    cut: Transform,
+    mask: Transform,
+) -> dict[str, str]:
+    """Return the groups that can lose one channel but not every second one: name -> why not.
+
+    All groups are cut at once; only where that fails, each alone.
+    """
+    half = {g.name: [k for bundle in g.bundles()[1::2] for k in bundle] for g in groups}
+    if not half or not _fault(model, inputs, half, cut, mask):
+        return {}
+    faults = {n: _fault(model, inputs, {n: kept}, cut, mask) for n, kept in half.items()}
+    return {name: fault for name, fault in faults.items() if fault}
+
+
 def _divisors(model: nn.Module, group: ChannelGroup) -> list[int]:
     """Return integers around the group's layers that divide its width, ascending."""
     layers = dict(model.named_modules())
@@ -87,6 +105,12 @@ def _obstacle(
 ) -> str:
     """Return why cutting the channels `gone` fails, or "" if it works and is exact."""
     kept = {group.name: [k for k in range(group.width) if k not in set(gone)]}
+    return _fault(model, inputs, kept, cut, mask)
+
+
+def _fault(
+    model: nn.Module, inputs: Inputs, kept: dict[str, list[int]], cut: Transform, mask: Transform
+) -> str:
     try:
         cut_model, masked_model = cut(model, inputs, kept), mask(model, inputs, kept)
         with torch.inference_mode():

@@ -18,8 +18,8 @@ from edgeprune.stages.base import Run
 WHOLE = "whole.onnx"
 
 
-def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
-    """Measure the cost table; where costs are measured times, fit it to whole plans."""
+def price(run: Run, groups: GroupList, dense: ModelProfile, *, fit: bool = True) -> CostTable:
+    """Measure the cost table; where costs are measured times, `fit` it to whole plans."""
     spec, start = run.device.spec, run.file(run.start)
     with run.console.stage("Pricing layers") as stage:
         table = build_table(
@@ -34,7 +34,7 @@ def price(run: Run, groups: GroupList, dense: ModelProfile) -> CostTable:
             report=lambda what, done, total: stage.update(done, total, what),
             warn=run.console.warning,
         )
-        if spec.exact or spec.functional_only:  # sums are exact, or times mean nothing
+        if not fit or spec.exact or spec.functional_only:  # sums are exact, or times mean nothing
             return table
         bundles = {group.name: (group.bundles(), group.divisor) for group in groups.groups}
 

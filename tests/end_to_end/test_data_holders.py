@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+
+from edgeprune.stages import pricing
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
 
@@ -109,6 +112,27 @@ def test_scores_overwrite_nothing_but_scores(job: Path, inside, tmp_path: Path) 
     for _ in range(2):
         done = inside("importance", job, "--out", scores)
         assert (done.returncode, scores.is_file()) == (0, True)
+
+
+def test_scores_that_could_not_be_written_are_not_taken(job: Path, inside) -> None:  # type: ignore[no-untyped-def]
+    done = inside("importance", job, "--out", job / "scores.safetensors")
+    assert done.returncode == 2
+    assert "cannot write" in done.stderr
+    assert "Scoring" not in done.stderr
+
+
+def test_to_look_at_curves_no_plan_is_measured_whole(job: Path, inside, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    fit, fitted = pricing.fit_to_whole_plans, []
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        fitted.append(command)
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr(pricing, "fit_to_whole_plans", noted)
+    for command in ("sensitivity", "plan"):
+        done = inside(command, job, "--device", "simulated")
+        assert done.returncode == 0, done.stderr
+    assert fitted == ["plan"]
 
 
 def test_sensitivity_of_a_model_that_a_mask_makes_fast_enough(job: Path, inside) -> None:  # type: ignore[no-untyped-def]

@@ -99,6 +99,28 @@ def test_a_cut_that_changes_the_function_is_found_by_the_proof() -> None:
     assert {g.name for g in found.groups} == {"after"}
 
 
+class SumOfChannels(nn.Module):
+    """torch-pruning cuts one channel before a sum over channels, but not several."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.single = nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(1, 32, 3, padding=1)
+        self.each, self.head = nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.Conv2d(32, 10, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.each(self.conv(x).relu()).relu().sum(1)
+        return self.head(self.single(x)).mean((2, 3)) + torch.stack(
+            [y[:, i : i + 2].sum((1, 2)) for i in range(10)], 1
+        )
+
+
+def test_a_group_that_can_lose_one_channel_but_not_half_is_skipped() -> None:
+    torch.manual_seed(0)
+    found = find_groups(SumOfChannels().eval(), (torch.randn(1, 1, 12, 12),))
+    assert [group.name for group in found.groups] == ["single"]
+    assert {g.name: g.reason for g in found.skipped}["each"].startswith("cutting it fails")
+
+
 def test_a_group_of_one_channel_is_skipped() -> None:
     model = nn.Sequential(nn.Conv2d(3, 1, 3), nn.Conv2d(1, 4, 3)).eval()
     found = find_groups(model, (torch.randn(1, 3, 8, 8),))
