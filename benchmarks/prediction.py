@@ -9,7 +9,7 @@ Each part goes on where it stopped; what is kept of another device or network is
 the plans take offered widths (aligned), half any width (unaligned). They are measured as a job
 measures plans, in interleaved pairs with the dense model, so that a change of the machine's speed
 since the table was built cancels: compared are shares of the dense cost. The table is fitted to
-four whole plans of its own (cost/whole.py); no other corrects the predictions, as those that the
+whole plans of its own (cost/whole.py); no other corrects the predictions, as those that the
 closed loop of a job measures would. `prepare --seed N` draws other plans.
 """
 
@@ -96,7 +96,8 @@ def price(name: str, device_name: str, folder: Path) -> None:
     started = time.monotonic()
     table = build_table(device, read_graph(path), groups, profile)
     if not device.spec.exact:
-        table = fit_to_whole_plans(device, table, path, builder(model, inputs, folder))
+        divisors = {group.name: group.divisor for group in groups}
+        table = fit_to_whole_plans(device, table, path, builder(model, inputs, folder), divisors)
     seconds = time.monotonic() - started
     write_text(folder / "seconds.json", json.dumps({"table": seconds, "probes": table.probes}))
     write_text(folder / "table.json", table.model_dump_json())

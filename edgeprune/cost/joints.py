@@ -11,19 +11,9 @@ import numpy as np
 from edgeprune.cost.probes import Probes
 from edgeprune.export.fragments import KEEPS_CHANNELS, Template
 from edgeprune.export.segments import Graph
-from edgeprune.records import Border, CostTable, Joint, Kernels, PricedLayer, Side
+from edgeprune.records import Border, CostTable, Joint, PricedLayer, Rules, kernels_at
 
 Pair = tuple[int, int]
-Rules = Mapping[tuple[str, Side], Kernels]
-
-
-def kernels_at(rules: Rules, layer: PricedLayer, pair: Pair) -> Pair:
-    """Return the numbers of the kernels that run a layer's widths in and out; 0 without a group."""
-    found = {side: rules.get((layer.name, side), Kernels()) for side in layer.sides}
-    if "both" in found:
-        return (found["both"].at(pair[1]),) * 2
-    a, b = (found[s].at(w) if s in found else 0 for s, w in zip(("in", "out"), pair, strict=True))
-    return a, b
 
 
 def find_borders(

@@ -10,6 +10,10 @@ is fitted to them: P is the plan's sum of prices and W its number of weights, bo
 dense model's, whose own cost is met. Narrow plans differ in P and W almost alike, so a and c are
 held near what is likely (ridge regression, the mode of normal errors and normal priors): a near the
 call of an empty model, c near 0.
+
+Layers that another kernel runs than in the dense model gain or lose by the caches as that kernel
+does. So where there are any, plans of widths beside the offered ones are measured too, and the
+prices of such layers are multiplied by one more factor, held near 1.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ HALF_WIDTH, SECONDS = 0.01, 5.0  # of a comparison
 SCATTER = 0.015  # relative, of plans about their fit: standard deviation
 CONSTANT, OF_CONSTANT = 0.01, 0.3  # that of a, as a share of the dense cost and of the call
 COLD = 0.05  # that of c
+BESIDE = (0.8, 0.45)  # of each group's channels, in plans that other kernels run
+OTHER = 0.1  # standard deviation of their factor
 Widths = Mapping[str, int]
 
 
@@ -38,6 +44,7 @@ def fit_to_whole_plans(
     table: CostTable,
     dense: Path,
     build: Callable[[Widths], Path],
+    divisors: Mapping[str, int],
     *,
     seed: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
@@ -49,13 +56,14 @@ def fit_to_whole_plans(
         table: prices, as `build_table` gives them.
         dense: the dense model in the form for the device.
         build: makes the model of which groups have these widths, in the form for the device.
+        divisors: group -> what its widths are multiples of.
         seed: order of the runs.
         report: receives (done, total).
 
     Raises:
         DeviceError: the device fails or changes while it is measured.
     """
-    plans = whole_plans(table.widths)
+    plans = [*whole_plans(table.widths), *plans_beside(table, divisors)]
     measured = []
     for done, widths in enumerate(plans):
         report(done, len(plans))
@@ -79,13 +87,58 @@ def whole_plans(offered: Mapping[str, Sequence[int]]) -> list[dict[str, int]]:
     return found[1:]
 
 
+def plans_beside(table: CostTable, divisors: Mapping[str, int]) -> list[dict[str, int]]:
+    """Return plans whose layers other kernels run than in the dense model, as far as they can."""
+    found: list[dict[str, int]] = []
+    for share in BESIDE:
+        plan = {}
+        for group, offered in table.widths.items():
+            ends = [(la, s) for la in table.layers for s in la.sides if la.group_at(s) == group]
+            step, most = divisors.get(group, 1), max(offered[0], share * offered[-1])
+            widths = [w for w in range(step, offered[-1], step) if offered[0] <= w <= most]
+            plan[group] = max(
+                widths or offered[-1:],
+                key=lambda w: (sum(table.runs_otherwise(la, la.at(s, w)) for la, s in ends), w),
+            )
+        otherwise = any(table.runs_otherwise(la, la.widths_of(plan)) for la in table.layers)
+        if otherwise and plan not in found:
+            found.append(plan)
+    return found
+
+
 def _nearest(widths: Sequence[int], share: float) -> int:
     """Return which of the widths is nearest to a share of the last one; of two the narrower."""
     return min(widths, key=lambda width: (abs(width - share * widths[-1]), width))
 
 
 def fitted(table: CostTable, measured: Sequence[WholePlan]) -> CostTable:
-    """Return `table` with the constant, scale and cold that fit the `measured` plans best."""
+    """Return `table` with the constant, scale, cold and other that fit `measured` plans best."""
+    if not measured:
+        return table
+    offered = [p for p in measured if all(w in table.widths[g] for g, w in p.widths.items())]
+    found = _fitted_to_offered(table, offered)
+    return found.model_copy(update={"other": _other(found, measured), "whole": tuple(measured)})
+
+
+def _other(table: CostTable, measured: Sequence[WholePlan]) -> float:
+    """Return the factor of prices where other kernels run: the mode of normal errors and prior."""
+    without, plain = (Predictor(table.model_copy(update={"other": x})) for x in (0.0, 1.0))
+    above = below = 1 / OTHER**2
+    for plan in measured:
+        rest = without(plan.widths).cost
+        part = plain(plan.widths).cost - rest
+        weight = part / (table.dense_cost * _error(plan)) ** 2
+        above += weight * (plan.share * table.dense_cost - rest)
+        below += weight * part
+    return max(0.0, above / below)
+
+
+def _error(plan: WholePlan) -> float:
+    """Return the standard deviation of a plan about its fit, as a share of the dense cost."""
+    return plan.share * math.hypot(SCATTER, (plan.high - plan.low) / 4 / plan.share)
+
+
+def _fitted_to_offered(table: CostTable, measured: Sequence[WholePlan]) -> CostTable:
     if not measured:
         return table
     dense = {group: widths[-1] for group, widths in table.widths.items()}
@@ -97,7 +150,7 @@ def fitted(table: CostTable, measured: Sequence[WholePlan]) -> CostTable:
     for plan in measured:
         own = _sums(table, plan.widths)
         p, w = own[0] / prices, own[1] / weights if weights else 0.0
-        error = plan.share * math.hypot(SCATTER, (plan.high - plan.low) / 4 / plan.share)
+        error = _error(plan)
         rows.append([(1 - p) / error, (w - p) / error])
         wanted.append((plan.share - p) / error)
     a, c = _non_negative(np.array(rows), np.array(wanted))
@@ -108,14 +161,13 @@ def fitted(table: CostTable, measured: Sequence[WholePlan]) -> CostTable:
             "constant": a * table.dense_cost,
             "scale": (1 - a - c) * table.dense_cost / prices,
             "cold": c * table.dense_cost / weights if weights else 0.0,
-            "whole": tuple(measured),
         }
     )
 
 
 def _sums(table: CostTable, widths: Widths) -> tuple[float, float]:
     """Return the sum of the prices and the number of weights at these widths."""
-    bare = {"constant": 0.0, "scale": 1.0, "cold": 0.0}
+    bare = {"constant": 0.0, "scale": 1.0, "cold": 0.0, "other": 1.0}
     prices = Predictor(table.model_copy(update=bare))(widths).cost
     weights = sum(layer.weights_at(*layer.widths_of(widths)) for layer in table.layers)
     return prices, weights

@@ -64,9 +64,11 @@ from edgeprune.records.prices import (
     Price,
     PricedLayer,
     ProbeCost,
+    Rules,
     Side,
     Stair,
     WholePlan,
+    kernels_at,
 )
 from edgeprune.records.spec import (
     Adb,
@@ -168,6 +170,7 @@ __all__ = [
     "ResourceUse",
     "Roofline",
     "Round",
+    "Rules",
     "Samples",
     "ScheduleHistory",
     "ScheduleStep",
@@ -196,4 +199,5 @@ __all__ = [
     "WholePlan",
     "WidthPlan",
     "ZeroChannels",
+    "kernels_at",
 ]

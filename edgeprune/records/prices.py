@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Literal
 
 from edgeprune.records.base import Kind, Record, Unit
@@ -173,6 +174,18 @@ class WholePlan(Record):
     high: float
 
 
+Rules = Mapping[tuple[str, Side], Kernels]
+
+
+def kernels_at(rules: Rules, layer: PricedLayer, pair: tuple[int, int]) -> tuple[int, int]:
+    """Return the numbers of the kernels that run a layer's widths in and out; 0 without a group."""
+    found = {side: rules.get((layer.name, side), Kernels()) for side in layer.sides}
+    if "both" in found:
+        return (found["both"].at(pair[1]),) * 2
+    a, b = (found[s].at(w) if s in found else 0 for s, w in zip(("in", "out"), pair, strict=True))
+    return a, b
+
+
 class CostTable(Record):
     """Prices of every layer of one model on one device, and the widths worth offering.
 
@@ -183,9 +196,10 @@ class CostTable(Record):
 
     Alone, a layer finds its weights and tensors in the processor's caches; in the model they have
     made way for those of the others. So with n weights it costs `scale` price + `cold` n in the
-    model (`within`). `constant`, `scale` and `cold` are fitted to the dense model and the `whole`
-    plans (cost/whole.py). Without these `cold` is 0 and `scale` = (whole dense model - constant)
-    / sum of its prices.
+    model (`within`), and `other` times the price's part where another kernel runs it than in the
+    dense model. `constant`, `scale`, `cold` and `other` are fitted to the dense model and the
+    `whole` plans (cost/whole.py). Without these `cold` is 0, `other` 1 and `scale` = (whole dense
+    model - constant) / sum of its prices.
     """
 
     device: str
@@ -194,6 +208,7 @@ class CostTable(Record):
     dense_cost: float
     scale: float = 1.0
     cold: float = 0.0
+    other: float = 1.0
     layers: tuple[PricedLayer, ...]
     widths: dict[str, tuple[int, ...]]
     prices: tuple[Price, ...]
@@ -209,7 +224,19 @@ class CostTable(Record):
 
     def within(self, layer: PricedLayer, width_in: int, width_out: int, price: float) -> float:
         """Return what a layer with this price costs in the model, in the device's unit."""
-        return self.scale * price + self.cold * layer.weights_at(width_in, width_out)
+        scale = self.scale
+        if self.other != 1.0 and self.runs_otherwise(layer, (width_in, width_out)):
+            scale *= self.other
+        return scale * price + self.cold * layer.weights_at(width_in, width_out)
+
+    def runs_otherwise(self, layer: PricedLayer, pair: tuple[int, int]) -> bool:
+        """Whether another kernel runs a layer at this pair of widths than in the dense model."""
+        rules = self._rules
+        return kernels_at(rules, layer, pair) != kernels_at(rules, layer, layer.widths)
+
+    @cached_property
+    def _rules(self) -> Rules:
+        return {(entry.layer, entry.side): entry.kernels for entry in self.stairs}
 
 
 class ProbeCost(Record):

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from edgeprune.cost.prediction import Predictor
 from edgeprune.cost.table import predicted_cost
-from edgeprune.cost.whole import fitted, whole_plans
-from edgeprune.records import CostTable, Price, PricedLayer, WholePlan
+from edgeprune.cost.whole import fitted, plans_beside, whole_plans
+from edgeprune.records import (
+    CostTable,
+    Kernels,
+    LayerStair,
+    Price,
+    PricedLayer,
+    Stair,
+    WholePlan,
+)
 from tests import factories
 
 WIDTHS = {"0": (4, 8, 16), "2": (8, 16, 32)}
@@ -90,6 +99,66 @@ def test_an_uncertain_measurement_counts_less(table) -> None:
     sure = shares(table, 0.02, 0.0, error=0.01)
     vague = [plan.model_copy(update={"low": 0.0, "high": 2 * plan.share}) for plan in sure]
     assert fitted(table, vague).constant < fitted(table, sure).constant
+
+
+KERNELS = Kernels(multiple=8)
+
+
+@pytest.fixture
+def mixed(table) -> CostTable:
+    """The same layers where other kernels run widths that are no multiples of 8."""
+    ends = {"first": ("out",), "second": ("in", "out")}
+    offered = {"0": (8, 16), "2": (8, 16, 32)}
+    return table.model_copy(
+        update={
+            "widths": offered,
+            "prices": tuple(p for p in table.prices if p.width_in % 8 == 0 or p.width_in == 1),
+            "swept": tuple(
+                Price(
+                    layer=one.name, width_in=a, width_out=b, cost=10 + a + b + a * b,
+                    origin="measured",
+                )
+                for one in table.layers
+                for side in ends[one.name]
+                for w in range(1, (one.width_in if side == "in" else one.width_out) + 1)
+                for a, b in [one.at(side, w)]
+            ),
+            "stairs": tuple(
+                LayerStair(
+                    layer=name, side=side, stair=Stair(period=1, shares=(0.0,)), kernels=KERNELS
+                )
+                for name, sides in ends.items()
+                for side in sides
+            ),
+        }
+    )  # fmt: skip
+
+
+def test_plans_beside_are_run_by_other_kernels(mixed, table) -> None:
+    assert plans_beside(table, {}) == []  # one kernel runs all widths
+    assert plans_beside(mixed, {}) == [{"0": 12, "2": 25}, {"0": 8, "2": 14}]
+    assert plans_beside(mixed, {"0": 1, "2": 4}) == [{"0": 12, "2": 20}, {"0": 8, "2": 12}]
+    assert plans_beside(mixed, {"0": 8, "2": 8}) == []
+
+
+@pytest.mark.parametrize("factor", [0.85, 1.0, 1.2])
+def test_prices_of_other_kernels_have_a_factor_of_their_own(mixed, factor: float) -> None:
+    true = mixed.model_copy(update={"other": factor})
+    plans = [*whole_plans(mixed.widths), *plans_beside(mixed, {})]
+    measured = []
+    for widths in plans:
+        share = Predictor(true)(widths).cost / true.dense_cost
+        measured.append(WholePlan(widths=widths, share=share, low=share, high=share))
+    found = fitted(mixed, measured)
+    assert found.other == pytest.approx(factor, abs=0.2 * abs(factor - 1) + 1e-9)
+    assert found.whole == tuple(measured)
+    offered = fitted(mixed, measured[: len(whole_plans(mixed.widths))])
+    assert offered.other == pytest.approx(1.0)
+    assert (found.constant, found.scale, found.cold) == (
+        offered.constant, offered.scale, offered.cold,
+    )  # fmt: skip
+    dense = {group: widths[-1] for group, widths in WIDTHS.items()}
+    assert predicted_cost(found, dense) == pytest.approx(mixed.dense_cost, rel=1e-12)
 
 
 def test_without_plans_or_weights_nothing_is_divided_by_zero(table) -> None:
