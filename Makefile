@@ -124,7 +124,9 @@ ALL := $(or $(KEEP),bench)
 bench: ## All of the below in turn, many hours; goes on with what lies in the folder [KEEP=bench]
 	$(MAKE) bench-measure KEEP="$(ALL)/measure"
 	$(MAKE) bench-solver KEEP="$(ALL)/solver"
-	$(MAKE) bench-prediction KEEP="$(ALL)/prediction/$(DEVICE)"
+	for network in fashion mobilenet_v2 resnet18; do \
+	  $(MAKE) bench-prediction NETWORK=$$network KEEP="$(ALL)/prediction/$(DEVICE)" || exit 1; done
+	$(MAKE) bench-prediction DEVICE=arm64_emulated KEEP="$(ALL)/prediction/arm64_emulated"
 	$(MAKE) bench-pairs KEEP="$(ALL)/pairs"
 	$(MAKE) bench-methods
 	$(MAKE) bench-budgets
