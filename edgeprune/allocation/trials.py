@@ -9,6 +9,7 @@ inside the budget is taken.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ MEASURED = 4  # plans that may be measured on the device
 MISSES = 2  # outside the window, after which more are tried
 FEWEST, MOST = 100, 250  # steps of a trial
 SOLVER_SECONDS = 10.0
+TIE = 1e-3  # weight of the summed loss among plans that are as even
 Losses = tuple[tuple[float, ...], ...]
 
 
@@ -67,9 +69,10 @@ class Trials:
     def __call__(self, plan: WidthPlan) -> WidthPlan:
         """Return the plan that is best after a short recovery.
 
-        Tried are the given `plan`, then in turn those of least summed loss, of least sum of squared
-        losses, of the largest product of kept shares, and of the least sum of the first and the
-        third, all predicted in [97 %, 100 %] of the budget. In the order of their losses they are
+        Tried are the given `plan`, the one whose groups keep the most even shares, then in turn
+        those of least summed loss, of least sum of squared losses, of the largest product of kept
+        shares, and of the least sum of the first and the third, all predicted in [97 %, 100 %] of
+        the budget. In the order of their losses they are
         measured on the device, until one is inside that window too; 4 at most. Where two missed it,
         prices are corrected by what was measured, and half as many more are tried.
         """
@@ -137,13 +140,15 @@ class Trials:
     ) -> list[_Candidate]:
         """Return `found` and up to `more` other plans that are predicted inside the window."""
         polish, seen = self.polish, self.polish.observed(plan)
-        priced, objectives = corrected(polish.problem, seen), _objectives(polish.problem)
+        priced = corrected(polish.problem, seen)
+        first = [] if before else [_even(priced, plan.budget)]
+        objectives = itertools.chain(first, itertools.cycle(_objectives(polish.problem)))
         known = {*before, *(tuple(one.choice) for one in seen)}
         found = list(found)
-        for turn in range(more):
+        for losses in itertools.islice(objectives, more):
             tried = known | {candidate.choice for candidate in found}
             solution = solve(
-                replace(priced, losses=objectives[turn % len(objectives)]),
+                replace(priced, losses=losses),
                 EDGE[1] * plan.budget, lower=EDGE[0] * plan.budget, without=tuple(sorted(tried)),
                 seed=self.seed, seconds=SOLVER_SECONDS,
             )  # fmt: skip
@@ -164,6 +169,27 @@ def _objectives(problem: Problem) -> tuple[Losses, ...]:
         for one, other in zip(summed, shares, strict=True)
     )
     return summed, squared, shares, both
+
+
+def _even(problem: Problem, budget: float) -> Losses:
+    """Return how far each option is from the share of channels that the budget lets all keep."""
+
+    def nearest(share: float) -> Choice:
+        return tuple(
+            min(range(len(w)), key=lambda k: (abs(w[k] - share * w[-1]), k)) for w in problem.widths
+        )
+
+    shares = [percent / 100 for percent in range(1, 101)]
+    share = max((s for s in shares if problem.cost(nearest(s)) <= budget), default=shares[0])
+    far = _scaled(
+        tuple(
+            tuple(math.log(max(x, 0.5) / (share * w[-1])) ** 2 for x in w) for w in problem.widths
+        )
+    )
+    return tuple(
+        tuple(a + TIE * b for a, b in zip(one, other, strict=True))
+        for one, other in zip(far, _scaled(problem.losses), strict=True)
+    )
 
 
 def _scaled(losses: Losses) -> Losses:

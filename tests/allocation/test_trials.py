@@ -74,6 +74,16 @@ def test_the_plan_that_recovers_best_is_taken_and_it_alone_is_measured() -> None
     assert (tuple(last.widths.values()), last.measured) == (best, 200.0)
 
 
+@pytest.mark.parametrize("total", [6, 7, 8])
+def test_the_second_trial_is_the_plan_of_the_most_even_shares(total: int) -> None:
+    bench = Bench({})
+    bench.trials(plan(2, 2, total - 4, budget=25.0 * total + 0.5))
+    other = bench.tried[1]
+    possible = [p for p in product(range(1, 5), repeat=3) if sum(p) == total]
+    spread = {p: max(p) - min(p) for p in possible if p != (2, 2, total - 4)}
+    assert spread[other] == min(spread.values())
+
+
 def test_a_plan_that_recovers_best_stays_as_it_was_with_its_channels() -> None:
     start = plan(2, 2, 4, budget=203.0)
     other = start.groups["a"].model_copy(update={"kept": (1, 3), "criterion": "fpgm"})
