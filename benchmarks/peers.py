@@ -17,7 +17,7 @@ from pathlib import Path
 
 from page import BENCHMARKS, write_section
 
-from edgeprune.bench.variants import everything
+from edgeprune.bench.variants import BASELINES, everything
 from edgeprune.records import BenchResult
 from edgeprune.report.bench_summary import condition, entries, markdown
 
@@ -109,8 +109,9 @@ def verdicts(result: BenchResult) -> list[str]:
         share = f"{100 * target:.0f} %"
         if result.steps:
             given = [e for e in peers if CRITERION in e.method]
+            fresh = [e for e in peers if e.method in BASELINES]
             for among, which in (
-                ([e for e in peers if e not in given], "best peer"),
+                ([e for e in peers if e not in given + fresh], "best peer"),
                 (given, f"best peer that is given its criterion `{CRITERION}`"),
             ):
                 best = max(among, key=lambda e: e.accuracy, default=None)
@@ -122,6 +123,12 @@ def verdicts(result: BenchResult) -> list[str]:
                 lines.append(
                     f"- {share}, after recovery: `{OURS}` {ours.accuracy:.4f} is {word} the "
                     f"{which}, `{best.method}` {best.accuracy:.4f}."
+                )
+            for one in fresh:
+                word = "above" if one.accuracy > ours.accuracy else "not above"
+                lines.append(
+                    f"- {share}, trained from the beginning, with as many steps more as the dense "
+                    f"network took: `{one.method}` {one.accuracy:.4f} is {word} `{OURS}`."
                 )
         theirs = [e for e in peers if e.method.partition("/")[0] in TORCH_PRUNING]
         if result.steps or ours.before is None or not theirs:
