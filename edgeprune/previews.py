@@ -57,13 +57,11 @@ def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -
 
 def _require_scores(out: Path) -> None:
     """Make sure that nothing but older scores is overwritten, and that something can be written."""
-    if not out.exists():
-        require_writable(out)
-        return
-    try:
-        read_scores(out)
-    except UsageError:
-        raise OutputError(
-            f"{out} is there and holds no scores", "name another file: --out FILE"
-        ) from None
+    if out.exists():
+        try:
+            read_scores(out)
+        except UsageError:
+            raise OutputError(
+                f"{out} is there and holds no scores", "name another file: --out FILE"
+            ) from None
     require_writable(out)

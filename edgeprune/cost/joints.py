@@ -104,7 +104,7 @@ class JointCosts:
         """Return the cost of the changes before and after a layer; 0 where there is none."""
         layer = self._layers[name]
         a, b = layer.widths_of(widths)
-        found = self._borders.get((name, kernels_at(self._rules, layer, (a, b))))
+        found = self._borders.get((name, kernels_at(self.table.rules, layer, (a, b))))
         if found is None:
             return 0.0, 0.0
         return _between(found.before, a), _between(found.after, b)
@@ -116,10 +116,6 @@ class JointCosts:
     @cached_property
     def _layers(self) -> dict[str, PricedLayer]:
         return {layer.name: layer for layer in self.table.layers}
-
-    @cached_property
-    def _rules(self) -> Rules:
-        return {(e.layer, e.side): e.kernels for e in self.table.stairs}
 
     @cached_property
     def _borders(self) -> dict[tuple[str, Pair], Border]:

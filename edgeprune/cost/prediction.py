@@ -141,5 +141,4 @@ class Predictor:
 
     @cached_property
     def _beside(self) -> BranchPrices:
-        rules = {(e.layer, e.side): e.kernels for e in self.table.stairs}
-        return BranchPrices(self.table.branches, rules)
+        return BranchPrices(self.table.branches, self.table.rules)

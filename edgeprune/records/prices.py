@@ -231,11 +231,12 @@ class CostTable(Record):
 
     def runs_otherwise(self, layer: PricedLayer, pair: tuple[int, int]) -> bool:
         """Whether another kernel runs a layer at this pair of widths than in the dense model."""
-        rules = self._rules
+        rules = self.rules
         return kernels_at(rules, layer, pair) != kernels_at(rules, layer, layer.widths)
 
     @cached_property
-    def _rules(self) -> Rules:
+    def rules(self) -> Rules:
+        """Which kernel runs which width of each layer, by its side."""
         return {(entry.layer, entry.side): entry.kernels for entry in self.stairs}
 
 
