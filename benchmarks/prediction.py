@@ -97,7 +97,8 @@ def price(name: str, device_name: str, folder: Path) -> None:
     table = build_table(device, read_graph(path), groups, profile)
     if not device.spec.exact:
         divisors = {group.name: group.divisor for group in groups}
-        table = fit_to_whole_plans(device, table, path, builder(model, inputs, folder), divisors)
+        build = builder(model, inputs, folder)
+        table = fit_to_whole_plans(device, table, path, build, divisors, profile)
     seconds = time.monotonic() - started
     write_text(folder / "seconds.json", json.dumps({"table": seconds, "probes": table.probes}))
     write_text(folder / "table.json", table.model_dump_json())

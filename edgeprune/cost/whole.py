@@ -7,9 +7,15 @@ cost that have left the caches. So a few plans are built and measured against th
     cost(plan) = dense cost * (a + (1 - a - c) P(plan) + c W(plan)),    a, c >= 0
 
 is fitted to them: P is the plan's sum of prices and W its number of weights, both as shares of the
-dense model's, whose own cost is met. Narrow plans differ in P and W almost alike, so a and c are
-held near what is likely (ridge regression, the mode of normal errors and normal priors): a near the
-call of an empty model, c near 0.
+dense model's, whose own cost is met. Plans of even shares differ in P and W almost alike, so a and
+c are held near what is likely (ridge regression, the mode of normal errors and normal priors): a
+near the call of an empty model, c near 0. What tells c is the profile of the dense model: layers
+with many weights cost more there, against the others, than alone. With m, p and n a layer's share
+of the profile, of the prices and of the weights,
+
+    m = (1 - c) p + c n
+
+goes into the same fit, for every layer that was priced.
 
 Layers that another kernel runs than in the dense model gain or lose by the caches as that kernel
 does. So where there are any, plans of widths beside the offered ones are measured too, and the
@@ -27,7 +33,7 @@ import numpy as np
 from edgeprune.cost.prediction import Predictor
 from edgeprune.devices.protocol import Device
 from edgeprune.profiler.timing import compare
-from edgeprune.records import CostTable, WholePlan
+from edgeprune.records import CostTable, ModelProfile, WholePlan
 
 SHARES = (0.85, 0.65, 0.5, 0.3)  # of each group's channels
 HALF_WIDTH, SECONDS = 0.01, 5.0  # of a comparison
@@ -36,6 +42,7 @@ CONSTANT, OF_CONSTANT = 0.01, 0.3  # that of a, as a share of the dense cost and
 COLD = 0.05  # that of c
 BESIDE = (0.8, 0.45)  # of each group's channels, in plans that other kernels run
 OTHER = 0.1  # standard deviation of their factor
+LAYER, OF_ALL = 0.05, 0.003  # that of a layer's cost in the profile: relative, and of all layers
 Widths = Mapping[str, int]
 
 
@@ -45,6 +52,7 @@ def fit_to_whole_plans(
     dense: Path,
     build: Callable[[Widths], Path],
     divisors: Mapping[str, int],
+    profile: ModelProfile,
     *,
     seed: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
@@ -57,6 +65,7 @@ def fit_to_whole_plans(
         dense: the dense model in the form for the device.
         build: makes the model of which groups have these widths, in the form for the device.
         divisors: group -> what its widths are multiples of.
+        profile: of the dense model.
         seed: order of the runs.
         report: receives (done, total).
 
@@ -74,7 +83,7 @@ def fit_to_whole_plans(
         low, high = 1 / found.high, 1 / found.low
         measured.append(WholePlan(widths=widths, share=1 / found.median, low=low, high=high))
     report(len(plans), len(plans))
-    return fitted(table, measured)
+    return fitted(table, measured, profile.costs)
 
 
 def whole_plans(offered: Mapping[str, Sequence[int]]) -> list[dict[str, int]]:
@@ -111,12 +120,17 @@ def _nearest(widths: Sequence[int], share: float) -> int:
     return min(widths, key=lambda width: (abs(width - share * widths[-1]), width))
 
 
-def fitted(table: CostTable, measured: Sequence[WholePlan]) -> CostTable:
-    """Return `table` with the constant, scale, cold and other that fit `measured` plans best."""
+def fitted(
+    table: CostTable, measured: Sequence[WholePlan], layers: Mapping[str, float]
+) -> CostTable:
+    """Return `table` with the constant, scale, cold and other that fit `measured` plans best.
+
+    `layers` holds the costs of layers within the dense model.
+    """
     if not measured:
         return table
     offered = [p for p in measured if all(w in table.widths[g] for g, w in p.widths.items())]
-    found = _fitted_to_offered(table, offered)
+    found = _fitted_to_offered(table, offered, layers)
     return found.model_copy(update={"other": _other(found, measured), "whole": tuple(measured)})
 
 
@@ -138,7 +152,9 @@ def _error(plan: WholePlan) -> float:
     return plan.share * math.hypot(SCATTER, (plan.high - plan.low) / 4 / plan.share)
 
 
-def _fitted_to_offered(table: CostTable, measured: Sequence[WholePlan]) -> CostTable:
+def _fitted_to_offered(
+    table: CostTable, measured: Sequence[WholePlan], layers: Mapping[str, float]
+) -> CostTable:
     if not measured:
         return table
     dense = {group: widths[-1] for group, widths in table.widths.items()}
@@ -153,6 +169,9 @@ def _fitted_to_offered(table: CostTable, measured: Sequence[WholePlan]) -> CostT
         error = _error(plan)
         rows.append([(1 - p) / error, (w - p) / error])
         wanted.append((plan.share - p) / error)
+    for equation in _of_layers(table, layers):
+        rows.append([0.0, equation[0]])
+        wanted.append(equation[1])
     a, c = _non_negative(np.array(rows), np.array(wanted))
     if not weights:
         c = 0.0
@@ -163,6 +182,20 @@ def _fitted_to_offered(table: CostTable, measured: Sequence[WholePlan]) -> CostT
             "cold": c * table.dense_cost / weights if weights else 0.0,
         }
     )
+
+
+def _of_layers(table: CostTable, within: Mapping[str, float]) -> list[tuple[float, float]]:
+    """Return (factor, value) of what each layer says of c: factor * c = value, with error 1."""
+    priced = [layer for layer in table.layers if layer.sides and within.get(layer.name, 0.0) > 0]
+    price = Predictor(table).price
+    costs = np.array([within[layer.name] for layer in priced])
+    alone = np.array([price(layer, *layer.widths)[0] for layer in priced])
+    weights = np.array([layer.weights_at(*layer.widths) for layer in priced])
+    if len(priced) < 2 or not weights.any():
+        return []
+    m, p, n = (x / x.sum() for x in (costs, alone, weights))
+    error = np.hypot(LAYER * m, OF_ALL)
+    return list(zip(((n - p) / error).tolist(), ((m - p) / error).tolist(), strict=True))
 
 
 def _sums(table: CostTable, widths: Widths) -> tuple[float, float]:

@@ -55,6 +55,7 @@ def price(run: Run, groups: GroupList, dense: ModelProfile, *, fit: bool = True)
             run.precision.file(start),
             build,
             {name: size for name, (_, size) in bundles.items()},
+            dense,
             seed=run.job.seed,
             report=lambda done, total: stage.update(done, total, "whole plans"),
         )

@@ -72,7 +72,7 @@ def test_plans_have_about_the_same_share_of_each_group() -> None:
 @pytest.mark.parametrize(("constant", "cold"), [(0.02, 0.0), (0.03, 0.0), (0.02, 0.06), (0.0, 0.0)])
 def test_the_dense_model_is_met_and_plans_nearly(table, constant: float, cold: float) -> None:
     measured = shares(table, constant, cold)
-    found = fitted(table, measured)
+    found = fitted(table, measured, {})
     dense = {group: widths[-1] for group, widths in WIDTHS.items()}
     assert predicted_cost(found, dense) == pytest.approx(table.dense_cost, rel=1e-12)
     for plan in measured:
@@ -84,13 +84,13 @@ def test_the_dense_model_is_met_and_plans_nearly(table, constant: float, cold: f
 
 
 def test_what_was_likely_before_stays_where_plans_agree_with_it(table) -> None:
-    found = fitted(table, shares(table, 0.02, 0.0))
+    found = fitted(table, shares(table, 0.02, 0.0), {})
     assert found.constant == pytest.approx(0.02 * table.dense_cost, rel=1e-9)
     assert found.cold == pytest.approx(0.0, abs=1e-12)
 
 
 def test_plans_that_cost_more_than_their_prices_raise_the_constant(table) -> None:
-    found = fitted(table, shares(table, 0.02, 0.0, error=0.01))
+    found = fitted(table, shares(table, 0.02, 0.0, error=0.01), {})
     assert found.constant > 0.02 * table.dense_cost
     assert found.cold == 0.0
 
@@ -98,7 +98,30 @@ def test_plans_that_cost_more_than_their_prices_raise_the_constant(table) -> Non
 def test_an_uncertain_measurement_counts_less(table) -> None:
     sure = shares(table, 0.02, 0.0, error=0.01)
     vague = [plan.model_copy(update={"low": 0.0, "high": 2 * plan.share}) for plan in sure]
-    assert fitted(table, vague).constant < fitted(table, sure).constant
+    assert fitted(table, vague, {}).constant < fitted(table, sure, {}).constant
+
+
+@pytest.mark.parametrize("cold", [0.0, 0.05, 0.1])
+@pytest.mark.parametrize("speed", [0.5, 1.0, 2.0])
+def test_the_profile_tells_what_weights_cost(table, cold: float, speed: float) -> None:
+    many = [
+        one.model_copy(update={"weights": n})
+        for one, n in zip(table.layers, (4000, 500), strict=True)
+    ]
+    table = table.model_copy(update={"layers": tuple(many)})
+    measured = shares(table, 0.02, cold)
+    weights = {one.name: one.weights for one in table.layers}
+    alone = {one.name: Predictor(table).price(one, *one.widths)[0] for one in table.layers}
+    layers = {
+        name: speed * ((1 - cold) * alone[name] / sum(alone.values())
+        + cold * weights[name] / sum(weights.values()))
+        for name in alone
+    }  # fmt: skip
+    found = fitted(table, measured, {**layers, "no layer": 1.0})
+    assert found.cold * sum(weights.values()) / table.dense_cost == pytest.approx(cold, rel=0.1)
+    for plan in measured:
+        predicted = predicted_cost(found, plan.widths) / table.dense_cost
+        assert predicted == pytest.approx(plan.share, rel=0.005)
 
 
 KERNELS = Kernels(multiple=8)
@@ -149,10 +172,10 @@ def test_prices_of_other_kernels_have_a_factor_of_their_own(mixed, factor: float
     for widths in plans:
         share = Predictor(true)(widths).cost / true.dense_cost
         measured.append(WholePlan(widths=widths, share=share, low=share, high=share))
-    found = fitted(mixed, measured)
+    found = fitted(mixed, measured, {})
     assert found.other == pytest.approx(factor, abs=0.2 * abs(factor - 1) + 1e-9)
     assert found.whole == tuple(measured)
-    offered = fitted(mixed, measured[: len(whole_plans(mixed.widths))])
+    offered = fitted(mixed, measured[: len(whole_plans(mixed.widths))], {})
     assert offered.other == pytest.approx(1.0)
     assert (found.constant, found.scale, found.cold) == (
         offered.constant, offered.scale, offered.cold,
@@ -162,11 +185,11 @@ def test_prices_of_other_kernels_have_a_factor_of_their_own(mixed, factor: float
 
 
 def test_without_plans_or_weights_nothing_is_divided_by_zero(table) -> None:
-    assert fitted(table, []) is table
+    assert fitted(table, [], {}) is table
     layers = tuple(one.model_copy(update={"weights": 0}) for one in table.layers)
     bare = table.model_copy(update={"layers": layers})
     measured = [p.model_copy(update={"share": 0.9 * p.share}) for p in shares(table, 0.0, 0.0)]
-    found = fitted(bare, measured)
+    found = fitted(bare, measured, {})
     assert found.cold == 0.0
     dense = {group: widths[-1] for group, widths in WIDTHS.items()}
     assert predicted_cost(found, dense) == pytest.approx(table.dense_cost, rel=1e-12)
