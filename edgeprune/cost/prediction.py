@@ -50,7 +50,7 @@ class Predictor:
             a, b = layer.widths_of(widths)
             cost, basis = self.price(layer, a, b)
             parts[basis] += self.table.within(layer, a, b, cost)
-        parts["estimated"] += self._joints(widths)
+        parts["estimated"] += self.table.scale * self._joints(widths)
         return Prediction(sum(parts.values()), parts)
 
     def price(self, layer: PricedLayer, a: int, b: int) -> tuple[float, Basis]:

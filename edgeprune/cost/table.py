@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.cost.branches import lay_out
-from edgeprune.cost.joints import find_borders, find_joints
+from edgeprune.cost.joints import find_borders, find_joints, find_sums
 from edgeprune.cost.kept import PriceStore
 from edgeprune.cost.layers import Layers, priceable
 from edgeprune.cost.probes import Probes
@@ -132,6 +132,8 @@ def build_table(
     layers = {layer.name: layer for layer in found.resizable}
     taken = [(layers[name], (a, b)) for name, a, b in curves.measured()] + wanted + beside
     borders = find_borders(probes, found.templates, taken, rules)
+    joints = find_joints(graph, borders)
+    sums = find_sums(probes, graph, found, joints, offered)
     return CostTable(
         device=device.spec.name,
         kind=device.spec.figure,
@@ -152,7 +154,8 @@ def build_table(
             for layout in layouts
         ),
         borders=borders,
-        joints=find_joints(graph, borders),
+        joints=joints,
+        sums=sums,
         probes=probes.measured,
         environment=profile.environment,
     )

@@ -67,6 +67,7 @@ from edgeprune.records.prices import (
     Rules,
     Side,
     Stair,
+    Sum,
     WholePlan,
     kernels_at,
 )
@@ -187,6 +188,7 @@ __all__ = [
     "Ssh",
     "Stair",
     "StoredSize",
+    "Sum",
     "Target",
     "TensorInfo",
     "Trial",

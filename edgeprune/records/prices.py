@@ -165,6 +165,13 @@ class Joint(Record):
     readers: tuple[tuple[str, bool], ...]
 
 
+class Sum(Record):
+    """What a sum that is fused into a layer costs where it runs by itself: (width, cost)."""
+
+    layer: str
+    costs: tuple[tuple[int, float], ...]
+
+
 class WholePlan(Record):
     """A whole plan as the device gave it: its cost as a share of the dense model's."""
 
@@ -217,6 +224,7 @@ class CostTable(Record):
     branches: tuple[Branch, ...] = ()
     borders: tuple[Border, ...] = ()
     joints: tuple[Joint, ...] = ()
+    sums: tuple[Sum, ...] = ()
     constant: float = 0.0
     whole: tuple[WholePlan, ...] = ()
     probes: int

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune.cost.branches import BranchPrices
-from edgeprune.cost.joints import JointCosts
 from edgeprune.cost.kernels import find_kernels, spread
 from edgeprune.cost.prediction import Predictor
 from edgeprune.cost.staircase import Curve, find_stair
 from edgeprune.records import (
-    Border,
     Branch,
     CostTable,
     Environment,
-    Joint,
     Kernels,
     LayerStair,
     Price,
@@ -128,36 +124,3 @@ def test_one_group_on_both_sides_has_a_curve_for_each_kernel() -> None:
     assert predict.price(layer, 41, 41) == (pytest.approx(82.0), "interpolated")
     assert predict.price(layer, 63, 63) == (126.0, "measured")
     assert predict.price(layer, 64, 64) == (7.9, "measured")
-
-
-def test_layouts_are_changed_where_kernels_disagree() -> None:
-    """first -> second -> third; each takes blocked input where a multiple of 4 comes in."""
-    names = ("first", "second", "third")
-    groups = (None, "a", "b", "c")
-    layers = [
-        PricedLayer(name=name, operator="Conv", group_in=groups[i], group_out=groups[i + 1],
-                    width_in=32, width_out=32)
-        for i, name in enumerate(names)
-    ]  # fmt: skip
-    ends = ((4, 1.0), (32, 8.0))
-    none = ((1, 0.0), (31, 0.0))
-    table = CostTable(
-        device="d", kind="measured", unit="us", dense_cost=1.0, layers=tuple(layers),
-        widths={}, prices=(), probes=0, environment=Environment(facts={}, comparable=()),
-        stairs=tuple(
-            LayerStair(layer=n, side="in", stair=STRAIGHT, kernels=Kernels(multiple=4))
-            for n in names[1:]
-        ),
-        borders=tuple(
-            Border(layer=n, kernels=(k, 0), before=none if k else ends, after=none if k else ends)
-            for n in names for k in (0, 1)
-        ),
-        joints=(Joint(writer="first", readers=(("second", False),)),
-                Joint(writer="second", readers=(("third", False),))),
-    )  # fmt: skip
-    costs = JointCosts(table)
-    assert costs({}) == 0.0
-    assert costs({"a": 16, "b": 4}) == 0.0
-    assert costs({"a": 31}) == pytest.approx(np.interp(31, [4, 32], [1, 8]) + 8.0)
-    assert costs({"b": 4, "a": 31}) == pytest.approx(np.interp(31, [4, 32], [1, 8]) + 1.0)
-    assert costs({"a": 31, "b": 31}) == pytest.approx(np.interp(31, [4, 32], [1, 8]))
