@@ -22,6 +22,7 @@ from edgeprune.allocation.problem import Problem
 from edgeprune.records import PlanTrial, WidthPlan
 
 COUNT = 12  # plans tried, where the budget has as many
+LOOKED_AT = 3  # plans for one that is tried: narrower ones of the same cost are passed over
 MEASURED = 4  # plans that may be measured on the device
 MISSES = 2  # outside the window, after which more are tried
 FEWEST, MOST = 100, 250  # steps of a trial
@@ -54,6 +55,7 @@ class Trials:
         polish: cuts and measures plans, and knows their problem.
         recovered: gives the validation loss of each plan before a short recovery and after.
         rankings: group -> criterion that ranks its channels.
+        ranked: gives what a plan's groups keep where channels are ranked for that plan.
         steps: of the short recovery, for the record.
         count: plans to try in the first round.
         seed: of the solver.
@@ -62,6 +64,7 @@ class Trials:
     polish: Polish
     recovered: Callable[[Sequence[Groups]], list[tuple[float, float]]]
     rankings: Mapping[str, str]
+    ranked: Callable[[Groups], Groups]
     steps: int
     count: int = COUNT
     seed: int = 0
@@ -72,13 +75,14 @@ class Trials:
         Tried are the given `plan`, the one whose groups keep the most even shares, then in turn
         those of least summed loss, of least sum of squared losses, of the largest product of kept
         shares, and of the least sum of the first and the third, all predicted in [97 %, 100 %] of
-        the budget. In the order of their losses they are
+        the budget, and none in which every group is at most as wide as in another. In the order of their losses they are
         measured on the device, until one is inside that window too; 4 at most. Where two missed it,
         prices are corrected by what was measured, and half as many more are tried.
         """
         start = self.polish.choice_of(plan)
         if start == self.polish.problem.dense:
             return plan
+        plan = plan.model_copy(update={"groups": self.ranked(plan.groups)})
         taken = _Candidate(start, plan.groups, plan.corrected)
         tried = self._tried(plan, [taken], self.count - 1)
         if len(tried) == 1:
@@ -143,20 +147,31 @@ class Trials:
         priced = corrected(polish.problem, seen)
         first = [] if before else [_even(priced, plan.budget)]
         objectives = itertools.chain(first, itertools.cycle(_objectives(polish.problem)))
-        known = {*before, *(tuple(one.choice) for one in seen)}
-        found = list(found)
-        for losses in itertools.islice(objectives, more):
-            tried = known | {candidate.choice for candidate in found}
+        known = {*before, *(tuple(one.choice) for one in seen), *(one.choice for one in found)}
+        given, found, wanted = found, list(found), len(found) + more
+        for losses in itertools.islice(objectives, LOOKED_AT * more):
+            if len(found) == wanted:
+                break
             solution = solve(
                 replace(priced, losses=losses),
-                EDGE[1] * plan.budget, lower=EDGE[0] * plan.budget, without=tuple(sorted(tried)),
+                EDGE[1] * plan.budget, lower=EDGE[0] * plan.budget, without=tuple(sorted(known)),
                 seed=self.seed, seconds=SOLVER_SECONDS,
             )  # fmt: skip
             if solution is None:  # no other plan costs as much, whatever the objective
                 break
-            groups = polish.cut(solution.choice, self.rankings)
+            known.add(solution.choice)
+            rivals = [*before, *(candidate.choice for candidate in found)]
+            if any(_as_wide(rival, solution.choice) for rival in rivals):
+                continue
+            found = [c for c in found if c in given or not _as_wide(solution.choice, c.choice)]
+            groups = self.ranked(polish.cut(solution.choice, self.rankings))
             found.append(_Candidate(solution.choice, groups, solution.cost))
         return found
+
+
+def _as_wide(one: Choice, other: Choice) -> bool:
+    """Whether `one` keeps at least as many channels of every group."""
+    return all(a >= b for a, b in zip(one, other, strict=True))
 
 
 def _objectives(problem: Problem) -> tuple[Losses, ...]:

@@ -19,6 +19,7 @@ After each removal C^-1 and w are those of the inputs that are left:
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -41,12 +42,12 @@ def refit_error(scoring: Scoring) -> Scores:
         UsageError: no consumer of a group is a convolution without groups or a linear layer.
     """
     return {
-        name: refit_order([_Consumer(*part) for part in parts])
+        name: refit_order([Consumer(*part) for part in parts])
         for name, parts in consumer_sums(scoring).items()
     }
 
 
-class _Consumer:
+class Consumer:
     """Inverse covariance and weights of one consumer, of the inputs that are left.
 
     The covariance gets the ridge of reconstruction, so that inputs that never vary do no harm.
@@ -62,6 +63,13 @@ class _Consumer:
         ).T.contiguous()  # [inputs, outputs]
         self.places = places
         self.gone = 0  # inputs held that are of removed channels
+
+    def within(self, outputs: Tensor | None) -> Consumer:
+        """Return another one to remove channels from, of these outputs alone; None of all."""
+        found = copy.copy(self)
+        found.inverse = self.inverse.clone()
+        found.weight = self.weight.clone() if outputs is None else self.weight[:, outputs]
+        return found
 
     def errors(self, left: Tensor) -> Tensor:
         """Return by how much E rises without each of the channels `left` [count]."""
@@ -94,7 +102,7 @@ class _Consumer:
         self.weight, self.gone = self.weight[stays], 0
 
 
-def refit_order(consumers: Sequence[_Consumer]) -> Tensor:
+def refit_order(consumers: Sequence[Consumer]) -> Tensor:
     """Return how much E rises when each channel is removed greedily [width], never falling."""
     width = len(consumers[0].places)
     left, scores, last = torch.ones(width, dtype=torch.bool), torch.zeros(width), -math.inf

@@ -30,10 +30,8 @@ from edgeprune.records import (
     WidthPlan,
 )
 from edgeprune.stages.base import Run, recovery_settings
-from edgeprune.stages.improving import improved
+from edgeprune.stages.improving import REFIT, improved
 from edgeprune.verify.firmware import footprints
-
-REFIT = "refit_error"
 
 
 def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitivity) -> Task:
@@ -198,7 +196,7 @@ def allocate(
         meter = LossMeter(run.model, run.data, run.job.prune.calibration_samples)
         if run.job.prune.polish:
             scores = task_of(run, groups, table, sensitivity).scores
-            plan = improved(run, candidates, problem, scores, meter, plan, stage)
+            plan = improved(run, groups, candidates, problem, scores, meter, plan, stage)
         kept = {name: group.kept for name, group in plan.groups.items()}
         whole = meter.increase(kept, plan.removed)
         stage.note(f"loss of the whole plan {whole:+.4f}, sum over groups {plan.loss:+.4f}")

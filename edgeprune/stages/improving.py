@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.polishing import Groups, Polish
@@ -12,17 +13,21 @@ from edgeprune.allocation.problem import Problem
 from edgeprune.allocation.trials import Trials, trial_steps
 from edgeprune.data import first_batches
 from edgeprune.importance.gates import learned_gates
+from edgeprune.importance.in_plan import InPlan
 from edgeprune.importance.sensitivity import LossMeter, mean_loss
 from edgeprune.pruning.groups import cut
-from edgeprune.records import PlannedGroup, WidthPlan
+from edgeprune.records import GroupList, PlannedGroup, ResidualBlock, WidthPlan
 from edgeprune.recovery.finetuning import CHECK_SAMPLES, prepared
 from edgeprune.recovery.training import side_by_side
 from edgeprune.report.progress import Stage
 from edgeprune.stages.base import Run, recovery_settings
 
+REFIT = "refit_error"  # ranks channels where recovery reconstructs
+
 
 def improved(
     run: Run,
+    groups: GroupList,
     candidates: Candidates,
     problem: Problem,
     scores: Mapping[str, Mapping[str, Tensor]],
@@ -38,20 +43,20 @@ def improved(
     settings = recovery_settings(run)
     steps = trial_steps(settings.steps)
 
-    def loss(groups: Mapping[str, PlannedGroup]) -> float:
-        kept = {name: group.kept for name, group in groups.items()}
-        return meter.increase(kept, candidates.removed(groups))
+    def loss(planned: Mapping[str, PlannedGroup]) -> float:
+        kept = {name: group.kept for name, group in planned.items()}
+        return meter.increase(kept, candidates.removed(planned))
 
-    def gates(groups: Mapping[str, PlannedGroup]) -> Iterator[Mapping[str, Tensor]]:
-        kept = {name: group.kept for name, group in groups.items()}
+    def gates(planned: Mapping[str, PlannedGroup]) -> Iterator[Mapping[str, Tensor]]:
+        kept = {name: group.kept for name, group in planned.items()}
         return learned_gates(run.model, run.data, kept, seed=run.job.seed)
 
     def recovered(plans: Sequence[Groups]) -> list[tuple[float, float]]:
         short = settings.model_copy(update={"steps": steps})
         models = []
-        for groups in plans:
-            kept = {name: group.kept for name, group in groups.items()}
-            slim = cut(run.model, run.data.example, kept, candidates.removed(groups))
+        for planned in plans:
+            kept = {name: group.kept for name, group in planned.items()}
+            slim = cut(run.model, run.data.example, kept, candidates.removed(planned))
             left = {name: channels for name, channels in kept.items() if channels}
             model, _ = prepared(slim, run.model, run.data, short, seed=run.job.seed, kept=left)
             models.append(model)
@@ -68,4 +73,50 @@ def improved(
     polish = Polish(problem, scores, loss, candidates.measure, gates, stage.note)
     if not steps and not settings.reconstruct:
         return polish(plan)
-    return Trials(polish, recovered, candidates.rankings, steps, seed=run.job.seed)(plan)
+    ranked = _Ranking(run, groups, candidates, stage.note)
+    trials = Trials(polish, recovered, candidates.rankings, ranked, steps, seed=run.job.seed)
+    return trials(plan)
+
+
+@dataclass
+class _Ranking:
+    """Ranks the channels of groups that `refit_error` ranks anew for each plan.
+
+    Scores of data holders stay as they are: what they rest on is not here.
+    """
+
+    run: Run
+    groups: GroupList
+    candidates: Candidates
+    note: Callable[[str], None]
+    taken_in: dict[tuple[str, ...], InPlan] = field(default_factory=dict)
+
+    def __call__(self, planned: Groups) -> Groups:
+        """Return `planned` with other channels, as many of each group."""
+        rankings, run = self.candidates.rankings, self.run
+        refitted = [group for group in self.groups.groups if rankings.get(group.name) == REFIT]
+        if run.given.shared or not refitted:
+            return planned
+        removed = self.candidates.removed(planned)
+        key = tuple(block.last for block in removed)
+        if key not in self.taken_in:
+            self.note("looking at what consumers receive" + "".join(f", without {k}" for k in key))
+            model = self._without(removed) if removed else run.model
+            samples = run.job.prune.calibration_samples
+            self.taken_in[key] = InPlan(
+                model, run.data, refitted, samples=samples, seed=run.job.seed
+            )
+        found = self.taken_in[key]({name: group.kept for name, group in planned.items()})
+        return {
+            name: group.model_copy(update={"kept": found.get(name, group.kept)})
+            for name, group in planned.items()
+        }
+
+    def _without(self, removed: Sequence[ResidualBlock]) -> nn.Module:
+        """Return the model without some branches, re-fitted to make up for them."""
+        run, gone = self.run, {name for block in removed for name in block.groups}
+        whole = {g.name: tuple(range(g.width)) for g in self.groups.groups if g.name not in gone}
+        slim = cut(run.model, run.data.example, {}, removed)
+        settings = recovery_settings(run)
+        model, _ = prepared(slim, run.model, run.data, settings, seed=run.job.seed, kept=whole)
+        return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -37,13 +38,19 @@ class Bench:
         self.measured: list[Widths] = []
         self.error = error or {}
         self.recovered = recovered
+        self.other_channels = False
         polish = Polish(PROBLEM, SCORES, whole, self._measure)
-        self.trials = Trials(polish, self._recover, RANKINGS, steps=100)
+        self.trials = Trials(polish, self._recover, RANKINGS, self._ranked, steps=100)
 
     def _measure(self, groups: Groups) -> Measured:
         self.measured.append(widths(groups))
         cost = self.error.get(widths(groups), 1.0) * 25 * sum(widths(groups))
         return Measured(cost, cost, cost)
+
+    def _ranked(self, groups: Groups) -> dict[str, PlannedGroup]:
+        """Keep the last channels of group c in place of the best."""
+        last = groups["c"].model_copy(update={"kept": tuple(range(4 - groups["c"].after, 4))})
+        return {**groups, "c": last} if self.other_channels else dict(groups)
 
     def _recover(self, plans: Sequence[Groups]) -> list[tuple[float, float]]:
         now = [widths(groups) for groups in plans]
@@ -94,6 +101,28 @@ def test_a_plan_that_recovers_best_stays_as_it_was_with_its_channels() -> None:
     assert bench.measured == []
     assert found.groups == start.groups
     assert (found.loss, found.corrected, found.gap) == (start.loss, start.corrected, start.gap)
+
+
+@pytest.mark.parametrize("best", [(2, 2, 4), (3, 3, 2)])
+def test_channels_are_ranked_for_each_plan(best: Widths) -> None:
+    bench = Bench({best: 0.1})
+    bench.other_channels = True
+    found = bench.trials(plan(2, 2, 4, budget=203.0))
+    assert widths(found.groups) == best
+    assert found.groups["c"].kept == tuple(range(4 - best[2], 4))
+
+
+def test_plans_that_another_surpasses_are_not_tried() -> None:
+    """Group a is nearly free, so plans of 1 to 4 of its channels cost the same."""
+    bench = Bench({})
+    terms = tuple(
+        replace(term, costs=term.costs * (0.01 if term.group_out == 0 else 1.0))
+        for term in PROBLEM.layers
+    )
+    cheap = replace(PROBLEM, layers=terms)
+    bench.trials = replace(bench.trials, polish=replace(bench.trials.polish, problem=cheap))
+    bench.trials(plan(4, 2, 3, budget=126.5))
+    assert sorted(bench.tried) == [(4, 1, 4), (4, 2, 3), (4, 3, 2), (4, 4, 1)]
 
 
 def test_a_plan_outside_the_window_gives_way_to_the_next_best() -> None:

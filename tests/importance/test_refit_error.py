@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from edgeprune.data import Data
 from edgeprune.errors import UsageError
 from edgeprune.importance.consumer_sums import ConsumerSums
-from edgeprune.importance.refit_error import _Consumer, refit_order
+from edgeprune.importance.refit_error import Consumer, refit_order
 from edgeprune.importance.scores import score_channels
 from edgeprune.pruning.groups import find_groups
 from edgeprune.recovery.reconstruction import RIDGE
@@ -69,7 +69,7 @@ def test_a_greedy_removal_against_least_squares() -> None:
     torch.manual_seed(0)
     width, layer = 24, nn.Linear(24, 5).double()
     inputs = torch.randn(400, width, dtype=torch.double) @ torch.randn(width, width).double()
-    scores = refit_order([_Consumer(observed(layer, inputs), each_alone(width))])
+    scores = refit_order([Consumer(observed(layer, inputs), each_alone(width))])
     order, left, before = scores.argsort().tolist(), list(range(width)), 0.0
     wanted = layer(inputs).detach()
     for channel in order[: width // 2]:
@@ -87,7 +87,7 @@ def test_consumers_add_up() -> None:
         layers[0].weight.copy_(torch.tensor([[3.0, 0.0]]))
         layers[1].weight.copy_(torch.tensor([[0.0, 1.0]]))
     x = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
-    found = refit_order([_Consumer(observed(layer, x), each_alone(2)) for layer in layers])
+    found = refit_order([Consumer(observed(layer, x), each_alone(2)) for layer in layers])
     assert found.tolist() == pytest.approx([4.5, 0.5], rel=2 * RIDGE)
 
 
@@ -106,7 +106,7 @@ def test_a_convolution_keeps_what_the_others_cannot_say() -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.3, 1e3])
 def test_inputs_that_never_vary_are_worth_nothing(value: float) -> None:
     layer = nn.Linear(3, 2)
-    found = refit_order([_Consumer(observed(layer, torch.full((8, 3), value)), each_alone(3))])
+    found = refit_order([Consumer(observed(layer, torch.full((8, 3), value)), each_alone(3))])
     assert bool(torch.isfinite(found).all())
     assert float(found.max()) < 1e-6
 
