@@ -12,8 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgeprune.data import Data
 from edgeprune.importance.consumer_sums import consumer_sums
@@ -80,20 +79,23 @@ class InPlan:
         cut = [
             name for name, group in self._groups.items() if 0 < len(now.get(name, ())) < group.width
         ]
+        ranked: dict[str, list[tuple[int, ...]]] = {}  # what outputs stayed when a group was ranked
         for _ in range(SWEEPS):
-            before = dict(now)
             for name in reversed(cut):
+                consumers = self._consumers[name]
+                staying = [self._staying(layer, now) for layer, _ in consumers]
+                if ranked.get(name) == staying:
+                    continue
+                ranked[name] = staying
+                group, width = self._groups[name], len(now[name])
                 order = refit_order(
-                    [one.within(self._staying(layer, now)) for layer, one in self._consumers[name]]
+                    [one.within(at) for (_, one), at in zip(consumers, staying, strict=True)],
+                    width if group.divisor == 1 else 0,
                 )
-                now[name] = keep_best(bundled(order, self._groups[name]), len(now[name]))
-            if now == before:
-                break
+                now[name] = keep_best(bundled(order, group), width)
         return {name: now[name] for name in cut}
 
-    def _staying(self, layer: str, kept: Kept) -> Tensor | None:
-        """Return which outputs of a layer stay; None if all do."""
+    def _staying(self, layer: str, kept: Kept) -> tuple[int, ...]:
+        """Return which outputs of a layer stay; none stands for all."""
         group, indices = self._outputs.get(layer, ("", ()))
-        if not kept.get(group):
-            return None
-        return torch.tensor([output for channel in kept[group] for output in indices[channel]])
+        return tuple(output for channel in kept.get(group, ()) for output in indices[channel])

@@ -64,11 +64,11 @@ class Consumer:
         self.places = places
         self.gone = 0  # inputs held that are of removed channels
 
-    def within(self, outputs: Tensor | None) -> Consumer:
-        """Return another one to remove channels from, of these outputs alone; None of all."""
+    def within(self, outputs: Sequence[int]) -> Consumer:
+        """Return another one to remove channels from, of these outputs alone; none means all."""
         found = copy.copy(self)
         found.inverse = self.inverse.clone()
-        found.weight = self.weight.clone() if outputs is None else self.weight[:, outputs]
+        found.weight = self.weight[:, list(outputs)] if outputs else self.weight.clone()
         return found
 
     def errors(self, left: Tensor) -> Tensor:
@@ -102,11 +102,15 @@ class Consumer:
         self.weight, self.gone = self.weight[stays], 0
 
 
-def refit_order(consumers: Sequence[Consumer]) -> Tensor:
-    """Return how much E rises when each channel is removed greedily [width], never falling."""
+def refit_order(consumers: Sequence[Consumer], stay: int = 0) -> Tensor:
+    """Return how much E rises when each channel is removed greedily [width], never falling.
+
+    The `stay` channels that would be removed last are not told apart: theirs is infinite.
+    """
     width = len(consumers[0].places)
-    left, scores, last = torch.ones(width, dtype=torch.bool), torch.zeros(width), -math.inf
-    for _ in range(width):
+    left, last = torch.ones(width, dtype=torch.bool), -math.inf
+    scores = torch.full((width,), math.inf)
+    for _ in range(width - stay):
         channels = left.nonzero().flatten()
         errors = torch.stack([one.errors(channels) for one in consumers]).sum(0)
         channel = int(channels[errors.argmin()])
