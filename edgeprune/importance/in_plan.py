@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 
 from edgeprune.data import Data
+from edgeprune.errors import UsageError
+from edgeprune.importance.activations import consumers
 from edgeprune.importance.consumer_sums import consumer_sums
 from edgeprune.importance.refit_error import Consumer, refit_order
 from edgeprune.importance.scores import bundled, keep_best
 from edgeprune.importance.scoring import Scoring
 from edgeprune.pruning.groups import members
 from edgeprune.records import ChannelGroup
+from edgeprune.recovery.reconstruction import obstacle
 
 SWEEPS = 2
 Kept = Mapping[str, Sequence[int]]
@@ -32,13 +36,12 @@ class InPlan:
     Args:
         model: the model before the cut, in eval mode, without branches that plans remove.
         data: labelled calibration batches and the loss.
-        groups: the groups to rank; of each, a consumer must be a convolution without groups or a
-            linear layer.
+        groups: the groups to rank. Those without a consumer that is a convolution without groups
+            or a linear layer are left as they are: their only one may have gone with a branch.
         samples: calibration samples to look at, at most.
         seed: of the positions that are drawn.
 
     Raises:
-        UsageError: the consumers of a group cannot be read.
         DataError: there are no calibration batches, or no labels.
     """
 
@@ -53,18 +56,20 @@ class InPlan:
     ) -> None:
         model = copy.deepcopy(model).eval()
         traced = members(model, data.example)
-        self._groups = {group.name: group for group in groups if group.name in traced}
+        scoring = Scoring(model, data, traced, samples, seed, criterion="refit_error")
+        self._groups = {group.name: group for group in groups if _readable(scoring, group.name)}
         wanted = {name: traced[name] for name in self._groups}
-        scoring = Scoring(model, data, wanted, samples, seed, criterion="refit_error")
+        scoring = replace(scoring, members=wanted)
         names = {id(layer): name for name, layer in scoring.layers.items()}
+        found = consumer_sums(scoring) if wanted else {}
         self._consumers = {
             name: [(names[id(sums.layer)], Consumer(sums, places)) for sums, places in parts]
-            for name, parts in consumer_sums(scoring).items()
+            for name, parts in found.items()
         }
         self._outputs = {
             member.layer: (name, member.indices)
-            for name, found in traced.items()
-            for member in found
+            for name, layers in traced.items()
+            for member in layers
             if member.side == "out"
         }
 
@@ -82,14 +87,14 @@ class InPlan:
         ranked: dict[str, list[tuple[int, ...]]] = {}  # what outputs stayed when a group was ranked
         for _ in range(SWEEPS):
             for name in reversed(cut):
-                consumers = self._consumers[name]
-                staying = [self._staying(layer, now) for layer, _ in consumers]
+                parts = self._consumers[name]
+                staying = [self._staying(layer, now) for layer, _ in parts]
                 if ranked.get(name) == staying:
                     continue
                 ranked[name] = staying
                 group, width = self._groups[name], len(now[name])
                 order = refit_order(
-                    [one.within(at) for (_, one), at in zip(consumers, staying, strict=True)],
+                    [one.within(at) for (_, one), at in zip(parts, staying, strict=True)],
                     width if group.divisor == 1 else 0,
                 )
                 now[name] = keep_best(bundled(order, group), width)
@@ -99,3 +104,15 @@ class InPlan:
         """Return which outputs of a layer stay; none stands for all."""
         group, indices = self._outputs.get(layer, ("", ()))
         return tuple(output for channel in kept.get(group, ()) for output in indices[channel])
+
+
+def _readable(scoring: Scoring, group: str) -> bool:
+    """Whether one of the consumers of a group can be read, if it is there at all."""
+    if group not in scoring.members:
+        return False
+    alone = replace(scoring, members={group: scoring.members[group]})
+    try:
+        found = consumers(alone)[group]
+    except UsageError:
+        return False
+    return any(not obstacle(scoring.layers[member.layer]) for member in found)

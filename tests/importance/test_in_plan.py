@@ -86,3 +86,27 @@ def test_the_same_plan_is_ranked_alike_again(build, groups_of) -> None:
     }
     ranked({name: (0,) for name in plan})
     assert ranked(plan) == found == InPlan(model, data, groups, samples=48)(plan)
+
+
+def test_groups_that_cannot_be_read_are_left_as_they_are(build, groups_of) -> None:
+    model, inputs = build("grouped")
+    torch.manual_seed(0)
+    data = data_of(torch.randn(48, *inputs[0].shape[1:]), classes=10)
+    groups = groups_of("grouped").groups
+    unread = {g.name for g in groups} - set(InPlan(model, data, groups, samples=48)._groups)
+    assert unread
+    plan = {group.name: tuple(range(group.width // 2)) for group in groups}
+    assert set(InPlan(model, data, groups, samples=48)(plan)) == set(plan) - unread
+    only = [group for group in groups if group.name in unread]
+    assert InPlan(model, data, only, samples=48)(plan) == {}
+
+
+def test_a_group_that_went_with_its_branch_is_left_out(build, groups_of) -> None:
+    model, inputs = build("residual")
+    torch.manual_seed(0)
+    data = data_of(torch.randn(48, *inputs[0].shape[1:]), classes=10)
+    groups = groups_of("residual").groups
+    gone = groups[0].model_copy(update={"name": "of a branch that is gone"})
+    ranked = InPlan(model, data, (*groups[1:], gone), samples=48)
+    found = ranked({gone.name: (), groups[1].name: (0, 1)})
+    assert set(found) == {groups[1].name}
