@@ -122,7 +122,6 @@ ALL := $(or $(KEEP),bench)
 
 .PHONY: bench
 bench: ## All of the below in turn, many hours; goes on with what lies in the folder [KEEP=bench]
-	$(MAKE) bench-measure KEEP="$(ALL)/measure"
 	$(MAKE) bench-solver KEEP="$(ALL)/solver"
 	for network in fashion mobilenet_v2 resnet18; do \
 	  $(MAKE) bench-prediction NETWORK=$$network KEEP="$(ALL)/prediction/$(DEVICE)" || exit 1; done
@@ -132,6 +131,7 @@ bench: ## All of the below in turn, many hours; goes on with what lies in the fo
 	$(MAKE) bench-budgets
 	$(MAKE) bench-microcontroller KEEP="$(ALL)/microcontroller"
 	$(MAKE) bench-peers KEEP="$(ALL)"
+	$(MAKE) bench-measure KEEP="$(ALL)/measure"
 
 .PHONY: bench-measure
 bench-measure: $(STAMP) ## Check the measuring itself, hours [KEEP=folder] [PARTS=]

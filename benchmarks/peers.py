@@ -27,41 +27,49 @@ RUNS = (("mobile_cpu", "50%,35%,25%"), ("arm64_emulated", "50%"))
 OURS = "exact"
 CRITERION = "refit_error"  # that exact ranks by where recovery reconstructs
 TORCH_PRUNING = ("uniform", "global", "isomorphic")
+GIVEN = (*(f"{name}/{CRITERION}@8" for name in TORCH_PRUNING), f"halp/{CRITERION}")
+METHODS = (*(v.label for v in everything(("taylor", "l2"))), *GIVEN)
+KEPT = ("before", "after")  # copies of bench.json: nothing trained, and recovered
 
 
 def main() -> int:
     """Run what is missing, and write the section."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keep", type=Path, default=ROOT / "bench", help="folder of the results")
-    parser.add_argument("--steps", type=int, help="of recovery; the job's by default")
+    parser.add_argument("--steps", type=int, default=200, help="of recovery")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--methods", help="instead of all")
+    parser.add_argument("--long-seeds", default="0", help="of those trained from the beginning")
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--only-docs", action="store_true")
     arguments = parser.parse_args()
     folders = [(device, arguments.keep / device / JOB.parent.name, b) for device, b in RUNS]
-    kept = ("before.json", "after.json")  # copies of bench.json: nothing trained, and recovered
-    if not arguments.only_docs:
-        for device, folder, budgets in folders:
-            words = ["bench", str(JOB), "--device", device, "--budget", budgets, "--resume"]
-            words += ["--out", str(folder), "--seeds", arguments.seeds]
-            words += ["--methods", arguments.methods] if arguments.methods else []
-            steps = arguments.steps
-            recovery = [] if steps is None else ["--steps", str(steps)]
-            for copy, extra in zip(kept, (["--steps", "0"], recovery), strict=True):
-                done = subprocess.run(
-                    [sys.executable, "-m", "edgeprune", *words, *extra], check=False
-                )
-                if done.returncode:
-                    return done.returncode
-                shutil.copyfile(folder / "bench.json", folder / copy)
-    found = [
-        BenchResult.model_validate_json(path.read_bytes())
-        for _, folder, _ in folders
-        for copy in kept
-        for path in sorted(folder.glob(f"{copy.removesuffix('.json')}*.json"))
+    named = arguments.methods.split(",")
+    groups = [
+        (f"{copy}{'-long' if long else ''}.json", methods, seeds, steps)
+        for copy, steps in zip(KEPT, (0, arguments.steps), strict=True)
+        for long, seeds in ((False, arguments.seeds), (True, arguments.long_seeds))
+        if (methods := [m for m in named if (m in BASELINES) is long]) and not (long and steps == 0)
     ]
-    write_section(BENCHMARKS, "peers", section(found))
+    for device, folder, budgets in [] if arguments.only_docs else folders:
+        for copy, methods, seeds, steps in groups:
+            words = ["bench", str(JOB), "--device", device, "--budget", budgets, "--resume"]
+            words += ["--out", str(folder), "--methods", ",".join(methods), "--seeds", seeds]
+            words += ["--steps", str(steps)]
+            done = subprocess.run([sys.executable, "-m", "edgeprune", *words], check=False)
+            if done.returncode:
+                return done.returncode
+            shutil.copyfile(folder / "bench.json", folder / copy)
+    found = [together(folder, copy) for _, folder, _ in folders for copy in KEPT]
+    write_section(BENCHMARKS, "peers", section([result for result in found if result]))
     return 0
+
+
+def together(folder: Path, copy: str) -> BenchResult | None:
+    """Return one result of what was compared with more seeds and with fewer, None without any."""
+    paths = [path for end in ("", "-long") if (path := folder / f"{copy}{end}.json").exists()]
+    found = [BenchResult.model_validate_json(path.read_bytes()) for path in paths]
+    rows = tuple(row for result in found for row in result.rows)
+    return found[0].model_copy(update={"rows": rows}) if found else None
 
 
 def section(results: list[BenchResult]) -> str:
@@ -78,7 +86,8 @@ def section(results: list[BenchResult]) -> str:
         "trials are training that the others do not do. Methods that count on sensitivity curves",
         "rank by the criterion of each group's curve, the others as their names say; those named",
         "`refit_error` are given the criterion of `exact`. Recovery reconstructs first, whoever",
-        "decided the widths. A method marked *over* did not get down to the budget.",
+        "decided the widths. A method marked *over* did not get down to the budget. Methods that",
+        "keep the same channels are trained once.",
         "Written by `make bench-peers`.",
         "",
     ]
@@ -90,7 +99,8 @@ def section(results: list[BenchResult]) -> str:
         where = ", ".join(t for t in (machine, runtime and f"onnxruntime {runtime}") if t)
         lines += [f"{where}.", ""] if where else []
         compared = {row.method for row in result.rows}
-        left = [v.label for v in everything(("taylor", "l2")) if v.label not in compared]
+        asked = [m for m in METHODS if result.steps or m not in BASELINES]
+        left = [method for method in asked if method not in compared]
         if left:
             lines += [f"Not compared yet: {', '.join(f'`{name}`' for name in left)}.", ""]
         lines += [markdown(result), *verdicts(result), ""]

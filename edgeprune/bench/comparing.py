@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -181,6 +181,7 @@ class _Work:
     prices: Prices
     targets: dict[str, float]
     rows: Rows
+    plans: dict[tuple[str, Variant], WidthPlan] = field(default_factory=dict)
 
     @cached_property
     def candidates(self) -> Candidates:
@@ -206,6 +207,12 @@ class _Work:
 
     def planned(self, budget: str, variant: Variant) -> WidthPlan:
         """Return the plan of a method at a budget."""
+        key = budget, variant
+        if key not in self.plans:
+            self.plans[key] = self._plan(budget, variant)
+        return self.plans[key]
+
+    def _plan(self, budget: str, variant: Variant) -> WidthPlan:
         name, steps = f"plan-{budget}-{variant.slug}", self.bench.steps
         if variant.name == OURS:  # its plan depends on the recovery to come
             name += f"-{trial_steps(steps)}"
@@ -249,17 +256,23 @@ class _Work:
         bench, target = self.bench, self.targets[budget]
         if self.rows.get(variant.label, target, seed, bench.steps) is not None:
             return
-        started = time.monotonic()
-        with bench.console.stage(f"{place}: {variant.label} at {budget}, seed {seed}") as stage:
-            data = load_data(bench.job.with_overrides(seed=seed), bench.folder)
-            if variant.name == "narrower":
-                ratios = self.narrow(budget)
-                cost, macs = ratios.cost_ratio, ratios.macs_ratio
-            else:
-                plan = self.planned(budget, Variant(OURS) if variant.name == "scratch" else variant)
-                cost = plan.corrected / self.prices.table.dense_cost
-                macs = macs_ratio(self.prices.table, self.prices.dense, plan)
-            trained = self._train(budget, variant, seed, data, stage)
+        if variant.name == "narrower":
+            ratios = self.narrow(budget)
+            cost, macs = ratios.cost_ratio, ratios.macs_ratio
+        else:
+            plan = self.planned(budget, Variant(OURS) if variant.name == "scratch" else variant)
+            cost = plan.corrected / self.prices.table.dense_cost
+            macs = macs_ratio(self.prices.table, self.prices.dense, plan)
+        same = None if variant.name in BASELINES else self._same(plan, seed)
+        if same:
+            before, after, seconds = same.accuracy_before_recovery, same.accuracy, same.seconds
+        else:
+            started = time.monotonic()
+            with bench.console.stage(f"{place}: {variant.label} at {budget}, seed {seed}") as stage:
+                data = load_data(bench.job.with_overrides(seed=seed), bench.folder)
+                trained = self._train(budget, variant, seed, data, stage)
+            before, after = trained.before, trained.after
+            seconds = time.monotonic() - started
         self.rows.add(
             BenchRow(
                 method=variant.label,
@@ -268,11 +281,21 @@ class _Work:
                 steps=bench.steps,
                 cost_ratio=cost,
                 macs_ratio=macs,
-                accuracy_before_recovery=trained.before,
-                accuracy=trained.after,
-                seconds=time.monotonic() - started,
+                accuracy_before_recovery=before,
+                accuracy=after,
+                seconds=seconds,
             )
         )
+
+    def _same(self, plan: WidthPlan, seed: int) -> BenchRow | None:
+        """Return a finished row whose plan keeps the same channels: training is the same."""
+        kept = {name: group.kept for name, group in plan.groups.items()}
+        for (budget, variant), other in self.plans.items():
+            if {name: group.kept for name, group in other.groups.items()} == kept:
+                row = self.rows.get(variant.label, self.targets[budget], seed, self.bench.steps)
+                if row is not None:
+                    return row
+        return None
 
     def _train(self, budget: str, variant: Variant, seed: int, data: Data, stage: Stage) -> Trained:
         bench, dense = self.bench, self.bench.model

@@ -28,7 +28,8 @@ class BenchRow(Record):
 
     `target` is the share of the dense cost asked for, `cost_ratio` the share found on the device.
     `steps` is how long recovery took; `accuracy_before_recovery` is that after cutting and
-    BatchNorm recalibration alone, None for models that are trained from scratch.
+    BatchNorm recalibration alone, None for models that are trained from scratch. `seconds` is how
+    long training took; methods that keep the same channels are trained once.
     """
 
     method: str
