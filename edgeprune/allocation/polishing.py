@@ -70,7 +70,7 @@ class Polish:
             moved = polish._other_widths(plan, seen, MEASURED - (len(seen) - known))
             if moved.groups == plan.groups:
                 return moved
-            polish, plan = self._chosen_in_context(moved)
+            polish, plan = polish._chosen_in_context(moved)
         return plan
 
     def _chosen_in_context(self, plan: WidthPlan) -> tuple[Polish, WidthPlan]:
@@ -93,7 +93,8 @@ class Polish:
             found = self.loss({**plan.groups, **others})
             if found < loss:
                 loss, groups = found, {**plan.groups, **others}
-                best = replace(self, scores={**self.scores, GATES: gates})
+                known = {**self.scores.get(GATES, {}), **gates}
+                best = replace(self, scores={**self.scores, GATES: known})
         if loss < before:
             self.note(f"gates learned: whole loss {before:.4f} -> {loss:.4f}")
         return best, plan.model_copy(update={"groups": groups})

@@ -148,3 +148,23 @@ def test_gates_that_lose_less_take_the_place_of_scores() -> None:
     assert (found.groups["b"].kept, found.groups["b"].criterion) == ((1, 3), "gates")
     assert {n: found.groups[n] for n in "ac"} == {n: best.groups[n] for n in "ac"}
     assert asked == [best.groups]
+
+
+def test_gates_of_the_first_pass_serve_the_second() -> None:
+    """Widths move behind gates, and no others are found for what is kept then."""
+    learned = [{name: torch.tensor([1.0, 2.0, 3.0, 4.0]) for name in "ab"}]
+
+    def loss(groups: Mapping[str, PlannedGroup]) -> float:
+        return whole(groups) - 0.05 * (3 in groups["a"].kept) - 0.05 * (3 in groups["b"].kept)
+
+    def gates(groups: Mapping[str, PlannedGroup]) -> Iterator[Mapping[str, torch.Tensor]]:
+        yield from (learned.pop() for _ in range(len(learned)))
+
+    def measure(groups: dict[str, PlannedGroup]) -> Measured:
+        cost = 25.0 * sum(group.after for group in groups.values())
+        return Measured(cost, cost, cost, {})
+
+    found = Polish(PROBLEM, SCORES, loss, measure, gates)(plan(2, 2, 4))
+    assert sorted(found.groups[name].after for name in "ab") == [1, 4]
+    narrow = min(found.groups["a"], found.groups["b"], key=lambda group: group.after)
+    assert (narrow.kept, narrow.criterion) == ((3,), "gates")
