@@ -108,7 +108,7 @@ def ship(
     """
     if sha256_of(model) != artifact.sha256:
         raise InternalCheckError(f"{model.name} is not the file that was exported and verified")
-    with _staged(out) as folder:
+    with _staged(out, older=(INTEGER_MODEL, CODE)) as folder:
         with atomic(folder / MODEL) as partial:
             shutil.copyfile(model, partial)
         forms, code = _integer_forms(folder, integer_model, chip, verdict.job)
@@ -143,11 +143,12 @@ def ship(
 
 
 @contextmanager
-def _staged(out: Path) -> Iterator[Path]:
+def _staged(out: Path, older: Sequence[str] = ()) -> Iterator[Path]:
     """Yield an empty folder whose files take their places in `out` if the block succeeds.
 
     A full disk is met while they are written, when an older shipment is still whole; to move them
-    needs no room. Manifest and checksums are moved last.
+    needs no room. Manifest and checksums are moved last. Of the names in `older`, those that were
+    not written go from `out`: they belong to another model.
 
     Raises:
         OutputError: `out` cannot be written.
@@ -158,9 +159,14 @@ def _staged(out: Path) -> Iterator[Path]:
         yield folder
         written = {path.name for path in folder.iterdir()} - {".run", MANIFEST, CHECKSUMS}
         names = (str(REPORT_DATA), *sorted(written), MANIFEST, CHECKSUMS)
+        previous = folder / "previous"
+        previous.mkdir()
+        for name in older:
+            if name not in written and (out / name).exists():
+                (out / name).rename(previous / name)
         for name in (name for name in names if (folder / name).exists()):
             if (out / name).is_dir():  # the C code is replaced whole
-                (out / name).rename(folder / "previous")
+                (out / name).rename(previous / name)
             (folder / name).replace(out / name)
     except OSError as error:
         raise output_error(out, error) from error

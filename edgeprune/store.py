@@ -74,6 +74,9 @@ def output_error(path: Path, error: OSError) -> OutputError:
     """Return the error to show when `path` could not be written."""
     reason = error.strerror or str(error)
     hint = "choose another folder with --out"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        file = next((parent for parent in path.parents if parent.is_file()), None)
+        reason = f"{file} is a file, not a folder" if file else reason
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "free some space, then run again with --resume: finished stages are kept"
     return OutputError(f"cannot write {path}: {reason}", hint)

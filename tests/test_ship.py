@@ -274,8 +274,23 @@ def test_damaged_manifest_is_refused(out, content):
 
 def test_folder_that_cannot_be_made(tmp_path, model):
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match=r"file is a file, not a folder"):
         ship_into(tmp_path / "file" / "out", model)
+
+
+def test_forms_of_an_older_model_go(tmp_path, model):
+    out = tmp_path / "out"
+    ship_into(out, model, integer_model=model)
+    assert (out / "model.int8.onnx").exists()
+    (out / "c").mkdir()
+    (out / "c" / "network.c").write_text("old")
+    (out / "notes.txt").write_text("mine")
+    ship_into(out, model)
+    assert {path.name for path in out.iterdir()} == {*NAMES, ".run", "notes.txt"}
+    assert check(out).returncode == 0
+    (out / "c").mkdir()  # a report that is written again leaves the model's forms alone
+    rewrite_report(out)
+    assert (out / "c").exists()
 
 
 @pytest.mark.parametrize("name", [*NAMES, "model.int8.onnx", "c/network.c"])

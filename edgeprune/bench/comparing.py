@@ -182,6 +182,7 @@ class _Work:
     targets: dict[str, float]
     rows: Rows
     plans: dict[tuple[str, Variant], WidthPlan] = field(default_factory=dict)
+    trained: dict[tuple[str, str], object] = field(default_factory=dict)  # what a row trains
 
     @cached_property
     def candidates(self) -> Candidates:
@@ -254,17 +255,20 @@ class _Work:
     def row(self, budget: str, variant: Variant, seed: int, place: str) -> None:
         """Do one row, unless it is finished."""
         bench, target = self.bench, self.targets[budget]
-        if self.rows.get(variant.label, target, seed, bench.steps) is not None:
-            return
         if variant.name == "narrower":
             ratios = self.narrow(budget)
             cost, macs = ratios.cost_ratio, ratios.macs_ratio
+            what: object = variant.name, ratios.factor
         else:
             plan = self.planned(budget, Variant(OURS) if variant.name == "scratch" else variant)
             cost = plan.corrected / self.prices.table.dense_cost
             macs = macs_ratio(self.prices.table, self.prices.dense, plan)
-        same = None if variant.name in BASELINES else self._same(plan, seed)
-        if same:
+            fresh = variant.name == "scratch"
+            what = fresh, {n: g.after if fresh else g.kept for n, g in plan.groups.items()}
+        self.trained[budget, variant.label] = what
+        if self.rows.get(variant.label, target, seed, bench.steps) is not None:
+            return
+        if same := self._same(what, seed):
             before, after, seconds = same.accuracy_before_recovery, same.accuracy, same.seconds
         else:
             started = time.monotonic()
@@ -287,14 +291,12 @@ class _Work:
             )
         )
 
-    def _same(self, plan: WidthPlan, seed: int) -> BenchRow | None:
-        """Return a finished row whose plan keeps the same channels: training is the same."""
-        kept = {name: group.kept for name, group in plan.groups.items()}
-        for (budget, variant), other in self.plans.items():
-            if {name: group.kept for name, group in other.groups.items()} == kept:
-                row = self.rows.get(variant.label, self.targets[budget], seed, self.bench.steps)
-                if row is not None:
-                    return row
+    def _same(self, what: object, seed: int) -> BenchRow | None:
+        """Return a finished row that trained the same: a plan of the same channels, say."""
+        for (budget, label), other in self.trained.items():
+            row = self.rows.get(label, self.targets[budget], seed, self.bench.steps)
+            if other == what and row is not None:
+                return row
         return None
 
     def _train(self, budget: str, variant: Variant, seed: int, data: Data, stage: Stage) -> Trained:
