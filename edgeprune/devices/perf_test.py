@@ -21,7 +21,7 @@ from typing import Protocol
 from edgeprune.devices.bundle import bundle_of, digest_of
 from edgeprune.devices.channel import Channel, Closed, Silent
 from edgeprune.devices.protocol import Answer, ModelAnswer, ModelFile, Request
-from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
+from edgeprune.errors import DeadlineError, DeviceError, LostDeviceError, UnsupportedModelError
 from edgeprune.export.segments import read_graph
 from edgeprune.records import Adb, DeviceSpec, Environment
 
@@ -100,6 +100,7 @@ class PerfTestDevice:
         self._facts: dict[str, str] = {}
         self._program = ""
         self._runs = 0
+        self._answered = False
 
     @property
     def spec(self) -> DeviceSpec:
@@ -133,6 +134,7 @@ class PerfTestDevice:
             if time.monotonic() > until:
                 stopped = opening + 1 < request.openings
                 break
+        self._answered = True
         return Answer(
             stopped="time" if stopped else "fixed",
             models=tuple(
@@ -197,7 +199,7 @@ class PerfTestDevice:
                 said.append(line.decode("utf-8", "replace"))
         except Closed as closed:
             if _of_adb(closed):
-                raise self._shell.explain(closed) from None
+                raise self._gone(self._shell.explain(closed)) from None
             return closed.code, "\n".join([*said, closed.words])
         except Silent:
             raise DeadlineError(
@@ -255,11 +257,10 @@ class PerfTestDevice:
         try:
             self._folder = keeper.read_line(PATIENCE).decode("utf-8").strip()
         except Closed as closed:
-            raise self._shell.explain(closed) from None
+            raise self._gone(self._shell.explain(closed)) from None
         except Silent:
-            raise DeviceError(
-                f"{self._shell.label} went silent", "is it still plugged in?"
-            ) from None
+            silent = DeviceError(f"{self._shell.label} went silent", "is it still plugged in?")
+            raise self._gone(silent) from None
         binary = Path(self._shell.settings.binary or "").expanduser()
         files = [binary, *sorted(binary.parent.glob("*.so*"))]
         for file in files:
@@ -301,8 +302,13 @@ class PerfTestDevice:
         except subprocess.TimeoutExpired:
             raise DeviceError(f"{self._shell.label}: adb does not end: {command}") from None
         if done.returncode != 0:
-            raise self._shell.explain(Closed(done.returncode, done.stderr or done.stdout))
+            closed = Closed(done.returncode, done.stderr or done.stdout)
+            raise self._gone(self._shell.explain(closed))
         return done.stdout
+
+    def _gone(self, error: DeviceError) -> DeviceError:
+        """Return the error that tells that the phone went away, if it answered before."""
+        return LostDeviceError(error.what, error.hint) if self._answered else error
 
     def _environment(self) -> Environment:
         spec = self._spec

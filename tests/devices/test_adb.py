@@ -148,8 +148,10 @@ def test_a_phone_that_is_not_there(phone, exported, state: str, why: str) -> Non
     assert "adb devices" in obstacle.help
 
 
-def test_a_phone_unplugged_between_questions(phone, exported) -> None:
-    device = device_for(phone.spec())
+@pytest.mark.parametrize("mode", ["termux", "perf_test"])
+def test_a_phone_unplugged_between_questions(phone, exported, mode: str) -> None:
+    spec = phone.spec() if mode == "termux" else phone.perf_test()
+    device = device_for(spec)
     device.ask(request(exported("mlp")))
     device.close()
     phone.state("none")
@@ -157,7 +159,7 @@ def test_a_phone_unplugged_between_questions(phone, exported) -> None:
         device.ask(request(exported("mlp")))
     assert caught.value.exit_code == 3
     with pytest.raises(DeviceError) as caught:
-        device_for(phone.spec()).ask(request(exported("mlp")))
+        device_for(spec).ask(request(exported("mlp")))
     assert not isinstance(caught.value, LostDeviceError)  # it never answered
 
 
