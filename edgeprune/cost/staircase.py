@@ -23,6 +23,7 @@ NOISE = 1.5  # times the least residual: no worse than what explains the sweep b
 UNEXPLAINED = 0.03  # of the dearest cost: what a tile's pattern may leave at the most
 RIPPLE = 0.08  # of a tile's rise: a pattern no further off the straight line is none
 ONE = Kernels()
+WORTH = 0.03  # of a group's dense cost: what a width must save to be offered
 CURVED = 5  # full tiles from which a curve is told from a line
 Floats = NDArray[np.float64]
 Widths = NDArray[np.int64]
@@ -51,7 +52,7 @@ def find_stair(
     are fitted by least squares, with a polynomial g of degree 1, or 2 over five tiles and more. The
     first period counts whose residual standard error (the root of the squared errors over the
     degrees of freedom) is at most `tolerance` of the dearest cost or half as large again as the
-    least one, which noise accounts for; above 3 % of it nothing is explained. The r_j are kept as
+    least one, which noise accounts for; above 3 % of it and `tolerance`, nothing is explained. The r_j are kept as
     shares of the rise of g over a tile, so that they hold for other layers of the same kind; where
     none is far from j / q, q is 1. A tile must have been seen twice.
 
@@ -72,7 +73,7 @@ def find_stair(
         found += [_added(w, y, period), _multiplied(w, y, period)]
     most = max(tolerance * float(y.max()), NOISE * min(error for error, _ in found))
     error, stair = next(fit for fit in found if fit[0] <= most)
-    if error > UNEXPLAINED * float(y.max()):
+    if error > max(tolerance, UNEXPLAINED) * float(y.max()):
         return None
     return found[0][1] if _straight(stair) else stair
 
@@ -188,7 +189,7 @@ class Curve:
 
 
 def worth_offering(
-    widths: Sequence[int], costs: Sequence[float], *, tolerance: float = 0.03, most: int = 16
+    widths: Sequence[int], costs: Sequence[float], *, tolerance: float = WORTH, most: int = 16
 ) -> tuple[int, ...]:
     """Return the widths that are cheaper than every wider one, from narrow to wide.
 
@@ -199,7 +200,8 @@ def worth_offering(
     Args:
         widths: ascending; the last is the dense width, which is always offered.
         costs: cost at each width, above 0.
-        tolerance: share of the dense cost that a narrower width must save.
+        tolerance: share of the dense cost that a narrower width must save; below 0, what it may
+            cost more, where costs are not known any better.
         most: widths offered at the most.
     """
     if len(widths) != len(costs) or not widths or list(widths) != sorted(set(widths)):
@@ -209,7 +211,8 @@ def worth_offering(
     for width, cost in zip(widths[-2::-1], costs[-2::-1], strict=True):
         if cost < cheapest - tolerance * costs[-1]:
             offered.append(width)
-            cheapest = cost
+            cheapest = min(cheapest, cost)
     if len(offered) > most:
-        return worth_offering(widths, costs, tolerance=1.3 * tolerance + 0.001, most=most)
+        more = tolerance + 0.3 * abs(tolerance) + 0.001
+        return worth_offering(widths, costs, tolerance=more, most=most)
     return tuple(reversed(offered))

@@ -10,7 +10,7 @@ from itertools import pairwise
 from edgeprune.cost.kernels import find_kernels
 from edgeprune.cost.layers import Layers
 from edgeprune.cost.probes import Probes, kind_of
-from edgeprune.cost.staircase import Curve, find_stair, grid, worth_offering
+from edgeprune.cost.staircase import WORTH, Curve, find_stair, grid, worth_offering
 from edgeprune.records import ChannelGroup, Kernels, ModelProfile, PricedLayer, Side, Stair
 
 COARSE = 4  # gaps between the first widths of a group that are measured
@@ -20,6 +20,10 @@ CANDIDATES = 32  # widths of a group that may be offered
 IMMATERIAL = 1e-4  # of the whole model's cost: errors of a layer that do not matter
 MATERIAL = 0.01  # of it: a layer that can stand for its kind
 NARROW = 2  # channels: a single one may be no layer of the same kind (depthwise)
+ROUNDED = 0.3  # of a tick: standard deviation of what rounding takes away
+SEEN = 10  # ticks: a layer that costs as much shows its tile
+FEW = 5000  # plans of offered widths: where there are fewer, none may be near a budget
+FINE = 0.005  # of a group's dense cost: what a width must save to be offered where plans are few
 CARE = 4  # processes that take a sweep again which no tile explains
 Line = tuple[str, Side]
 Windows = dict[tuple[str, Side], tuple[PricedLayer, Sequence[int]]]
@@ -35,12 +39,14 @@ class Design:
         tile: largest error of a tile's pattern, as a share of the dearest width.
         bend: how far a curve's middle may lie off a straight line, as a share of the dense cost.
         pairs: up to how many pairs of offered widths are all measured; of more, few are.
+        tick: what the costs of nodes are rounded to, in the device's unit; 0: they are not.
     """
 
     window: int
     tile: float
     bend: float
     pairs: int
+    tick: float = 0.0
 
 
 @dataclass
@@ -118,6 +124,9 @@ def sweep(
     2. Each group is measured at five full tiles, then in the middle of each gap, and where the
        middle is off the straight line, of its halves (bisection). Where no tile explains one of
        its layers, 32 widths are measured instead.
+    3. Where few plans can be made of the offered widths, a half and a quarter of a full tile are
+       offered as well, and full tiles that save less or too little to be seen: else no plan may
+       come near a budget.
 
     Args:
         probes: measure layers.
@@ -165,7 +174,22 @@ def sweep(
                 assert middle is not None
                 if abs(curves.cost(name, middle) - straight) > most:
                     gaps[name] += [(low, middle), (middle, high)]
-    return curves, {group.name: _offered(curves, group, steps, least) for group in found.groups}
+    offered = {group.name: _offered(curves, group, steps, least) for group in found.groups}
+    if not design.window or math.prod(map(len, offered.values())) >= FEW:
+        return curves, offered
+    narrow = {g.name: _below(g, steps[g.name], least[g.name]) for g in found.groups}
+    _take_groups(probes, curves, narrow, progress)
+    return curves, {
+        g.name: _offered(
+            curves,
+            g,
+            steps,
+            least,
+            also=narrow[g.name],
+            saves=FINE - design.tick / curves.cost(g.name, g.width),
+        )
+        for g in found.groups
+    }
 
 
 def _find_tiles(
@@ -184,7 +208,7 @@ def _find_tiles(
         straight = Stair(period=1, shares=(0.0,))
         curves.stairs |= {(la.name, side): straight for (_, side), ls in kinds.items() for la in ls}
         return
-    least = MATERIAL * profile.total
+    least = max(MATERIAL * profile.total, SEEN * design.tick)
     dear = {name for name, cost in profile.costs.items() if cost >= least}
     dear_first = {key: [la for la in ls if la.name in dear] or ls for key, ls in kinds.items()}
     windows = {key: _window(ls, key[1], design.window) for key, ls in dear_first.items()}
@@ -221,7 +245,8 @@ def _stair(
     """Return the stair of kernel 0 in a layer's short sweep, None where no tile explains it."""
     widths = [width for width in window if rule.at(width) == 0] or list(window)
     costs = [curves.points[layer.name, side][width] for width in widths]
-    tolerance = max(design.tile, IMMATERIAL * profile.total / max(costs))
+    unseen = max(IMMATERIAL * profile.total, ROUNDED * design.tick)
+    tolerance = max(design.tile, unseen / max(costs))
     return find_stair(widths, costs, tolerance, rule.multiple)
 
 
@@ -345,10 +370,22 @@ def _take_groups(
     curves.take(probes, wanted, progress=progress)
 
 
+def _below(group: ChannelGroup, step: int, least: int) -> tuple[int, ...]:
+    """Return a quarter and a half of a full tile, where a group may be that narrow."""
+    parts, least = {step // 4, step // 2}, max(least, NARROW)
+    return tuple(sorted(w for w in parts if least <= w < group.width and w % group.divisor == 0))
+
+
 def _offered(
-    curves: Curves, group: ChannelGroup, steps: Mapping[str, int], least: Mapping[str, int]
+    curves: Curves,
+    group: ChannelGroup,
+    steps: Mapping[str, int],
+    least: Mapping[str, int],
+    *,
+    also: Sequence[int] = (),
+    saves: float = WORTH,
 ) -> tuple[int, ...]:
-    """Return the full tiles that are cheaper than every wider one."""
+    """Return which full tiles, and which of `also`, are cheaper than every wider one."""
     width, step = group.width, steps[group.name]
     known = {
         w
@@ -357,5 +394,6 @@ def _offered(
         if w % step == 0
     }
     even = grid(width, CANDIDATES, step)
-    widths = [w for w in sorted({*known, *even, width}) if w >= least[group.name]]
-    return worth_offering(widths, [curves.cost(group.name, w) for w in widths])
+    widths = [w for w in sorted({*known, *even, *also, width}) if w >= least[group.name]]
+    costs = [curves.cost(group.name, w) for w in widths]
+    return worth_offering(widths, costs, tolerance=saves)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ from edgeprune.records import (
     Side,
 )
 
-MEASURED = Design(window=33, tile=0.005, bend=0.02, pairs=1500)
+MEASURED = Design(window=33, tile=0.005, bend=0.02, pairs=1500, tick=1.0)  # profilers count 1 us
 EXACT = Design(window=17, tile=0.001, bend=0.003, pairs=150)
 SLOW = Design(window=0, tile=0.0, bend=0.01, pairs=150)  # each probe is a program of its own
 ANCHORS = 3  # widths a side whose pairs are measured where not all are
@@ -163,6 +163,8 @@ def build_table(
 
 def _design(device: Device, precision: Precision) -> Design:
     """Return how much to measure on `device`."""
+    if device.spec.runtime == "simulated":
+        return replace(MEASURED, tick=0.0)
     if not device.spec.exact:
         return MEASURED
     joined = device.spec.runtime != "firmware" or precision.name == "int8"

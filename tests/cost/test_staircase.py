@@ -67,6 +67,14 @@ def test_a_width_slower_than_a_wider_one_never_appears() -> None:
     assert worth_offering([6, 7, 8, 9], [5.0, 9.0, 6.0, 7.0]) == (6, 8, 9)
 
 
+def test_what_cannot_be_told_apart_is_offered_where_costs_are_not_known_any_better() -> None:
+    widths, costs = [16, 32, 48, 56], [10.0, 8.0, 9.0, 9.0]
+    assert worth_offering(widths, costs) == (32, 56)
+    assert worth_offering(widths, costs, tolerance=-1.5 / 9) == (32, 48, 56)
+    assert worth_offering(widths, costs, tolerance=-2.5 / 9) == tuple(widths)
+    assert worth_offering(widths, costs, tolerance=-2.5 / 9, most=2) == (32, 56)
+
+
 def test_gains_within_the_tolerance_are_noise() -> None:
     assert worth_offering([1, 2], [0.985, 1.0]) == (2,)
     assert worth_offering([1, 2], [0.965, 1.0]) == (1, 2)
@@ -127,6 +135,21 @@ def test_noise_does_not_hide_or_make_stairs() -> None:
         assert find_stair(widths, flat, 0.02).period == 1
         stairs = [float(n * stepped(w, 16)) for n, w in zip(noise, widths, strict=True)]
         assert find_stair(widths, stairs, 0.02).period == 16
+
+
+def test_rounded_costs_are_straight_where_rounding_hides_the_tile() -> None:
+    """A layer of 4 us with a clock of whole microseconds, and one of 120 us."""
+    widths = list(range(16, 49))
+    costs = [-(-width // 16) * 1.3 for width in widths]
+    hidden, seen = np.floor(costs), np.floor([30 * cost for cost in costs])
+    stair = find_stair(widths, hidden.tolist(), 0.3 / hidden.max())
+    assert stair is not None and stair.period in (1, 16)
+    noisy = np.array([2, 1, 2, 1, 3, 1, 2, 1, 3, 2, 3, 1, 2, 3, 2, 1, 3] * 2)[:33] + 0.0
+    assert find_stair(widths, noisy.tolist(), 0.005) is None
+    straight = find_stair(widths, noisy.tolist(), 0.3)
+    assert straight is not None and straight.period == 1
+    found = find_stair(widths, seen.tolist(), max(0.005, 0.3 / seen.max()))
+    assert found is not None and found.period == 16
 
 
 def test_what_no_tile_explains_is_not_forced_into_one() -> None:

@@ -91,6 +91,27 @@ def test_every_width_follows_the_stairs(deep, monkeypatch, simulated, cliff: flo
             assert predict({group: 49}).cost == pytest.approx(below, rel=1e-3)
 
 
+def test_where_plans_are_few_parts_of_a_tile_are_looked_at(tmp_path, simulated) -> None:
+    """Three full tiles each make 9 plans, too few for any budget; what saves nothing stays out."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for a, b in itertools.pairwise([3, 48, 48]):
+        layers += [nn.Conv2d(a, b, 3, padding=1), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10)).eval()
+    inputs, path = (torch.randn(1, 3, 8, 8),), tmp_path / "small.onnx"
+    export(model, inputs, path, opset=20)
+    groups = find_groups(model, inputs).groups
+    fine = simulated(step=4)
+    profile = profile_model(fine, path, name="small")
+    table = build_table(fine, read_graph(path), groups, profile, processes=1)
+    assert all(widths == tuple(range(4, 49, 4)) for widths in table.widths.values())
+    flat = simulated(step=16)  # a narrower width costs as much as a full tile
+    profile = profile_model(flat, path, name="small")
+    table = build_table(flat, read_graph(path), groups, profile, processes=1)
+    assert all(widths == (16, 32, 48) for widths in table.widths.values())
+    assert {8} <= {price.width_out for price in table.swept if price.layer == "0"}
+
+
 def test_a_long_sweep_is_not_needed(deep, monkeypatch) -> None:
     """34 lines of up to 192 channels: 32 points on each would be over a thousand probes."""
     table = deep(FEW, monkeypatch, step=8)
