@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgeprune.allocation.correction import NOISE, Observation, corrected
@@ -19,9 +19,11 @@ EDGE = (FULL_USE, 0.998)  # where widths are too coarse for the aim
 COARSE = ((0.96, 1.008), (0.93, 0.998), (0.88, 0.998), (0.8, 0.998), (0.6, 0.998), (0.0, 0.998))
 GOOD = (0.972, 0.995)  # of measurements: no further round is needed
 ROUNDS = 4
+BESIDE = 3  # plans a round, the first apart: prices that just failed may fail again
 DENSE = "the dense model"
 WIDTHS = "the offered widths"
-FREE = 2  # rounds in which the solver may go anywhere
+FREE = 2  # plans measured: fewer, and the solver may go anywhere
+LAST = 1 + 2 * BESIDE  # plans measured before the last round
 
 
 @dataclass(frozen=True)
@@ -81,32 +83,29 @@ def close_the_loop(
     rounds: list[Round] = []
     candidates: list[_Candidate] = []
     for number in range(1, ROUNDS + 1):
-        solution = _next(corrected(problem, seen), budget, candidates, seed)
-        if solution is None:
-            break
-        measured = measure(kept(problem.widths_of(solution.choice)))
-        rounds.append(
-            Round(
-                widths=problem.widths_of(solution.choice),
-                predicted=solution.cost,
-                measured=measured.cost,
-                low=measured.low,
-                high=measured.high,
+        tried: list[_Candidate] = []
+        done = False
+        for solution in _next(corrected(problem, seen), budget, candidates, seed):
+            measured = measure(kept(problem.widths_of(solution.choice)))
+            tried.append(_Candidate(solution, measured))
+            problem = observed(problem, solution.choice, measured.resources)
+            noise = (measured.high - measured.low) / (4 * measured.cost)  # of a 95 % interval
+            seen.append(Observation(solution.choice, measured.cost, max(NOISE, noise)))
+            note(
+                f"round {number}: predicted {solution.cost:.4g}, found {measured.cost:.4g} {unit} "
+                f"= {100 * measured.cost / budget:.1f} % of the budget"
             )
-        )
-        candidates.append(_Candidate(solution, measured))
-        problem = observed(problem, solution.choice, measured.resources)
-        noise = (measured.high - measured.low) / (4 * measured.cost)  # of a 95 % interval
-        seen.append(Observation(solution.choice, measured.cost, max(NOISE, noise)))
-        note(
-            f"round {number}: predicted {solution.cost:.4g}, found {measured.cost:.4g} {unit} "
-            f"= {100 * measured.cost / budget:.1f} % of the budget"
-        )
-        if not _fits(measured, problem):
-            continue
-        if GOOD[0] * budget <= measured.cost <= GOOD[1] * budget:
+            done = _fits(measured, problem) and (
+                GOOD[0] * budget <= measured.cost <= GOOD[1] * budget
+                or (measured.cost <= budget and bool(_held(problem, solution, budget)))
+            )
+            if done:
+                break
+        if not tried:
             break
-        if measured.cost <= budget and _held(problem, solution, budget):
+        candidates += tried
+        rounds.append(_round(problem, tried, budget))
+        if done:
             break
     best = _best([c for c in candidates if _fits(c.measured, problem)], budget)
     if best is None and not any(_fits(c.measured, problem) for c in candidates):
@@ -152,6 +151,22 @@ def close_the_loop(
     )
 
 
+def _round(problem: Problem, tried: list[_Candidate], budget: float) -> Round:
+    """Return the record of a round: the plan within the budget that uses most of it comes first."""
+    order = sorted(tried, key=lambda c: (c.measured.cost > budget, abs(c.measured.cost - budget)))
+    plans = [
+        {
+            "widths": problem.widths_of(c.solution.choice),
+            "predicted": c.solution.cost,
+            "measured": c.measured.cost,
+            "low": c.measured.low,
+            "high": c.measured.high,
+        }
+        for c in order
+    ]
+    return Round.model_validate({**plans[0], "beside": plans[1:]})
+
+
 def _fits(measured: Measured, problem: Problem) -> bool:
     limits = problem.limits()
     return all(value <= limits[n].limit for n, value in measured.resources.items() if n in limits)
@@ -159,21 +174,44 @@ def _fits(measured: Measured, problem: Problem) -> bool:
 
 def _next(
     problem: Problem, budget: float, candidates: list[_Candidate], seed: int
-) -> Solution | None:
+) -> Iterator[Solution]:
     """Solve inside the aim; where no plan costs that much, for the dearest within the budget.
 
     After FREE rounds only plans close to the best measured one are considered: a solver that may
     go anywhere goes where prices err most in its favour. The last round changes fewer groups yet.
+    Where a first plan has missed, each round has a second one, which differs from the round's first
+    in two groups at least.
     """
+    tried = [candidate.solution.choice for candidate in candidates]
+    first = _solved(problem, budget, candidates, tried, seed)
+    if first is None:
+        return
+    yield first
+    tried.append(first.choice)
+    for _ in range(1, BESIDE if candidates else 1):
+        low, high = EDGE[0] * budget, AIM[1] * budget
+        beside = solve(problem, high, lower=low, without=tried, unlike=first.choice, seed=seed)
+        if beside is None:
+            return
+        yield beside
+        tried.append(beside.choice)
+
+
+def _solved(
+    problem: Problem,
+    budget: float,
+    candidates: list[_Candidate],
+    tried: Sequence[Sequence[int]],
+    seed: int,
+) -> Solution | None:
     low, high = AIM[0] * budget, AIM[1] * budget
-    tried = tuple(candidate.solution.choice for candidate in candidates)
     if problem.resources:
         free = solve(problem, high, without=tried, seed=seed)
         if free is None or _held(problem, free, budget):
             return free
     if len(candidates) >= FREE:
         closest = min(candidates, key=lambda c: abs(c.measured.cost - (low + high) / 2))
-        last = len(candidates) == ROUNDS - 1
+        last = len(candidates) >= LAST
         near = closest.solution.choice, max(1 if last else 2, len(problem.names) // 4)
         solution = solve(problem, high, lower=low, without=tried, near=near, seed=seed)
         if solution is not None:

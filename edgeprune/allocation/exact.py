@@ -62,7 +62,8 @@ def solve(
     budget: float,
     *,
     lower: float = 0.0,
-    without: tuple[tuple[int, ...], ...] = (),
+    without: Sequence[Sequence[int]] = (),
+    unlike: Sequence[int] = (),
     near: tuple[tuple[int, ...], int] | None = None,
     gap: float = 1e-4,
     seconds: float = 60.0,
@@ -75,6 +76,7 @@ def solve(
         budget: largest cost, in the device's unit.
         lower: smallest cost.
         without: choices that are not to be taken again.
+        unlike: a choice from which the answer differs in two groups at least.
         near: a choice, and in how many groups the answer may differ from it.
         gap: relative optimality gap at which the solver may stop.
         seconds: time after which it stops with the best found.
@@ -83,7 +85,8 @@ def solve(
     Raises:
         InternalCheckError: HiGHS fails or its answer breaks the budget.
     """
-    return _solve(problem, budget, lower, without, near, gap, seconds, seed, minimise_cost=False)
+    limits = lower, without, unlike, near
+    return _solve(problem, budget, *limits, gap, seconds, seed, minimise_cost=False)
 
 
 def cheapest(problem: Problem, *, seconds: float = 60.0) -> Solution | None:
@@ -92,14 +95,15 @@ def cheapest(problem: Problem, *, seconds: float = 60.0) -> Solution | None:
     Raises:
         InternalCheckError: HiGHS fails.
     """
-    return _solve(problem, np.inf, 0.0, (), None, 1e-6, seconds, 0, minimise_cost=True)
+    return _solve(problem, np.inf, 0.0, (), (), None, 1e-6, seconds, 0, minimise_cost=True)
 
 
 def _solve(
     problem: Problem,
     budget: float,
     lower: float,
-    without: tuple[tuple[int, ...], ...],
+    without: Sequence[Sequence[int]],
+    unlike: Sequence[int],
     near: tuple[tuple[int, ...], int] | None,
     gap: float,
     seconds: float,
@@ -129,9 +133,9 @@ def _solve(
         values = scale * places.sum(resource.terms, columns)
         room = scale * (resource.limit - resource.fixed)
         rows.add(_entries(values), -highspy.kHighsInf, room)
-    for choice in without:
+    for choice, apart in (*((c, 1.0) for c in without), *([(unlike, 2.0)] if unlike else ())):
         taken = [(int(offsets[g]) + k, 1.0) for g, k in enumerate(choice)]
-        rows.add(taken, -highspy.kHighsInf, len(choice) - 1.0)
+        rows.add(taken, -highspy.kHighsInf, len(choice) - apart)
     if near is not None:
         same = [(int(offsets[g]) + k, 1.0) for g, k in enumerate(near[0])]
         rows.add(same, float(len(same) - near[1]), highspy.kHighsInf)

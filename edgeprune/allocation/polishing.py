@@ -163,7 +163,8 @@ class Polish:
 
     def observed(self, plan: WidthPlan) -> list[Observation]:
         """Return what the closed loop saw of plans at offered widths."""
-        return [observation(self._at(r.widths), r.measured, r.low, r.high) for r in plan.rounds]
+        seen = [found for r in plan.rounds for found in (r, *r.beside)]
+        return [observation(self._at(f.widths), f.measured, f.low, f.high) for f in seen]
 
     def _ranked_in_context(self, plan: WidthPlan) -> WidthPlan:
         """Return `plan` with the ranking of each group that loses least beside the other cuts.

@@ -52,9 +52,9 @@ def find_stair(
     are fitted by least squares, with a polynomial g of degree 1, or 2 over five tiles and more. The
     first period counts whose residual standard error (the root of the squared errors over the
     degrees of freedom) is at most `tolerance` of the dearest cost or half as large again as the
-    least one, which noise accounts for; above 3 % of it and `tolerance`, nothing is explained. The r_j are kept as
-    shares of the rise of g over a tile, so that they hold for other layers of the same kind; where
-    none is far from j / q, q is 1. A tile must have been seen twice.
+    least one, which noise accounts for; above 3 % of it and `tolerance`, nothing is explained.
+    The r_j are kept as shares of the rise of g over a tile, so that they hold for other layers of
+    the same kind; where none is far from j / q, q is 1. A tile must have been seen twice.
 
     Args:
         widths: ascending.

@@ -114,14 +114,20 @@ class PlannedGroup(Record):
     criterion: str
 
 
-class Round(Record):
-    """One round of the closed loop: what was predicted, what was measured."""
+class MeasuredPlan(Record):
+    """Widths that were measured whole: what was predicted, what was measured."""
 
     widths: dict[str, int]
     predicted: float
     measured: float
     low: float
     high: float
+
+
+class Round(MeasuredPlan):
+    """One round of the closed loop: the plan nearest to its aim, and others at the same prices."""
+
+    beside: tuple[MeasuredPlan, ...] = ()
 
 
 class ResourceUse(Record):

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
         Environment,
         Gate,
         Kind,
+        MeasuredPlan,
         ModelProfile,
-        Round,
         Unit,
         Verdict,
         WidthPlan,
@@ -238,7 +238,9 @@ def _cost_sentence(verdict: Verdict) -> str:
 def rounds(plan: WidthPlan, kind: Kind) -> tuple[RoundRow, ...]:
     """Return the rounds of the closed loop: prediction, what the device said, relative error."""
     return tuple(
-        _round(index, entry, plan.unit, kind) for index, entry in enumerate(plan.rounds, start=1)
+        _round(index, found, plan.unit, kind)
+        for index, entry in enumerate(plan.rounds, start=1)
+        for found in (entry, *entry.beside)
     )
 
 
@@ -257,7 +259,7 @@ def trials(plan: WidthPlan) -> tuple[tuple[str, str, str, str, str], ...]:
     )
 
 
-def _round(index: int, entry: Round, unit: Unit, kind: Kind) -> RoundRow:
+def _round(index: int, entry: MeasuredPlan, unit: Unit, kind: Kind) -> RoundRow:
     return RoundRow(
         number=index,
         predicted=figures.cost(entry.predicted, unit),
