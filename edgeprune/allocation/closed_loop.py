@@ -152,8 +152,8 @@ def close_the_loop(
 
 
 def _round(problem: Problem, tried: list[_Candidate], budget: float) -> Round:
-    """Return the record of a round: the plan within the budget that uses most of it comes first."""
-    order = sorted(tried, key=lambda c: (c.measured.cost > budget, abs(c.measured.cost - budget)))
+    """Return the record of a round: the plan nearest to the aim comes first."""
+    order = sorted(tried, key=lambda c: abs(c.measured.cost - sum(AIM) / 2 * budget))
     plans = [
         {
             "widths": problem.widths_of(c.solution.choice),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from edgeprune.allocation.closed_loop import FULL_USE, ROUNDS, Measured, close_the_loop
+from edgeprune.allocation.closed_loop import BESIDE, FULL_USE, ROUNDS, Measured, close_the_loop
 from edgeprune.allocation.problem import LayerTerm, Problem
 from edgeprune.errors import BudgetError
 from edgeprune.records import PlannedGroup, WidthPlan
@@ -68,7 +68,9 @@ def test_budget_is_met_and_used_though_prices_are_wrong(bias: float, share: floa
 
         plan, measured = loop(problem, budget, truth)
         assert FULL_USE * budget <= plan.corrected <= budget
-        assert len(measured) <= ROUNDS
+        assert len(plan.rounds) <= ROUNDS
+        assert len(measured) == sum(1 + len(entry.beside) for entry in plan.rounds)
+        assert not plan.rounds[0].beside
         assert plan.rounds[-1].widths == {name: g.after for name, g in plan.groups.items()}
 
 
@@ -92,7 +94,8 @@ def test_no_plan_is_measured_twice_and_rounds_are_bounded() -> None:
         return cost_of(problem, widths) * float(random.uniform(0.6, 0.9))
 
     plan, measured = loop(problem, budget, erratic)
-    assert len(measured) <= ROUNDS
+    assert len(plan.rounds) <= ROUNDS
+    assert len(measured) <= 1 + BESIDE * (ROUNDS - 1)
     assert len({tuple(sorted(m.items())) for m in measured}) == len(measured)
     assert plan.corrected <= budget
 

@@ -143,13 +143,16 @@ def test_rounded_costs_are_straight_where_rounding_hides_the_tile() -> None:
     costs = [-(-width // 16) * 1.3 for width in widths]
     hidden, seen = np.floor(costs), np.floor([30 * cost for cost in costs])
     stair = find_stair(widths, hidden.tolist(), 0.3 / hidden.max())
-    assert stair is not None and stair.period in (1, 16)
+    assert stair is not None
+    assert stair.period in (1, 16)
     noisy = np.array([2, 1, 2, 1, 3, 1, 2, 1, 3, 2, 3, 1, 2, 3, 2, 1, 3] * 2)[:33] + 0.0
     assert find_stair(widths, noisy.tolist(), 0.005) is None
     straight = find_stair(widths, noisy.tolist(), 0.3)
-    assert straight is not None and straight.period == 1
+    assert straight is not None
+    assert straight.period == 1
     found = find_stair(widths, seen.tolist(), max(0.005, 0.3 / seen.max()))
-    assert found is not None and found.period == 16
+    assert found is not None
+    assert found.period == 16
 
 
 def test_what_no_tile_explains_is_not_forced_into_one() -> None:
