@@ -100,6 +100,21 @@ def test_no_plan_is_measured_twice_and_rounds_are_bounded() -> None:
     assert plan.corrected <= budget
 
 
+def test_after_a_miss_a_round_measures_several_plans_at_the_same_prices() -> None:
+    """A device that lets no plan into the window: all rounds are used, none looks at twins."""
+    problem = a_problem(1)
+    budget = 0.5 * problem.cost((len(WIDTHS) - 1,) * 4)
+    plan, measured = loop(
+        problem, budget, lambda widths: 0.93 * budget + 1e-6 * sum(widths.values())
+    )
+    assert [len(entry.beside) for entry in plan.rounds] == [0, *[BESIDE - 1] * (ROUNDS - 1)]
+    assert plan.held_by == ("the offered widths",)
+    for start in range(1, len(measured), BESIDE):
+        first, *others = measured[start : start + BESIDE]
+        for other in others:
+            assert sum(first[name] != other[name] for name in problem.names) >= 2
+
+
 def test_an_impossible_budget_names_the_smallest_cost() -> None:
     problem = a_problem(0)
     smallest = problem.cost((0,) * 4)

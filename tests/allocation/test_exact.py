@@ -172,6 +172,24 @@ def tiny_curves() -> dict[str, SensitivityCurve]:
     }
 
 
+@given(problems(), st.integers(0, 255), st.floats(1.0, 40.0))
+@settings(max_examples=60, deadline=None)
+def test_a_choice_may_be_asked_to_differ_in_two_groups(
+    problem: Problem, pick: int, budget: float
+) -> None:
+    base = choices(problem)[pick % len(choices(problem))]
+    found = solve(problem, budget, unlike=base, gap=0.0)
+    others = [
+        problem.loss(c)
+        for c in choices(problem)
+        if sum(a != b for a, b in zip(c, base, strict=True)) >= 2 and problem.cost(c) <= budget
+    ]
+    assert (found is None) == (not others)
+    if found is not None:
+        assert found.loss == pytest.approx(min(others), abs=1e-6)
+        assert sum(a != b for a, b in zip(found.choice, base, strict=True)) >= 2
+
+
 def test_a_group_without_its_curve_is_an_internal_error(
     tiny_curves: dict[str, SensitivityCurve],
 ) -> None:
