@@ -9,11 +9,12 @@ from functools import cached_property
 
 import numpy as np
 
+from edgeprune.cost.curves import Curves, Design
 from edgeprune.cost.kernels import spread
 from edgeprune.cost.probes import Probes, kind_of
 from edgeprune.cost.staircase import Curve, find_stair
 from edgeprune.cost.surface import Surface
-from edgeprune.cost.sweep import CARE, IMMATERIAL, Curves, Design
+from edgeprune.cost.sweep import CARE, IMMATERIAL
 from edgeprune.records import Basis, Branch, Kernels, ModelProfile, PricedLayer, Side, Stair
 
 POINTS = 3  # widths a side whose pairs are measured

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 
+from edgeprune.cost.curves import Curves, Design
 from edgeprune.cost.kernels import find_kernels
 from edgeprune.cost.layers import Layers
 from edgeprune.cost.probes import Probes, kind_of
-from edgeprune.cost.staircase import WORTH, Curve, find_stair, grid, worth_offering
+from edgeprune.cost.staircase import WORTH, find_stair, grid, worth_offering
 from edgeprune.records import ChannelGroup, Kernels, ModelProfile, PricedLayer, Side, Stair
 
 COARSE = 4  # gaps between the first widths of a group that are measured
@@ -22,90 +22,10 @@ MATERIAL = 0.01  # of it: a layer that can stand for its kind
 NARROW = 2  # channels: a single one may be no layer of the same kind (depthwise)
 ROUNDED = 0.3  # of a tick: standard deviation of what rounding takes away
 SEEN = 10  # ticks: a layer that costs as much shows its tile
-FEW = 5000  # plans of offered widths: where there are fewer, none may be near a budget
+FEW = 2000  # plans of offered widths: where there are fewer, none may be near a budget
 FINE = 0.005  # of a group's dense cost: what a width must save to be offered where plans are few
 CARE = 4  # processes that take a sweep again which no tile explains
-Line = tuple[str, Side]
 Windows = dict[tuple[str, Side], tuple[PricedLayer, Sequence[int]]]
-
-
-@dataclass(frozen=True)
-class Design:
-    """How much to measure on a device.
-
-    Args:
-        window: consecutive widths by which the tile of a kind of layer is found; 0: none are
-            looked for, and costs are taken to rise straight between what is measured.
-        tile: largest error of a tile's pattern, as a share of the dearest width.
-        bend: how far a curve's middle may lie off a straight line, as a share of the dense cost.
-        pairs: up to how many pairs of offered widths are all measured; of more, few are.
-        tick: what the costs of nodes are rounded to, in the device's unit; 0: they are not.
-    """
-
-    window: int
-    tile: float
-    bend: float
-    pairs: int
-    tick: float = 0.0
-
-
-@dataclass
-class Curves:
-    """What a sweep brought back: stairs, and costs at single widths, all else dense."""
-
-    found: Layers
-    stairs: dict[Line, Stair] = field(default_factory=dict)
-    kernels: dict[Line, Kernels] = field(default_factory=dict)
-    points: dict[Line, dict[int, float]] = field(default_factory=dict)
-    unexplained: set[Line] = field(default_factory=set)
-    _curves: dict[Line, Curve] = field(default_factory=dict)
-
-    def curve(self, layer: str, side: Side) -> Curve:
-        """Return the cost of a layer over the width on one side."""
-        points = self.points[layer, side]
-        known = self._curves.get((layer, side))
-        if known is None or len(known.points) != len(points):
-            known = Curve(dict(points), self.stairs[layer, side], self.rule(layer, side))
-            self._curves[layer, side] = known
-        return known
-
-    def rule(self, layer: str, side: Side) -> Kernels:
-        """Return which kernel runs which width on one side of a layer."""
-        return self.kernels.get((layer, side), Kernels())
-
-    def measured(self) -> dict[tuple[str, int, int], float]:
-        """(layer, width in, width out) -> cost, of all that was measured."""
-        layers = {layer.name: layer for layer in self.found.resizable}
-        return {
-            (name, *layers[name].at(side, width)): cost
-            for (name, side), points in self.points.items()
-            for width, cost in points.items()
-        }
-
-    def lines(self, group: str) -> list[tuple[PricedLayer, Side]]:
-        """Return the layers that a group touches, and on which side."""
-        return [
-            (layer, side)
-            for layer in self.found.resizable
-            for side in layer.sides
-            if layer.group_at(side) == group
-        ]
-
-    def cost(self, group: str, width: int) -> float:
-        """Return the cost of all layers that a group of `width` touches, all else dense."""
-        return sum(self.curve(layer.name, side).at(width) for layer, side in self.lines(group))
-
-    def take(
-        self, probes: Probes, wanted: Sequence[tuple[PricedLayer, Side, int]], **options: object
-    ) -> None:
-        """Measure layers at single widths; of what is measured anew the lower cost counts."""
-        templates = self.found.templates
-        pairs = [(templates[layer.name], layer.at(side, w)) for layer, side, w in wanted]
-        probes.take(pairs, **options)  # type: ignore[arg-type]
-        for (layer, side, width), (template, pair) in zip(wanted, pairs, strict=True):
-            line = self.points.setdefault((layer.name, side), {})
-            cost = probes.price(template, pair)
-            line[width] = min(cost, line.get(width, cost))
 
 
 def sweep(
@@ -208,9 +128,13 @@ def _find_tiles(
         straight = Stair(period=1, shares=(0.0,))
         curves.stairs |= {(la.name, side): straight for (_, side), ls in kinds.items() for la in ls}
         return
-    least = max(MATERIAL * profile.total, SEEN * design.tick)
-    dear = {name for name, cost in profile.costs.items() if cost >= least}
-    dear_first = {key: [la for la in ls if la.name in dear] or ls for key, ls in kinds.items()}
+    material = MATERIAL * profile.total
+    dear_first = {
+        key: _dear(ls, profile, max(material, SEEN * design.tick))
+        or _dear(ls, profile, material)
+        or ls
+        for key, ls in kinds.items()
+    }
     windows = {key: _window(ls, key[1], design.window) for key, ls in dear_first.items()}
     rules = _find_kernels(probes, curves, windows, progress)
     for key, rule in rules.items():  # of kernel 0, as many widths
@@ -224,13 +148,17 @@ def _find_tiles(
     if unsure and not probes.device.spec.exact:  # noise, or really no tile: measured with more care
         _take_windows(probes, curves, unsure, progress, again=True, processes=CARE)
         for key, window in unsure.items():
-            found[key] = _stair(curves, key[1], *window, rules[key], design, profile)
+            found[key] = _stair(curves, key[1], *window, rules[key], design, profile, last=True)
     for (kind, side), stair in found.items():
         lines = {(other.name, side) for other in kinds[kind, side]}
         if stair is None:
             curves.unexplained |= lines
         curves.stairs |= dict.fromkeys(lines, stair or Stair(period=1, shares=(0.0,)))
         curves.kernels |= dict.fromkeys(lines, rules[kind, side])
+
+
+def _dear(layers: Sequence[PricedLayer], profile: ModelProfile, least: float) -> list[PricedLayer]:
+    return [layer for layer in layers if profile.costs.get(layer.name, 0.0) >= least]
 
 
 def _stair(
@@ -241,13 +169,21 @@ def _stair(
     rule: Kernels,
     design: Design,
     profile: ModelProfile,
+    *,
+    last: bool = False,
 ) -> Stair | None:
-    """Return the stair of kernel 0 in a layer's short sweep, None where no tile explains it."""
+    """Return the stair of kernel 0 in a layer's short sweep, None where no tile explains it.
+
+    In a `last` attempt, what rounding to whole ticks takes away needs no explanation.
+    """
     widths = [width for width in window if rule.at(width) == 0] or list(window)
     costs = [curves.points[layer.name, side][width] for width in widths]
-    unseen = max(IMMATERIAL * profile.total, ROUNDED * design.tick)
-    tolerance = max(design.tile, unseen / max(costs))
-    return find_stair(widths, costs, tolerance, rule.multiple)
+    tolerance = max(design.tile, IMMATERIAL * profile.total / max(costs))
+    stair = find_stair(widths, costs, tolerance, rule.multiple)
+    if stair is None and last:
+        rounded = ROUNDED * design.tick / max(costs)
+        return find_stair(widths, costs, max(tolerance, rounded), rule.multiple)
+    return stair
 
 
 def _take_windows(

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.cost.branches import lay_out
+from edgeprune.cost.curves import Curves, Design
 from edgeprune.cost.joints import find_borders, find_joints, find_sums
 from edgeprune.cost.kept import PriceStore
 from edgeprune.cost.layers import Layers, priceable
 from edgeprune.cost.probes import Probes
 from edgeprune.cost.surface import Surface
-from edgeprune.cost.sweep import Curves, Design, sweep
+from edgeprune.cost.sweep import sweep
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.fragments import Template, template

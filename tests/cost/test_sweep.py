@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from edgeprune.cost import table as module
+from edgeprune.cost.curves import Design
 from edgeprune.cost.prediction import Predictor
 from edgeprune.cost.probes import Probes
-from edgeprune.cost.sweep import CARE, Design
+from edgeprune.cost.sweep import CARE
 from edgeprune.cost.table import anchors, build_table
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.segments import read_graph
