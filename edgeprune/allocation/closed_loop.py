@@ -22,8 +22,7 @@ ROUNDS = 4
 BESIDE = 3  # plans a round, the first apart: prices that just failed may fail again
 DENSE = "the dense model"
 WIDTHS = "the offered widths"
-FREE = 2  # plans measured: fewer, and the solver may go anywhere
-LAST = 1 + 2 * BESIDE  # plans measured before the last round
+FREE = 2  # rounds in which the solver may go anywhere
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def close_the_loop(
     for number in range(1, ROUNDS + 1):
         tried: list[_Candidate] = []
         done = False
-        for solution in _next(corrected(problem, seen), budget, candidates, seed):
+        for solution in _next(corrected(problem, seen), budget, candidates, number, seed):
             measured = measure(kept(problem.widths_of(solution.choice)))
             tried.append(_Candidate(solution, measured))
             problem = observed(problem, solution.choice, measured.resources)
@@ -173,17 +172,17 @@ def _fits(measured: Measured, problem: Problem) -> bool:
 
 
 def _next(
-    problem: Problem, budget: float, candidates: list[_Candidate], seed: int
+    problem: Problem, budget: float, candidates: list[_Candidate], number: int, seed: int
 ) -> Iterator[Solution]:
     """Solve inside the aim; where no plan costs that much, for the dearest within the budget.
 
     After FREE rounds only plans close to the best measured one are considered: a solver that may
     go anywhere goes where prices err most in its favour. The last round changes fewer groups yet.
-    Where a first plan has missed, each round has a second one, which differs from the round's first
-    in two groups at least.
+    Where a first plan has missed, a round has up to BESIDE plans, of which the others differ from
+    the round's first in two groups at least.
     """
     tried = [candidate.solution.choice for candidate in candidates]
-    first = _solved(problem, budget, candidates, tried, seed)
+    first = _solved(problem, budget, candidates, tried, number, seed)
     if first is None:
         return
     yield first
@@ -202,6 +201,7 @@ def _solved(
     budget: float,
     candidates: list[_Candidate],
     tried: Sequence[Sequence[int]],
+    number: int,
     seed: int,
 ) -> Solution | None:
     low, high = AIM[0] * budget, AIM[1] * budget
@@ -209,9 +209,9 @@ def _solved(
         free = solve(problem, high, without=tried, seed=seed)
         if free is None or _held(problem, free, budget):
             return free
-    if len(candidates) >= FREE:
+    if number > FREE:
         closest = min(candidates, key=lambda c: abs(c.measured.cost - (low + high) / 2))
-        last = len(candidates) >= LAST
+        last = number == ROUNDS
         near = closest.solution.choice, max(1 if last else 2, len(problem.names) // 4)
         solution = solve(problem, high, lower=low, without=tried, near=near, seed=seed)
         if solution is not None:
