@@ -212,8 +212,10 @@ def edgeprune(*words: object) -> subprocess.CompletedProcess[str]:
 
 def test_profile_over_ssh(sshd, exported) -> None:
     done = edgeprune("profile", exported("plain"), "--device", sshd.profile(), "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, 4), done.stderr
     found = json.loads(done.stdout)
+    # tests that run beside it may keep so short a run from settling, which it must then say
+    assert (done.returncode == 4) is (found["stopped"] == "unstable")
     assert (found["kind"], found["unit"], found["device"]) == ("measured", "us", "loopback")
     assert found["environment"]["facts"]["host"] == "board"
     assert 0 < found["coverage"] <= 1

@@ -68,6 +68,7 @@ def test_json_trace_and_page_of_a_measured_model(run, model: Path, tmp_path: Pat
     )
     assert code in (0, 4), err  # a machine that is busy may not settle
     found = ModelProfile.model_validate_json(out)
+    assert (code == 4) is (found.stopped == "unstable")
     document = json.loads(out)
     for name in ("schema", "device", "kind", "unit", "total", "coverage", "environment", "layers"):
         assert name in document

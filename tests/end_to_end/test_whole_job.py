@@ -136,8 +136,9 @@ def test_a_failed_gate_ends_with_1_and_is_named(job, inside, tmp_path) -> None:
 
 def test_profile_on_this_machine(job, inside) -> None:
     done = inside("profile", job, "--device", "mobile_cpu", "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (0, 4), done.stderr
     document = json.loads(done.stdout)
+    assert (done.returncode == 4) is (document["stopped"] == "unstable")  # a busy machine
     assert (document["kind"], document["unit"]) == ("measured", "us")
     assert 0.3 < document["coverage"] <= 1.0
     layers = {layer["name"]: layer for layer in document["layers"]}
