@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Kind,
         MeasuredPlan,
         ModelProfile,
+        PlanTrial,
         Unit,
         Verdict,
         WidthPlan,
@@ -245,15 +246,31 @@ def rounds(plan: WidthPlan, kind: Kind) -> tuple[RoundRow, ...]:
 
 
 def trials(plan: WidthPlan) -> tuple[tuple[str, str, str, str, str], ...]:
-    """Return the plans tried: widths by group, predicted cost, loss before and after, if taken."""
+    """Return the plans tried: widths by group, predicted cost, loss before and after, their fate.
+
+    A plan of less loss than the one taken says why it was passed over.
+    """
     widths = {name: group.after for name, group in plan.groups.items()}
+    measured = [one for entry in plan.rounds for one in (entry, *entry.beside)]
+    least = min((trial.loss for trial in plan.trials if trial.widths == widths), default=0.0)
+
+    def fate(trial: PlanTrial) -> str:
+        if trial.widths == widths:
+            return "taken"
+        if trial.loss >= least:
+            return ""
+        found = [one.measured for one in measured if one.widths == trial.widths]
+        if not found:
+            return "not measured"
+        return f"passed over, measured at {100 * found[-1] / plan.budget:.1f} % of the budget"
+
     return tuple(
         (
             " ".join(str(trial.widths[name]) for name in plan.groups),
             figures.cost(trial.predicted, plan.unit),
             f"{trial.start:.4f}",
             f"{trial.loss:.4f}",
-            "taken" if trial.widths == widths else "",
+            fate(trial),
         )
         for trial in plan.trials
     )
