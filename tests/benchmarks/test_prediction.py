@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from edgeprune.errors import UsageError
+from edgeprune.errors import UnstableError, UsageError
 from tests import factories
 
 PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "prediction.py"
@@ -60,3 +60,26 @@ def test_without_a_table_the_part_that_makes_it_is_named(program, tmp_path, monk
         program["main"]()
     assert "`price`" in caught.value.hint
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bursts", [2, 3])
+def test_a_plan_that_does_not_settle_is_measured_again_twice(
+    program, tmp_path, monkeypatch, capsys, bursts: int
+) -> None:
+    calls = []
+
+    def compare(device, dense, path, **_):
+        calls.append((device, dense, path))
+        if len(calls) <= bursts:
+            raise UnstableError("only known to 20 %", "close other programs")
+        return "ratio", "environment"
+
+    monkeypatch.setitem(program["_compared"].__globals__, "compare", compare)
+    words = "device", tmp_path / "dense.onnx", tmp_path / "plan3.onnx"
+    if bursts == 3:
+        with pytest.raises(UnstableError):
+            program["_compared"](*words)
+    else:
+        assert program["_compared"](*words) == ("ratio", "environment")
+    assert calls == [words] * 3
+    assert capsys.readouterr().out.count("plan3 is measured again: only known to 20 %") == 2
