@@ -152,7 +152,7 @@ bench-pairs: $(STAMP) ## Bring 20 random networks to random budgets [DEVICE=] [K
 	$(BIN)/python benchmarks/pairs.py --device "$(DEVICE)" --keep "$(or $(KEEP),bench/pairs)/pairs.json"
 
 .PHONY: bench-methods
-bench-methods: $(STAMP) ## Time, memory and gain of criteria and reconstruction, a quarter of an hour [PARTS=]
+bench-methods: $(STAMP) ## Time, memory and gain of criteria and reconstruction, half an hour [PARTS=]
 	$(BIN)/python benchmarks/methods.py $(if $(PARTS),--parts $(PARTS))
 
 .PHONY: bench-budgets
