@@ -46,7 +46,7 @@ SCATTER = 0.015  # relative, of plans about their fit: standard deviation
 CONSTANT, OF_CONSTANT = 0.01, 0.3  # that of a, as a share of the dense cost and of the call
 COLD = 0.05  # that of c
 BESIDE = (0.8, 0.45)  # of each group's channels, in plans that other kernels run
-LOUD, DOUBT = 1.07, 0.03  # dense cost over that of the quietest comparison; relative half width
+LOUD, DOUBT = 1.07, 0.04  # dense cost over that of the quietest comparison; relative half width
 AGAIN = 2  # times a plan is measured once more
 OTHER = 0.1  # standard deviation of their factor
 LAYER, OF_ALL = 0.05, 0.003  # that of a layer's cost in the profile: relative, and of all layers
@@ -103,7 +103,7 @@ def in_quiet(
     """Return each plan's comparison with the dense model, the quietest of those that were made.
 
     Those in which the dense model cost over 7 % more than in the quietest, or that are known to no
-    better than 3 %, are made again, at most twice. Of one plan's, that one counts in which both
+    better than 4 %, are made again, at most twice. Of one plan's, that one counts in which both
     models together cost least.
     """
     found: list[Comparison] = []
