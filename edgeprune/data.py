@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from edgeprune.errors import DataError, EdgepruneError, UserFunctionError
 
 WORKER_PLACE = re.compile(r'File "(.+?)", line (\d+), in (\w+)')
+JUDGED = ("validation", "test")
 Inputs = Tensor | tuple[Tensor, ...]
 Batch = tuple[Inputs, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -59,6 +60,13 @@ class Data:
         return as_tuple(self.example_inputs)
 
     @property
+    def evaluation(self) -> tuple[Iterable[Batch], Literal["test", "validation"]]:
+        """What final figures are taken on and its name: the test data, or validation if none."""
+        if self.test is not None:
+            return self.test, "test"
+        return self.validation, "validation"
+
+    @property
     def metric_name(self) -> str:
         """What reports call the metric."""
         return (
@@ -88,6 +96,11 @@ class Data:
             if not isinstance(tensor, Tensor):
                 raise DataError(
                     f"data: example_inputs holds a {type(tensor).__name__}, not a tensor"
+                )
+            if not _samples(tensor):
+                raise DataError(
+                    f"data: example_inputs has the shape {list(tensor.shape)}: no sample",
+                    "give the input of one run on the device, [batch, ...]",
                 )
         parts = {"calibration": self.calibration, "validation": self.validation}
         if self.train is not None:
@@ -128,11 +141,15 @@ def batches(
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
     """Yield the batches of `part` with their inputs as a tuple.
 
+    Batches that models are judged on have one shape but for their number of samples: the shipped
+    model takes no other.
+
     Raises:
-        DataError: something else than (inputs, target) or an input that is not finite came, or a
-            second pass found nothing.
+        DataError: something else than (inputs, target), a batch without samples or an input that is
+            not finite came, or a second pass found nothing.
         UserFunctionError: the iterable itself fails.
     """
+    shapes: list[tuple[int, ...]] = []
     for index, batch in enumerate(_told(part, name)):
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise DataError(
@@ -147,6 +164,19 @@ def batches(
                     f"{what} is a {type(part_of).__name__}",
                     "where there are no labels, the target is an empty tensor: torch.empty(0)",
                 )
+        if not all(_samples(x) for x in as_tuple(inputs)):
+            raise DataError(
+                f"data: batch {index} of {name} holds no samples",
+                "leave empty batches out in the data factory",
+            )
+        here = [tuple(x.shape[1:]) for x in as_tuple(inputs)]
+        shapes = shapes or here
+        if name in JUDGED and here != shapes:
+            raise DataError(
+                f"data: inputs of batch {index} of {name} have shapes {here} after the batch "
+                f"dimension, those of the batches before {shapes}",
+                "bring all samples to one shape in the data factory",
+            )
         if not all(torch.isfinite(x).all() for x in as_tuple(inputs) if x.is_floating_point()):
             raise DataError(
                 f"data: batch {index} of {name} holds NaN or infinity in its inputs",
@@ -256,6 +286,10 @@ def _fault(error: Exception, what: str, owner: object, more: str = "") -> UserFu
         f"{what} failed{where}: {told}{more}",
         f"the fault lies in {_name(owner)}, which the data factory gave; -v shows the traceback",
     )
+
+
+def _samples(inputs: Tensor) -> int:
+    return inputs.shape[0] if inputs.ndim else 0
 
 
 def _name(thing: object) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import random
+import re
 import struct
 import sys
 import warnings
@@ -31,6 +32,7 @@ from edgeprune.errors import (
 )
 from edgeprune.job import Job
 
+UNSAFE = re.compile(r"GLOBAL (\S+)")  # what torch.load names when it refuses to import it
 GARBAGE = (  # what torch.load raises on files that are none of its own
     OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
     ArithmeticError, AssertionError, struct.error,
@@ -185,9 +187,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # what torch warns of is refused below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        named = UNSAFE.search(str(error))
+        reason = f": it asks for {named[1]}" if named else ""
         raise WeightsError(
-            f"model.weights: {path} is not plain weights and is not loaded: {reason}",
+            f"model.weights: {path} is not plain weights and is not loaded{reason}",
             "save the state dict only: safetensors.torch.save_file(model.state_dict(), ...)",
         ) from None
     except GARBAGE as error:

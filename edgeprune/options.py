@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter, Token, validators
 
 from edgeprune.seeds import SEEDS
 
@@ -52,6 +53,23 @@ class Common:
 DEFAULT = Common()
 Device = Annotated[str, Parameter(name="--device")]
 Budget = Annotated[str | None, Parameter(name="--budget")]
-Seed = Annotated[int | None, Parameter(name="--seed", validator=validators.Number(gte=0, lt=SEEDS))]
+
+
+def whole(_: type, tokens: Sequence[Token]) -> int:
+    """Return the whole number that an option was given; 1.5 is none, and is not rounded.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r} is not a whole number") from None
+
+
+Seed = Annotated[
+    int | None,
+    Parameter(name="--seed", converter=whole, validator=validators.Number(gte=0, lt=SEEDS)),
+]
 Flag = Annotated[bool, Parameter(negative=())]
 Files = Annotated[list[Path] | None, Parameter(consume_multiple=True)]

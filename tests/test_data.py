@@ -109,6 +109,33 @@ def test_example_inputs_must_be_tensors() -> None:
         data(example_inputs=(1.0,)).check()
 
 
+@pytest.mark.parametrize("example", [torch.zeros(0, 3), torch.tensor(1.0)])
+def test_example_inputs_without_a_sample_are_refused(example: Tensor) -> None:
+    with pytest.raises(DataError, match="no sample"):
+        data(example_inputs=example).check()
+
+
+def test_a_batch_without_samples_is_named() -> None:
+    empty = (torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
+    with pytest.raises(DataError, match="batch 1 of train holds no samples"):
+        list(batches([BATCH, empty], "train"))
+
+
+def test_batches_that_models_are_judged_on_have_one_shape() -> None:
+    part = [BATCH, (torch.zeros(2, 3), BATCH[1][:2]), (torch.zeros(4, 5), BATCH[1])]
+    assert len(list(batches(part, "train"))) == 3
+    for name in ("validation", "test"):
+        with pytest.raises(DataError, match=rf"batch 2 of {name} have shapes \[\(5,\)\]"):
+            list(batches(part, name))
+
+
+def test_final_figures_are_taken_on_test_data_or_validation_if_there_is_none() -> None:
+    other = [BATCH]
+    assert data(test=other).evaluation[0] is other
+    assert data(test=other).evaluation[1] == "test"
+    assert data().evaluation[1] == "validation"
+
+
 def test_several_inputs() -> None:
     pair = (torch.zeros(2, 3), torch.ones(2, 5))
     several = data(

@@ -264,6 +264,7 @@ def test_a_pickle_is_never_executed(tmp_path: Path, how: str, suffix: str) -> No
     with pytest.raises(WeightsError, match="not plain weights") as caught:
         read_state(path)
     assert not target.exists()
+    assert "weights_only" not in caught.value.what, "torch's advice would run it"
     assert "safetensors" in caught.value.hint
 
 

@@ -12,6 +12,7 @@ from edgeprune.allocation.problem import Problem, Resource
 from edgeprune.errors import BudgetError
 from edgeprune.records import Unit
 
+MOST = 100.0  # percent: what a budget may ask for
 KEY = {"ram": ("ram_kb", 1024.0), "flash": ("flash_kb", 1024.0)}
 
 
@@ -59,11 +60,13 @@ def unreachable(
     smallest: float, budget: float, unit: Unit, dense_cost: float, kind: str
 ) -> BudgetError:
     """Return the error for a main budget below the smallest cost; `kind` says how that is known."""
+    least = 100 * smallest / dense_cost + 1
     return BudgetError(
         f"the budget of {budget:.4g} {unit} cannot be reached: the smallest reachable cost is "
         f"{smallest:.4g} {unit} ({kind}), {100 * smallest / dense_cost:.1f} % of dense",
-        f"ask for at least {100 * smallest / dense_cost + 1:.0f}%, "
-        "or shorten [prune] keep and floors, if there are any",
+        f"ask for at least {least:.0f}%, or shorten [prune] keep and floors, if there are any"
+        if least <= MOST
+        else "shorten [prune] keep and floors: next to nothing is left that could be cut",
     )
 
 

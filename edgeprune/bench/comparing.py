@@ -19,7 +19,7 @@ from edgeprune.bench.kept import Losses, Rows, remembered
 from edgeprune.bench.training import Trained, final_metric, from_scratch, recovered
 from edgeprune.bench.variants import BASELINES, OURS, Variant
 from edgeprune.budget import parse_budget
-from edgeprune.data import Data
+from edgeprune.data import Data, batches
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UsageError
 from edgeprune.identity import identity_of, versions
@@ -79,7 +79,7 @@ class Comparison:
         Raises:
             BudgetError: a budget is below the smallest reachable cost.
             UsageError: a budget in another unit than the device's, a job with masks or collapse, or
-                with an unknown layer to keep or with a floor.
+                with an unknown layer to keep or with a floor, or no method that can be compared.
         """
         if preparation.is_wanted(self.job, self.model):
             raise UsageError(
@@ -100,6 +100,7 @@ class Comparison:
         identity = identity_of(first, self.model, self.data, self.device) | {"budget": "several"}
         with RunFolder(self.out, identity, resume=resume) as folder:
             this = base.Run(first, self.model, self.data, self.device, folder, self.console)
+            skipped = self._impossible()
             prices = prices_of(this)
             spec = self.device.spec
             targets = {
@@ -111,7 +112,7 @@ class Comparison:
                 asked = replace(this, job=first.with_overrides(budget=budget))
                 allocating.check_budgets(asked, prices.groups, prices.dense, prices.table)
             dense = folder.stage("dense-accuracy", BenchDense, self._dense)
-            rows, skipped = Rows(folder.file("rows.jsonl")), self._impossible()
+            rows = Rows(folder.file("rows.jsonl"))
             work = _Work(self, this, prices, targets, rows)
             left = [v for v in self.variants if v.label not in skipped]
             work.plan(left)
@@ -131,7 +132,7 @@ class Comparison:
                 rows=tuple(row for row in found if row is not None),
                 dense=dense,
                 metric=self.data.metric_name,
-                accuracy_on="validation" if self.data.test is None else "test",
+                accuracy_on=self.data.evaluation[1],
                 samples=self.samples,
                 skipped=tuple(f"{name}: {why}" for name, why in skipped.items()),
                 versions=versions(),
@@ -159,13 +160,17 @@ class Comparison:
                 found[name] = "the job has no factory with a width: [bench] narrower"
         for name, why in found.items():
             self.console.warning(f"{name} is left out: {why}")
+        if all(variant.label in found for variant in self.variants):
+            raise UsageError(
+                f"nothing is left to compare: {', '.join(found)}",
+                "name other methods with --methods, or see to what is missing",
+            )
         return found
 
     @cached_property
     def samples(self) -> int:
         """Number of samples that accuracies are taken on."""
-        part = self.data.test if self.data.test is not None else self.data.validation
-        return sum(len(target) for _, target in part)
+        return sum(len(target) for _, target in batches(*self.data.evaluation))
 
     def _dense(self) -> BenchDense:
         with self.console.stage("Evaluating the dense model"):

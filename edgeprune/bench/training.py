@@ -30,7 +30,7 @@ class Trained:
 
 def final_metric(model: nn.Module, data: Data) -> float:
     """Return the metric of a model on the test data, or on validation data where none is."""
-    part, name = (data.test, "test") if data.test is not None else (data.validation, "validation")
+    part, name = data.evaluation
     return metric_on(model, data, first_batches(part, 1 << 62, name))
 
 

@@ -119,8 +119,7 @@ def cut_and_recover(
 
 def final_metric(model: nn.Module, data: Data) -> float:
     """Return the metric on the test data, or on validation data where there is none."""
-    part = data.test if data.test is not None else data.validation
-    return metric_on(model, data, list(batches(part, "test")))
+    return metric_on(model, data, list(batches(*data.evaluation)))
 
 
 def overlap(kept: Sequence[Kept]) -> float:

@@ -9,14 +9,14 @@ from cyclopts import Parameter, validators
 
 from edgeprune.commands.jobs import budgets_of, prepare
 from edgeprune.errors import DONE, UsageError
-from edgeprune.options import DEFAULT, Budget, Common, Device, Flag
+from edgeprune.options import DEFAULT, Budget, Common, Device, Flag, whole
 
 METHODS = (  # not in the docstring, where "methods:" would be the heading of a section
     "What to compare, with commas: NAME, NAME/IMPORTANCE or NAME/IMPORTANCE@ROUND; all by default. "
     "Names are those of [prune] allocation, and the baselines narrower and scratch."
 )
 Methods = Annotated[str | None, Parameter(help=METHODS)]
-Steps = Annotated[int | None, Parameter(validator=validators.Number(gte=0))]
+Steps = Annotated[int | None, Parameter(converter=whole, validator=validators.Number(gte=0))]
 
 
 def bench(

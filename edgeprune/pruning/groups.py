@@ -325,6 +325,8 @@ def _graph(model: nn.Module, inputs: Inputs) -> Any:
             )
     except Exception as error:
         first = error.__context__ or error  # torch-pruning tries again and hides the first failure
+        if isinstance(first, KeyboardInterrupt):
+            raise first from None
         raise UnsupportedModelError(
             f"the model cannot be traced for pruning: {type(first).__name__}: {first}",
             "typical causes: control flow that depends on values, modules that are never called",

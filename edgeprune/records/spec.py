@@ -65,16 +65,16 @@ class Simulation(Record):
     time after `regime_runs` runs on average, and gets slower by `drift` a second.
     """
 
-    step: int = Field(default=8, ge=1)
-    macs_per_us: float = Field(default=20_000.0, gt=0)
-    overhead_us: float = Field(default=2.0, ge=0)
-    cliff: float = Field(default=1.0, ge=1)
+    step: int = Field(default=8, ge=1, le=4096)
+    macs_per_us: float = Field(default=20_000.0, ge=1e-3, le=1e12)
+    overhead_us: float = Field(default=2.0, ge=0, le=1e9)
+    cliff: float = Field(default=1.0, ge=1, le=1000)
     noise: float = Field(default=0.0, ge=0, lt=0.5)
     process_noise: float = Field(default=0.0, ge=0, lt=0.5)
     regime: float = Field(default=1.0, ge=1)
     regime_runs: float = Field(default=1000.0, ge=1)
     drift: float = Field(default=0.0, ge=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
 
 class Microcontroller(Record):

@@ -174,7 +174,7 @@ class Console:
                 "optimality gap",
                 "none is proven"
                 if plan.gap is None
-                else f"{100 * plan.gap:.2g} %, proven by the solver",
+                else f"{100 * plan.gap:.2g} %, proven by the solver{summary.of_what(plan)}",
             ),
             *([("loses", summary.LOSES)] if why else []),
             *summary.limits(plan),

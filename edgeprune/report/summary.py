@@ -245,6 +245,12 @@ def rounds(plan: WidthPlan, kind: Kind) -> tuple[RoundRow, ...]:
     )
 
 
+def of_what(plan: WidthPlan) -> str:
+    """Return what the optimality gap is of, where the plan was not chosen by that."""
+    told = ", of the groups' summed losses; trials chose by what recovery makes of whole plans"
+    return told if plan.trials else ""
+
+
 def trials(plan: WidthPlan) -> tuple[tuple[str, str, str, str, str], ...]:
     """Return the plans tried: widths by group, predicted cost, loss before and after, their fate.
 

@@ -184,7 +184,8 @@ def find(job: Job, model: nn.Module, data: Data, *, none: bool = False) -> Group
     """
     found = find_groups(model, data.example, (*job.prune.keep, *job.guards.layers))
     if not found.groups and not none:
-        reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in found.skipped)
+        skipped = [f"{one.name}: {one.reason}" for one in found.skipped]
+        reasons = "; ".join(skipped) or "it has no layer with channels"
         raise UnsupportedModelError(
             f"the model has no group of channels that can be cut ({reasons})"
         )

@@ -54,7 +54,8 @@ def improved(
     def recovered(plans: Sequence[Groups]) -> list[tuple[float, float]]:
         short = settings.model_copy(update={"steps": steps})
         models = []
-        for planned in plans:
+        for number, planned in enumerate(plans):
+            stage.update(number, len(plans), "plans cut and re-fitted")
             kept = {name: group.kept for name, group in planned.items()}
             slim = cut(run.model, run.data.example, kept, candidates.removed(planned))
             left = {name: channels for name, channels in kept.items() if channels}
@@ -65,7 +66,7 @@ def improved(
         if not steps:
             return [(loss, loss) for loss in before]
         for step, averages in side_by_side(models, run.dense, run.data, short):
-            stage.update(step, steps, f"trials of {len(models)} plans")
+            stage.update(step, steps, f"steps of {len(models)} plans side by side")
             models = averages
         after = [mean_loss(model, run.data, samples) for model in models]
         return list(zip(before, after, strict=True))

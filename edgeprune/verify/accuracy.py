@@ -49,14 +49,20 @@ def evaluate(
     """Return the metric of the ONNX file at `path` on the test data, or validation where none is.
 
     Raises:
-        DataError: the data is empty on this pass.
+        DataError: the data is empty on this pass, or has a label that the model does not know.
     """
-    part = data.test if data.test is not None else data.validation
+    part, name = data.evaluation
     rows: list[tuple[float, int]] = []
     answers, labels = list[Tensor](), list[Tensor]()
-    for output, (_, target) in infer(device, path, artifact, part, progress):
+    for output, (_, target) in infer(device, path, artifact, part, name, progress):
         rows.append((data.metric(output, target), len(target)))
         if are_classes(output, target):
+            if int(target.max()) >= output.shape[1]:
+                raise DataError(
+                    f"data: {name} holds the label {int(target.max())}, and the model gives "
+                    f"{output.shape[1]} classes, numbered from 0",
+                    "repair the labels in the data factory",
+                )
             answers.append(output.argmax(1).flatten())
             labels.append(target.flatten())
     if not rows:

@@ -32,8 +32,8 @@ def firmware_parity(
     Raises:
         DeviceError: the device fails.
     """
-    part = data.test if data.test is not None else data.validation
-    taken = [inputs[0].numpy() for inputs, _ in first_batches(part, SAMPLES, "evaluation")]
+    part, name = data.evaluation
+    taken = [inputs[0].numpy() for inputs, _ in first_batches(part, SAMPLES, name)]
     columns = {artifact.inputs[0].name: np.concatenate(taken)[:SAMPLES]}
     graph = read_integer_graph(path)
     scale = graph.tensors[graph.output].scale

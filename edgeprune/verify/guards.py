@@ -32,8 +32,8 @@ def check(guards: GuardsSection, model: nn.Module, data: Data) -> None:
             raise UsageError(f"guards.layers: no layer {name!r} with channels", f"known: {listed}")
     if guards.class_floor is None and guards.agreement is None:
         return
-    part = data.test if data.test is not None else data.validation
-    inputs, target = first_batches(part, 1, "evaluation")[0]
+    part, name = data.evaluation
+    inputs, target = first_batches(part, 1, name)[0]
     output = call(model, inputs)
     if not are_classes(output, target):
         raise DataError(

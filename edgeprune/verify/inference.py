@@ -53,9 +53,10 @@ def infer(
     path: Path,
     artifact: Artifact,
     part: Iterable[Batch],
+    name: str,
     progress: Callable[[int], None] = lambda samples: None,
 ) -> Iterator[tuple[Tensor, Pair]]:
-    """Yield (output of the runtime, (inputs, target)) for every batch of `part`.
+    """Yield (output of the runtime, (inputs, target)) for every batch of `part`, called `name`.
 
     Raises:
         DeviceError: the device fails.
@@ -63,7 +64,7 @@ def infer(
     """
     waiting: list[Pair] = []
     samples = 0
-    for inputs, target in batches(part):
+    for inputs, target in batches(part, name):
         waiting.append((inputs, target))
         if sum(len(x[0]) for x, _ in waiting) >= AT_ONCE:
             yield from _answers(device, path, artifact, waiting)

@@ -30,7 +30,7 @@ def parity(
     """
     taken = first_batches(data.validation, samples, "validation")
     count, largest, worst, relative = 0, 0.0, 0.0, 0.0
-    for got, (inputs, _) in islice(infer(device, path, artifact, taken), len(taken)):
+    for got, (inputs, _) in islice(infer(device, path, artifact, taken, "validation"), len(taken)):
         parts = [
             call(model.eval(), tuple(x[i : i + len(data.example[0])] for x in inputs)).detach()
             for i in range(0, len(inputs[0]), len(data.example[0]))

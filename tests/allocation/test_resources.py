@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from edgeprune.allocation.closed_loop import Measured, close_the_loop
 from edgeprune.allocation.exact import solve
 from edgeprune.allocation.problem import LayerTerm, Problem, Resource, build_problem, flat_curves
-from edgeprune.allocation.reachable import require_reachable
+from edgeprune.allocation.reachable import require_reachable, unreachable
 from edgeprune.allocation.removal import with_removals
 from edgeprune.allocation.resources import Model, activations, resource_rows
 from edgeprune.cost.table import build_table
@@ -220,3 +220,10 @@ def test_widths_too_coarse_for_the_budget_are_named() -> None:
     plan = loop(two_groups(), 9.0)
     assert plan.corrected == 6.0
     assert plan.held_by == ("the offered widths",)
+
+
+def test_no_budget_above_the_dense_cost_is_advised() -> None:
+    assert "at least 51%" in str(unreachable(50.0, 30.0, "us", 100.0, "predicted").hint)
+    hint = str(unreachable(100.0, 30.0, "us", 100.0, "predicted").hint)
+    assert "%" not in hint
+    assert "shorten [prune] keep and floors" in hint

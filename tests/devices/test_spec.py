@@ -141,3 +141,17 @@ def test_available_devices_say_nothing(local_spec) -> None:
 def test_an_unknown_device_cannot_be_opened() -> None:
     with pytest.raises(UnknownDeviceError):
         open_device("toaster")
+
+
+@pytest.mark.parametrize(
+    "line", ["seed = -1", "macs_per_us = 1e-300", "overhead_us = 1e308", "step = 1000000"]
+)
+def test_a_simulation_beyond_reason_is_refused(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "board.toml"
+    path.write_text(
+        'title = "test"\nkind = "cpu"\nruntime = "simulated"\ntransport = "simulated"\n'
+        f'unit = "us"\nfigure = "estimated"\n[simulation]\n{line}\n'
+    )
+    with pytest.raises(JobError) as caught:
+        load_spec(str(path))
+    assert line.partition(" ")[0] in " ".join(caught.value.faults)

@@ -172,6 +172,20 @@ class Branching(nn.Module):
         return self.two(self.one(x))
 
 
+class Interrupted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_while_the_model_is_traced_stays_one() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        find_groups(Interrupted().eval(), (torch.randn(1, 4),))
+
+
 def test_a_model_that_cannot_be_traced() -> None:
     with pytest.raises(
         UnsupportedModelError, match="cannot be traced for pruning: ValueError"

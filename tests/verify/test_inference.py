@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgeprune.data import Data, top1
 from edgeprune.devices.local import LocalDevice
-from edgeprune.errors import UnsupportedModelError
+from edgeprune.errors import DataError, UnsupportedModelError
 from edgeprune.export.onnx_graph import describe, export
 from edgeprune.verify.accuracy import evaluate
 from edgeprune.verify.files import file_parity
@@ -42,7 +42,7 @@ def path(network: nn.Module, data: Data, tmp_path_factory: pytest.TempPathFactor
 def test_outputs_come_back_batch_by_batch(
     local: LocalDevice, network: nn.Module, data: Data, path: Path
 ) -> None:
-    rows = list(infer(local, path, describe(path), data.validation))
+    rows = list(infer(local, path, describe(path), data.validation, "validation"))
     assert [len(output) for output, _ in rows] == [32, 32, 6]
     for output, ((x,), _) in rows:
         assert torch.allclose(output, network(x), atol=1e-5)
@@ -84,6 +84,17 @@ def test_test_data_is_used_where_given(local: LocalDevice, data: Data, path: Pat
     assert evaluate(local, path, describe(path), with_test).value == 5.0
 
 
+def test_a_label_that_the_model_does_not_know_is_refused(
+    local: LocalDevice, data: Data, path: Path
+) -> None:
+    x, y = data.validation[0]
+    wrong = y.clone()
+    wrong[7] = 9
+    given = Data(data.example_inputs, None, data.calibration, data.validation, test=[(x, wrong)])
+    with pytest.raises(DataError, match="test holds the label 9, and the model gives 3 classes"):
+        evaluate(local, path, describe(path), given)
+
+
 def test_several_inputs_and_a_batch_that_does_not_divide(
     local: LocalDevice, tmp_path: Path
 ) -> None:
@@ -95,7 +106,7 @@ def test_several_inputs_and_a_batch_that_does_not_divide(
     file = tmp_path / "sum.onnx"
     artifact = export(Sum().eval(), inputs, file, opset=20)
     a, b = torch.randn(10, 3), torch.randn(10, 1)
-    ((output, _),) = infer(local, file, artifact, [((a, b), torch.zeros(10))])
+    ((output, _),) = infer(local, file, artifact, [((a, b), torch.zeros(10))], "test")
     assert torch.allclose(output, a.sum(1, keepdim=True) - b, atol=1e-6)
 
 
