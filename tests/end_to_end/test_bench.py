@@ -103,10 +103,9 @@ def test_what_cannot_be_compared_is_said(job, inside, tmp_path) -> None:
     document = json.loads(done.stdout)
     assert document["skipped"] == ["narrower: there is nothing to compare before training"]
     assert [row["method"] for row in document["rows"]] == ["exact"]
-    for methods, more in (("narrower", ()), ("narrower,scratch", ("--steps", "0"))):
-        alone = inside(*words, "--methods", methods, *more)
-        assert alone.returncode == 2, alone.stderr
-        assert f"nothing is left to compare: {methods.replace(',', ', ')}" in alone.stderr
+    alone = inside(*words, "--methods", "narrower,scratch", "--steps", "0")
+    assert alone.returncode == 2, alone.stderr
+    assert "nothing is left to compare: narrower, scratch" in alone.stderr
     half = inside(*words, "--methods", "exact", "--steps", "1.5")
     assert half.returncode == 2
     assert "'1.5' is not a whole number" in " ".join(half.stderr.replace("│", " ").split())

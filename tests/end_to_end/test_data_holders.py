@@ -27,6 +27,7 @@ first, second = part(0, 1), part(1, 3)
 """
 
 
+@pytest.mark.slow
 def test_merged_scores_give_the_plan_of_pooled_data(job: Path, inside, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     data = job.with_name("data.py")
     data.write_text(data.read_text() + HOLDERS)

@@ -50,6 +50,7 @@ def test_progressive_reaches_the_budget_and_resumes_between_its_steps(
     assert (out / ".run" / "step1-7-recover.json").read_bytes() == finished
 
 
+@pytest.mark.slow
 def test_an_early_stop_ships_the_last_good_model_and_ends_with_1(
     job: Path, inside, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]
@@ -74,6 +75,7 @@ def test_an_early_stop_ships_the_last_good_model_and_ends_with_1(
     assert (out / "model.onnx").exists()
 
 
+@pytest.mark.slow
 def test_lottery_rewinds_and_iterative_cuts_by_epochs(job: Path, inside, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     original = job.read_text()
     device = scheduled(job, '[schedule]\nkind = "lottery"\nrounds = 2\nsteps = 30\n')

@@ -151,6 +151,7 @@ def test_profile_on_this_machine(job, inside) -> None:
     assert document["environment"]["facts"]["onnxruntime"] == onnxruntime.__version__
 
 
+@pytest.mark.slow
 def test_channels_are_ranked_for_what_follows(job, inside) -> None:
     """By what re-fitting cannot make up for where it follows, else by each group's best curve."""
     device = job.with_name("exact.toml")
