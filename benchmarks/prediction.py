@@ -40,15 +40,13 @@ from edgeprune.profiler.layers import profile_model
 from edgeprune.profiler.timing import compare
 from edgeprune.pruning.channels import width_of
 from edgeprune.pruning.groups import cut, find_groups
-from edgeprune.records import CostTable, Environment, Speedup
+from edgeprune.records import Comparison, CostTable, Environment
 from edgeprune.store import write_text
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHAPES = {"mobilenet_v2": (1, 3, 224, 224), "resnet18": (1, 3, 224, 224)}
 PLANS = 100
-ATTEMPTS = (
-    3  # at a plan whose ratio does not settle: a neighbour's burst is not to end hours of work
-)
+ATTEMPTS = 3  # at a plan: one burst of other programs is not to end hours of work
 OPSET = 20
 Inputs = tuple[torch.Tensor, ...]
 ELSEWHERE = "name another folder: --keep FOLDER"
@@ -157,8 +155,8 @@ def measure(device_name: str, table: CostTable, folder: Path, count: int) -> Non
     print(f"{len(waiting)} plans measured")
 
 
-def _compared(device: Device, dense: Path, path: Path) -> tuple[Speedup, Environment]:
-    def once() -> tuple[Speedup, Environment]:
+def _compared(device: Device, dense: Path, path: Path) -> tuple[Comparison, Environment]:
+    def once() -> tuple[Comparison, Environment]:
         return compare(device, dense, path, half_width=0.006, seconds=10.0)
 
     for _ in range(ATTEMPTS - 1):
