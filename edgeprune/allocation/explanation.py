@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from edgeprune.allocation.exact import Solution, solve
+from edgeprune.allocation.exact import solve
+from edgeprune.allocation.narrowed import widening
 from edgeprune.allocation.problem import Choice, Problem
 from edgeprune.records import Explanation, GroupReason, NextStep, Unit
 
@@ -13,7 +15,9 @@ FULL = 0.97  # of a limit from which on more of it may buy something
 SECONDS = 10.0
 
 
-def explain(problem: Problem, choice: Choice, budget: float, unit: Unit) -> Explanation:
+def explain(
+    problem: Problem, choice: Choice, budget: float, unit: Unit, *, found_best: bool = False
+) -> Explanation:
     """Return what each group of a plan saves and loses, and the shadow price of each limit.
 
     What a group saves is the cost of the plan if this group alone were dense, minus the plan's.
@@ -25,6 +29,9 @@ def explain(problem: Problem, choice: Choice, budget: float, unit: Unit) -> Expl
         choice: the plan.
         budget: main limit, in `unit`.
         unit: of the main cost.
+        found_best: measured losses chose the plan, not the sum. What more of a limit buys is then
+            looked for among plans that widen this one: where groups would be narrowed in turn,
+            the sum may ask for a plan that was measured to be worse.
     """
     cost, loss = problem.cost(choice), problem.loss(choice)
     groups = []
@@ -39,13 +46,15 @@ def explain(problem: Problem, choice: Choice, budget: float, unit: Unit) -> Expl
                 loses=problem.losses[g][choice[g]],
             )
         )
+    open_to = widening(problem, choice) if found_best else problem
     steps = []
     if cost >= FULL * budget:
         for step in STEPS:
-            more = solve(problem, step * cost, seconds=SECONDS)
+            more = solve(open_to, step * cost, seconds=SECONDS)
             if more is not None and more.loss < loss:
                 added = (step - 1) * cost
-                steps.append(_step(problem, choice, "budget", unit, added, more))
+                now, then = problem.widths_of(choice), open_to.widths_of(more.choice)
+                steps.append(_step(now, then, "budget", unit, added, loss - more.loss))
                 break
     used = problem.used(choice)
     for name, resource in problem.limits().items():
@@ -54,22 +63,26 @@ def explain(problem: Problem, choice: Choice, budget: float, unit: Unit) -> Expl
         for step in STEPS:
             rows = tuple(
                 replace(row, limit=step * row.limit) if row.name == name else row
-                for row in problem.resources
+                for row in open_to.resources
             )
-            roomier = replace(problem, resources=rows)
+            roomier = replace(open_to, resources=rows)
             more = solve(roomier, max(cost, budget), seconds=SECONDS)
             if more is not None and more.loss < loss:
                 added = (step - 1) * resource.limit
-                steps.append(_step(problem, choice, name, resource.unit, added, more))
+                now, then = problem.widths_of(choice), open_to.widths_of(more.choice)
+                steps.append(_step(now, then, name, resource.unit, added, loss - more.loss))
                 break
     return Explanation(groups=tuple(groups), steps=tuple(steps))
 
 
 def _step(
-    problem: Problem, choice: Choice, limit: str, unit: str, added: float, more: Solution
+    now: Mapping[str, int],
+    then: Mapping[str, int],
+    limit: str,
+    unit: str,
+    added: float,
+    wins: float,
 ) -> NextStep:
-    wins = problem.loss(choice) - more.loss
-    now, then = problem.widths_of(choice), problem.widths_of(more.choice)
     return NextStep(
         limit=limit,
         unit=unit,

@@ -1,4 +1,4 @@
-"""Parts of an allocation problem: fewer widths, or inputs that stand still."""
+"""Parts of an allocation problem: fewer widths, wider plans, or inputs that stand still."""
 
 from __future__ import annotations
 
@@ -39,6 +39,31 @@ def narrowed(problem: Problem, most: Mapping[str, int]) -> Problem:
             replace(resource, terms=tuple(map(kept, resource.terms)))
             for resource in problem.resources
         ),
+    )
+
+
+def widening(problem: Problem, choice: Choice) -> Problem:
+    """Return `problem` with only those widths of each group that `choice` has, and wider ones.
+
+    A branch that `choice` keeps can no longer be removed.
+    """
+
+    def kept(term: LayerTerm) -> LayerTerm:
+        first_in = choice[term.group_in] if term.group_in is not None else 0
+        first_out = choice[term.group_out] if term.group_out is not None else 0
+        return replace(term, costs=term.costs[first_in:, first_out:])
+
+    widths = problem.widths_of(choice)
+    return replace(
+        problem,
+        widths=tuple(w[first:] for w, first in zip(problem.widths, choice, strict=True)),
+        losses=tuple(x[first:] for x, first in zip(problem.losses, choice, strict=True)),
+        layers=tuple(map(kept, problem.layers)),
+        resources=tuple(
+            replace(resource, terms=tuple(map(kept, resource.terms)))
+            for resource in problem.resources
+        ),
+        blocks=tuple(block for block in problem.blocks if block.gone(widths)),
     )
 
 

@@ -271,7 +271,7 @@ class Polish:
             "resources": tuple(
                 row.model_copy(update={"used": used[row.name]}) for row in plan.resources
             ),
-            "explanation": explain(priced, choice, plan.budget, plan.unit),
+            "explanation": explain(priced, choice, plan.budget, plan.unit, found_best=True),
         }
         return plan.model_copy(update=update)
 

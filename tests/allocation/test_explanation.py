@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from edgeprune.allocation.explanation import explain
+from edgeprune.allocation.narrowed import widening
 from edgeprune.allocation.problem import LayerTerm, Problem, Resource
+from edgeprune.records import ResidualBlock
 
 
 def a_problem(*resources: Resource) -> Problem:
@@ -52,3 +54,28 @@ def test_dense_groups_save_and_lose_nothing() -> None:
     found = explain(a_problem(), (1, 1), 200.0, "us")
     assert [(g.saves, g.loses) for g in found.groups] == [(0.0, 0.0)] * 2
     assert found.steps == ()
+
+
+def test_a_plan_that_measurements_chose_is_only_widened() -> None:
+    """The sum prefers a dense x and a narrow y, at the same cost; only y or x may be widened."""
+    layers = tuple(LayerTerm(n, None, g, np.array([[50.0, 100.0]])) for g, n in enumerate("ab"))
+    problem = Problem(("x", "y"), ((8, 16),) * 2, ((0.5, 0.0), (0.3, 0.0)), layers, 0.0)
+    assert explain(problem, (0, 1), 150.0, "us").steps[0].widths == {"x": (8, 16), "y": (16, 8)}
+    assert explain(problem, (0, 1), 150.0, "us", found_best=True).steps == ()
+    found = explain(a_problem(), (0, 0), 150.0, "us", found_best=True)
+    assert found == explain(a_problem(), (0, 0), 150.0, "us")
+
+
+def test_a_branch_that_the_plan_keeps_stays() -> None:
+    """Widened, its groups start at what they have, which is no removal."""
+    layers = (
+        LayerTerm("a", None, 0, np.array([[0.0, 50.0, 51.0]])),
+        LayerTerm("b", None, 1, np.array([[0.0, 49.0, 90.0]])),
+    )
+    block = ResidualBlock(last="b", layers=("a", "b"), groups=("x", "y"))
+    losses = ((0.9, 0.3, 0.0), (0.9, 0.3, 0.0))
+    problem = Problem(("x", "y"), ((0, 8, 16),) * 2, losses, layers, 0.0, (), (block,))
+    (step,) = explain(problem, (1, 1), 99.0, "us", found_best=True).steps
+    assert step.widths == {"x": (8, 16)}
+    gone = widening(problem, (0, 0))
+    assert (gone.widths, gone.blocks) == (problem.widths, problem.blocks)
