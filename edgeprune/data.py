@@ -216,6 +216,15 @@ def call(model: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
     return output
 
 
+def require_finite(loss: Tensor | float, samples: int) -> None:
+    """Raise UserFunctionError if a mean loss of the dense model over calibration is not finite."""
+    if not math.isfinite(loss):
+        raise UserFunctionError(
+            f"data: loss returned {float(loss)} for {samples} samples of calibration",
+            "it must be finite for what the dense model gives; look at these samples",
+        )
+
+
 def _told(part: Iterable[Batch], name: str) -> Iterator[Any]:
     """Yield what `part` yields; a fault inside it is the user's, and told as such."""
     try:

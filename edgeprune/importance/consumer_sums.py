@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeprune.data import call
 from edgeprune.errors import UsageError
 from edgeprune.importance.activations import consumers
 from edgeprune.importance.scoring import BATCH, Scoring
@@ -115,7 +114,7 @@ def consumer_sums(scoring: Scoring) -> dict[str, list[tuple[ConsumerSums, Tensor
     batches = math.ceil(scoring.samples / BATCH)
     with _watching(sums, batches, scoring.generator()):
         for inputs, target in scoring.batches(labels=True):
-            loss = scoring.data.loss(call(scoring.model, inputs), target) * len(target)
+            loss = scoring.loss(inputs, target) * len(target)
             if loss.requires_grad:
                 loss.backward()
             scoring.model.zero_grad(set_to_none=True)

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from edgeprune.data import call
 from edgeprune.importance.gradients import mean_gradients
 from edgeprune.importance.scoring import BATCH, Scores, Scoring
 from edgeprune.pruning.recurrent import RECURRENT
@@ -72,7 +71,7 @@ def _products(
         part = tuple(channels_last(x[start : start + SLICE]) for x in inputs)
         labels = target[start : start + SLICE]
         with _twice_differentiable(scoring):
-            loss = scoring.data.loss(call(scoring.model, part), labels) * len(labels)
+            loss = scoring.loss(part, labels) * len(labels)
             first = torch.autograd.grad(loss, listed, create_graph=True, allow_unused=True)
             pairs = [
                 (g, vector[n]) for n, g in zip(parameters, first, strict=True) if g is not None

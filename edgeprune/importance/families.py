@@ -235,7 +235,7 @@ def cooperation(scoring: Scoring) -> Scores:
 
     with watching(scoring, look):
         for inputs, target in scoring.batches(labels=True, limit=scoring.fused.batches):
-            loss = scoring.data.loss(call(scoring.model, inputs), target) * len(target)
+            loss = scoring.loss(inputs, target) * len(target)
             saliency.clear()
             torch.autograd.grad(loss, leaves, allow_unused=True)
             leaves.clear()

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from edgeprune.data import call
 from edgeprune.errors import UsageError
 from edgeprune.importance.activations import watching
 from edgeprune.importance.families import FAMILIES
@@ -68,9 +67,7 @@ def learned_weights(scoring: Scoring, families: dict[str, Tensor]) -> Tensor:
     batches = list(scoring.batches(labels=True, limit=MEASURED_BATCHES))
 
     def mean_loss() -> float:
-        total = sum(
-            float(scoring.data.loss(call(scoring.model, x), y)) * len(y) for x, y in batches
-        )
+        total = sum(float(scoring.loss(x, y)) * len(y) for x, y in batches)
         return total / sum(len(y) for _, y in batches)
 
     rows, increases = [], []

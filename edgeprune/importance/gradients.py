@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from edgeprune.data import call
 from edgeprune.importance.scoring import Pair, Scores, Scoring
 from edgeprune.importance.weights import rest
 from edgeprune.pruning.recurrent import RECURRENT
@@ -67,7 +66,7 @@ def batch_gradients(
     """
     parameters = scoring.parameters()
     for inputs, target in scoring.batches(labels=True, limit=limit):
-        loss = scoring.data.loss(call(scoring.model, inputs), target)
+        loss = scoring.loss(inputs, target)
         found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         pairs = zip(parameters.items(), found, strict=True)
         yield (
@@ -98,7 +97,7 @@ def squared_gradients(scoring: Scoring, batch: Pair) -> Iterator[tuple[str, Tens
     if any(isinstance(layer, RECURRENT) for layer in scoring.layers.values()):
         for index in range(len(target)):
             one = tuple(x[index : index + 1] for x in inputs)
-            loss = scoring.data.loss(call(scoring.model, one), target[index : index + 1])
+            loss = scoring.loss(one, target[index : index + 1])
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             for name, value in zip(parameters, found, strict=True):
                 if value is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from edgeprune.data import Data, batches
+from edgeprune.data import Data, batches, call, require_finite
 from edgeprune.errors import DataError, UsageError
 from edgeprune.pruning.channels import Member, rows
 from edgeprune.sections import FusedSection
@@ -86,6 +86,16 @@ class Scoring:
                 return
         if not count:
             raise DataError("data: calibration is empty or can be iterated only once")
+
+    def loss(self, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
+        """Return the mean loss of a batch, differentiable.
+
+        Raises:
+            UserFunctionError: it is not finite.
+        """
+        loss = self.data.loss(call(self.model, inputs), target)
+        require_finite(loss.detach(), len(target))
+        return loss
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that take part in differentiation, by name."""

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from edgeprune.data import Data, call, first_batches
+from edgeprune.data import Data, call, first_batches, require_finite
 from edgeprune.errors import DataError
 from edgeprune.importance.kept import CurveStore
 from edgeprune.importance.scores import keep_best
@@ -104,6 +104,7 @@ class LossMeter:
 
     Raises:
         DataError: there are no calibration batches, or no labels.
+        UserFunctionError: the dense model's loss is not finite.
     """
 
     def __init__(self, model: nn.Module, data: Data, samples: int) -> None:
@@ -121,7 +122,9 @@ class LossMeter:
     @cached_property
     def dense(self) -> tuple[float, float]:
         """Loss and metric of the dense model, taken the same way."""
-        return self.performance(cut(self.model, self.data.example, {}))
+        found = self.performance(cut(self.model, self.data.example, {}))
+        require_finite(found[0], sum(len(y) for _, y in self._measured))
+        return found
 
     def performance(self, candidate: nn.Module) -> tuple[float, float]:
         """Return loss and metric of `candidate`, whose BatchNorm statistics are taken anew."""

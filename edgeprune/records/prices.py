@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from edgeprune.records.base import Kind, Record, Unit
 from edgeprune.records.device import Environment
 
 Side = Literal["in", "out", "both"]
 Basis = Literal["measured", "interpolated", "estimated"]
+Cost = Annotated[float, Field(ge=0.0, le=1e15)]  # no device gives others: the file was edited
 
 
 class Price(Record):
@@ -255,9 +258,9 @@ class ProbeCost(Record):
     `cost`.
     """
 
-    cost: float
-    before: float = 0.0
-    after: float = 0.0
+    cost: Cost
+    before: Cost = 0.0
+    after: Cost = 0.0
     operators: tuple[str, ...] = ()
 
     def times(self, factor: float) -> ProbeCost:

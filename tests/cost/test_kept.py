@@ -113,6 +113,18 @@ def test_a_file_that_was_moved_is_refused(tmp_path: Path) -> None:
     assert new.load("prices") == {}
 
 
+@pytest.mark.parametrize("cost", ["-1.0", "1e308", "NaN"])
+def test_prices_that_cannot_be_are_measured_again(tmp_path: Path, cost: str) -> None:
+    environment = Environment(facts={"onnxruntime": "1.31"}, comparable=("onnxruntime",))
+    store = PriceStore(tmp_path, "board", "float32", environment)
+    store.save("prices", {"a": ProbeCost(cost=1.0, operators=("Conv",))})
+    assert store.load("prices")
+    text = store.path.read_text()
+    store.path.write_text(text.replace('"cost":1.0', f'"cost":{cost}'))
+    assert store.path.read_text() != text
+    assert store.load("prices") == {}
+
+
 def test_where_prices_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("EDGEPRUNE_PRICES", raising=False)

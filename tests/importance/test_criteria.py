@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.data import Data
-from edgeprune.errors import DataError, UsageError
+from edgeprune.errors import DataError, UsageError, UserFunctionError
 from edgeprune.importance import curvature
 from edgeprune.importance.registry import CRITERIA
 from edgeprune.importance.scores import score_channels
@@ -169,6 +169,14 @@ def test_no_labels_is_an_error_where_they_are_needed(criterion: str) -> None:
         data = Data(x[:1], None, [(x, nothing)], [])
         with pytest.raises(DataError, match=f"{criterion} needs labels"):
             score_channels(model, data, find_groups(model, (ONE,)).groups, criterion, samples=8)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "refit_error", "snip", "hessian"])
+def test_a_loss_that_is_not_finite_is_the_users(criterion: str) -> None:
+    model, x = network(), torch.randn(8, 2)
+    data = Data(x[:1], None, [(x, torch.zeros(8))], [], loss=lambda y, t: y.sum() * math.nan)
+    with pytest.raises(UserFunctionError, match="loss returned nan for 8 samples"):
+        score_channels(model, data, find_groups(model, (ONE,)).groups, criterion, samples=8)
 
 
 @pytest.mark.parametrize("criterion", ["activation", "apoz", "synflow", "l2", "lamp"])
