@@ -108,12 +108,13 @@ def price(name: str, device_name: str, folder: Path) -> None:
 
 
 def builder(model: torch.nn.Module, inputs: Inputs, folder: Path) -> Callable[..., Path]:
-    """Return what exports the model at given widths."""
+    """Return what exports a whole plan."""
 
-    def build(widths: Mapping[str, int]) -> Path:
+    def build(widths: Mapping[str, int], number: int) -> Path:
         kept = {group: range(width) for group, width in widths.items()}
-        export(cut(model, inputs, kept), inputs, folder / "whole.onnx", opset=OPSET)
-        return folder / "whole.onnx"
+        path = folder / f"whole{number}.onnx"
+        export(cut(model, inputs, kept), inputs, path, opset=OPSET)
+        return path
 
     return build
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +24,8 @@ from edgeprune.records import Environment, ProbeCost
 CHUNK = 48  # models a process holds at once
 ANCHORS = 8  # kept prices that are measured anew
 AGREEMENT = 0.1  # three quarters of them must have changed alike within this
+REFERENCE = "reference"
+LOUD, AGAIN = 1.05, 2  # cost of the reference over its least; times a chunk is measured once more
 LEAST = 0.05  # of what the profiler says of a node: what is left of it at least
 LAYOUT = frozenset({"ReorderInput", "ReorderOutput"})
 Widths = tuple[int, int]
@@ -52,6 +56,8 @@ class Probes:
     taken: dict[str, ProbeCost] = field(default_factory=dict)
     measured: int = 0
     _keys: dict[tuple[int, Widths], str] = field(default_factory=dict)
+    _reference: bytes | None = None
+    _least: float = math.inf
 
     def price(self, layer: Template, widths: Widths) -> float:
         """Return a price that `take` measured before.
@@ -122,13 +128,40 @@ class Probes:
     def _measure(
         self, files: dict[str, Path], processes: int, rounds: int, inner: int, progress: Progress
     ) -> dict[str, ProbeCost]:
+        """Return the least cost of each file over processes.
+
+        Beside each chunk runs one reference, the same all along. What else runs on the machine
+        slows all that a process runs for seconds, in which a floor is no price: chunks beside which
+        the reference was slower than at its best are measured again.
+        """
         order = np.random.default_rng(self.seed).permutation(sorted(files))
         chunks = [order[i : i + CHUNK].tolist() for i in range(0, len(order), CHUNK)]
         best: dict[str, ProbeCost] = {}
-        for done, (process, chunk) in enumerate((p, c) for p in range(processes) for c in chunks):
-            progress(done, processes * len(chunks))
-            for key, cost in self._ask(chunk, files, rounds, inner, process).items():
+        least = [math.inf] * len(chunks)  # of the reference, beside each of them
+
+        def ask(number: int, process: int) -> None:
+            found = self._ask(chunks[number], files, rounds, inner, process)
+            if self.device.spec.exact:
+                least[number] = 0.0
+            elif self._reference is None:  # short ones are told by the clock's steps
+                dear = sorted(found, key=lambda key: found[key].cost)[3 * len(found) // 4]
+                self._reference, self._least = files[dear].read_bytes(), found[dear].cost
+                least[number] = self._least
+            else:
+                least[number] = min(least[number], found.pop(REFERENCE).cost)
+                self._least = min(self._least, least[number])
+            for key, cost in found.items():
                 best[key] = min(cost, best.get(key, cost), key=lambda probe: probe.cost)
+
+        turns = list(itertools.product(range(processes), range(len(chunks))))
+        for done, (process, number) in enumerate(turns):
+            progress(done, len(turns))
+            ask(number, process)
+        for process in range(processes, processes + AGAIN):
+            loud = [n for n, cost in enumerate(least) if cost > LOUD * self._least]
+            for done, number in enumerate(loud):
+                progress(done, len(loud))
+                ask(number, process)
         progress(1, 1)
         self.measured += len(best)
         return best
@@ -136,9 +169,14 @@ class Probes:
     def _ask(
         self, keys: Sequence[str], files: dict[str, Path], rounds: int, inner: int, process: int
     ) -> dict[str, ProbeCost]:
+        models = [file_of(key, files[key]) for key in keys]
+        if self._reference is not None:
+            path = files[keys[0]].with_name(f"{REFERENCE}.onnx")
+            path.write_bytes(self._reference)
+            models.append(file_of(REFERENCE, path))
         request = Request(
             task="layers",
-            models=tuple(file_of(key, files[key]) for key in keys),
+            models=tuple(models),
             rounds=rounds,
             inner=inner,
             warmup_runs=3,

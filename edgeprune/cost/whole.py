@@ -22,9 +22,8 @@ does. So where there are any, plans of widths beside the offered ones are measur
 prices of such layers are multiplied by one more factor, held near 1.
 
 Interleaved pairs cancel what slows both models alike. What other programs, or a neighbour on the
-same processor, take of its caches slows one kernel more than another, and not seldom for longer
-than a comparison. So a plan is measured again where its processes did not agree, or where the dense
-model, which runs in all comparisons, was clearly slower than in the quietest of them.
+same processor, take of its caches slows one kernel more than another. So plans are compared with
+the dense model in quiet moments (`compare_in_quiet`), as prices are taken.
 """
 
 from __future__ import annotations
@@ -37,17 +36,15 @@ import numpy as np
 
 from edgeprune.cost.prediction import Predictor
 from edgeprune.devices.protocol import Device
-from edgeprune.profiler.timing import compare
-from edgeprune.records import Comparison, CostTable, ModelProfile, WholePlan
+from edgeprune.profiler.timing import compare_in_quiet
+from edgeprune.records import CostTable, ModelProfile, WholePlan
 
 SHARES = (0.85, 0.65, 0.5, 0.3)  # of each group's channels
-HALF_WIDTH, SECONDS = 0.01, 5.0  # of a comparison
+HALF_WIDTH, SECONDS = 0.01, 8.0  # of a comparison: relative, and for each plan
 SCATTER = 0.015  # relative, of plans about their fit: standard deviation
 CONSTANT, OF_CONSTANT = 0.01, 0.3  # that of a, as a share of the dense cost and of the call
 COLD = 0.05  # that of c
 BESIDE = (0.8, 0.45)  # of each group's channels, in plans that other kernels run
-LOUD, DOUBT = 1.07, 0.04  # dense cost over that of the quietest comparison; relative half width
-AGAIN = 2  # times a plan is measured once more
 OTHER = 0.1  # standard deviation of their factor
 LAYER, OF_ALL = 0.05, 0.003  # that of a layer's cost in the profile: relative, and of all layers
 Widths = Mapping[str, int]
@@ -57,7 +54,7 @@ def fit_to_whole_plans(
     device: Device,
     table: CostTable,
     dense: Path,
-    build: Callable[[Widths], Path],
+    build: Callable[[Widths, int], Path],
     divisors: Mapping[str, int],
     profile: ModelProfile,
     *,
@@ -70,7 +67,7 @@ def fit_to_whole_plans(
         device: where to measure.
         table: prices, as `build_table` gives them.
         dense: the dense model in the form for the device.
-        build: makes the model of which groups have these widths, in the form for the device.
+        build: makes plan number n, whose groups have these widths, in the form for the device.
         divisors: group -> what its widths are multiples of.
         profile: of the dense model.
         seed: order of the runs.
@@ -80,47 +77,20 @@ def fit_to_whole_plans(
         DeviceError: the device fails or changes while it is measured.
     """
     plans = [*whole_plans(table.widths), *plans_beside(table, divisors)]
-
-    def against_dense(widths: Widths) -> Comparison:
-        found, _ = compare(
-            device, dense, build(widths), half_width=HALF_WIDTH, seconds=SECONDS,
-            settle=float("inf"), seed=seed,
-        )  # fmt: skip
-        return found
-
+    paths = []
+    for number, widths in enumerate(plans):
+        report(number, 2 * len(plans))
+        paths.append(build(widths, number))
+    ratios = compare_in_quiet(
+        device, dense, paths, half_width=HALF_WIDTH, seconds=SECONDS, seed=seed,
+        report=lambda settled: report(len(plans) + settled, 2 * len(plans)),
+    )  # fmt: skip
+    report(2 * len(plans), 2 * len(plans))
     measured = [
-        WholePlan(widths=widths, share=1 / found.median, low=1 / found.high, high=1 / found.low)
-        for widths, found in zip(plans, in_quiet(plans, against_dense, report), strict=True)
+        WholePlan(widths=widths, share=1 / found.ratio, low=1 / found.high, high=1 / found.low)
+        for widths, found in zip(plans, ratios, strict=True)
     ]
     return fitted(table, measured, profile.costs)
-
-
-def in_quiet(
-    plans: Sequence[Widths],
-    against_dense: Callable[[Widths], Comparison],
-    report: Callable[[int, int], None],
-) -> list[Comparison]:
-    """Return each plan's comparison with the dense model, the quietest of those that were made.
-
-    Those in which the dense model cost over 7 % more than in the quietest, or that are known to no
-    better than 4 %, are made again, at most twice. Of one plan's, that one counts in which both
-    models together cost least.
-    """
-    found: list[Comparison] = []
-    for widths in plans:
-        report(len(found), len(plans))
-        found.append(against_dense(widths))
-    report(len(plans), len(plans))
-    for _ in range(AGAIN):
-        quiet = LOUD * min((one.first_cost for one in found), default=0.0)
-        for number, (widths, one) in enumerate(zip(plans, found, strict=True)):
-            if one.first_cost > quiet or one.high - one.low > 2 * DOUBT * one.median:
-                found[number] = min(one, against_dense(widths), key=_both)
-    return found
-
-
-def _both(found: Comparison) -> float:
-    return found.first_cost + found.second_cost
 
 
 def whole_plans(offered: Mapping[str, Sequence[int]]) -> list[dict[str, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,6 +184,42 @@ def alternating_ratio(first: Sequence[float], second: Sequence[float]) -> float:
     if not orders:
         raise ValueError("no values")
     return math.exp(float(np.mean([np.median(order) for order in orders])))
+
+
+class QuietPairs(NamedTuple):
+    """Cost of one model over another's in quiet rounds, and both costs there."""
+
+    ratio: float
+    first: float
+    second: float
+
+
+def quiet_ratio(first: Sequence[float], second: Sequence[float], share: float = 0.25) -> QuietPairs:
+    """Return first / second, and both costs, in the quietest `share` of the rounds of each order.
+
+    As `alternating_ratio`, but of the rounds in which both together cost least, each relatively to
+    its own least: what else runs on the machine, or beside a virtual one, slows one model more than
+    the other, and comes and goes within a process. Which rounds count depends on their sum, not on
+    their ratio, and at least two of each order do.
+
+    Raises:
+        ValueError: no values, different lengths, or a value that is not above 0.
+    """
+    logs = np.log(paired_ratios(first, second))
+    if not len(logs):
+        raise ValueError("no values")
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    load = np.log(a / a.min()) + np.log(b / b.min())
+    ratios, chosen = [], []
+    for start in (0, 1):
+        rounds = np.arange(start, len(logs), 2)
+        if len(rounds):
+            quiet = rounds[np.argsort(load[rounds])[: max(2, round(share * len(rounds)))]]
+            ratios.append(float(np.median(logs[quiet])))
+            chosen.append(quiet)
+    taken = np.concatenate(chosen)
+    ratio = math.exp(float(np.mean(ratios)))
+    return QuietPairs(ratio, float(np.median(a[taken])), float(np.median(b[taken])))
 
 
 def relative_half_width(interval: Interval) -> float:

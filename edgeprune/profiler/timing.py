@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune.devices.protocol import Answer, Device, Request, file_of
 from edgeprune.errors import DeviceError, UnstableError
 from edgeprune.profiler.stats import (
     Interval,
+    QuietPairs,
     alternating_ratio,
     floor_of,
     process_interval,
+    quiet_ratio,
     relative_half_width,
 )
 from edgeprune.records import Comparison, Environment, Samples
 
 FEWEST = 8  # processes in a comparison
 LOOKS = 0.7  # of the error allowed: who looks after each process stops where values lie close
+QUIET, LEVEL = 4, 1.03  # fewest processes that count as quiet; product of both costs over the least
 OPENINGS = 3  # of the sessions in one process
 OPENING_US = 150_000.0  # of pairs, each time the sessions are opened
 Note = Callable[[str], None]
@@ -84,27 +89,8 @@ def compare(
     started = clock()
     firsts: list[tuple[float, ...]] = []
     seconds_: list[tuple[float, ...]] = []
-    environment: Environment | None = None
-    rounds, openings, interval, stopped = 20, 2, (1.0, 0.0, 2.0), "time"
-    while len(firsts) < FEWEST or clock() - started < seconds:
-        models = (file_of("first", first), file_of("second", second))
-        swapped = len(firsts) % 2 == 1  # whatever favours the one that is named first cancels
-        request = Request(
-            task="time",
-            models=models[::-1] if swapped else models,
-            rounds=rounds,
-            openings=openings,
-            paired=True,
-            warmup_seconds=0.1,
-            seed=seed + len(firsts),
-        )
-        answer = device.ask(request)
-        environment = _same(environment, answer)
-        a, b = (model.values for model in answer.models[:: -1 if swapped else 1])
-        if not firsts:  # the first process tells how many pairs fit
-            both = _middle(a) + _middle(b)
-            rounds = 2 * int(min(50, max(5, OPENING_US / both / 2)))
-            openings = int(min(OPENINGS, max(1, OPENINGS * OPENING_US / (rounds * both))))
+    interval, stopped = (1.0, 0.0, 2.0), "time"
+    for a, b, environment in _pairs(device, first, second, seed):  # noqa: B007
         firsts.append(a)
         seconds_.append(b)
         interval = _interval(firsts, seconds_, confidence, seed)
@@ -113,13 +99,14 @@ def compare(
         if len(firsts) >= FEWEST and relative_half_width(interval) <= half_width:
             stopped = "enough"
             break
+        if len(firsts) >= FEWEST and clock() - started >= seconds:
+            break
     if relative_half_width(interval) > settle:
         raise UnstableError(
             f"device {device.spec.name}: after {clock() - started:.0f} s the ratio is "
             f"only known to lie between {interval[1]:.3f} and {interval[2]:.3f}",
             "close other programs and run again; edgeprune run --resume keeps what is finished",
         )
-    assert environment is not None
     flat_first = [v for process in firsts for v in process]
     flat_second = [v for process in seconds_ for v in process]
     comparison = Comparison(
@@ -135,6 +122,117 @@ def compare(
         stopped="enough" if stopped == "enough" else "time",
     )
     return comparison, environment
+
+
+@dataclass(frozen=True)
+class QuietRatio:
+    """Cost of one model over another's in quiet moments, with its 95 % interval, and both costs."""
+
+    ratio: float
+    low: float
+    high: float
+    first_cost: float
+    second_cost: float
+
+    @property
+    def relative_half_width(self) -> float:
+        """Half the interval over the ratio."""
+        return relative_half_width((self.ratio, self.low, self.high))
+
+
+def compare_in_quiet(
+    device: Device,
+    first: Path,
+    others: Sequence[Path],
+    *,
+    half_width: float,
+    seconds: float,
+    seed: int = 0,
+    report: Callable[[int], None] = lambda settled: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[QuietRatio]:
+    """Compare one model with several, by what they cost in moments when nothing disturbs.
+
+    They take turns, a process each, so that a disturbance of some seconds meets all of them and
+    the same one again later. A process counts with its quiet pairs (`quiet_ratio`), and is quiet
+    itself where both models together cost at most 3 % more than at best, the first one over all
+    comparisons. Turns go on until each model has four such processes and its interval's relative
+    half width is at most `half_width`, or `seconds` have passed for each; then the four quietest
+    count. This is for prices, which are floors as well; a verdict counts all pairs (`compare`).
+
+    Args:
+        device: one whose costs vary.
+        first: first model of all comparisons.
+        others: the second ones.
+        half_width: relative, of the interval.
+        seconds: for each of the others, after the four processes.
+        seed: of the order of runs.
+        report: receives the number of models that have settled, after each turn.
+        clock: counts seconds.
+
+    Raises:
+        DeviceError: the device fails or changes while it is measured.
+    """
+    started = clock()
+    turns = [_pairs(device, first, other, seed) for other in others]
+    seen: list[list[QuietPairs]] = [[] for _ in others]
+    found: list[QuietRatio] = []
+    waiting = list(range(len(others)))
+    while waiting:
+        for number in waiting:
+            a, b, _ = next(turns[number])
+            seen[number].append(quiet_ratio(a, b))
+        least = min(one.first for processes in seen for one in processes)
+        judged = [_quietest(processes, least, seed) for processes in seen]
+        found = [ratio for ratio, _ in judged]
+        done = [quiet and ratio.relative_half_width <= half_width for ratio, quiet in judged]
+        report(sum(done))
+        late = clock() - started >= seconds * len(others)
+        waiting = [
+            number
+            for number, processes in enumerate(seen)
+            if len(processes) < QUIET or not (late or done[number])
+        ]
+    return found
+
+
+def _quietest(processes: Sequence[QuietPairs], least: float, seed: int) -> tuple[QuietRatio, bool]:
+    """Return what the quietest processes say, and whether enough of them are quiet."""
+    second = min(one.second for one in processes)
+    ordered = sorted(processes, key=lambda one: one.first * one.second)
+    count = sum(one.first * one.second <= LEVEL * least * second for one in ordered)
+    quiet = ordered[: max(QUIET, count)]
+    ratio, low, high = process_interval([(one.ratio,) for one in quiet], seed=seed)
+    firsts, seconds = tuple(one.first for one in quiet), tuple(one.second for one in quiet)
+    return QuietRatio(ratio, low, high, _middle(firsts), _middle(seconds)), count >= QUIET
+
+
+def _pairs(
+    device: Device, first: Path, second: Path, seed: int
+) -> Iterator[tuple[tuple[float, ...], tuple[float, ...], Environment]]:
+    """Yield the costs of both models in interleaved pairs, from one fresh process after another."""
+    environment: Environment | None = None
+    rounds, openings = 20, 2
+    for number in itertools.count():
+        models = (file_of("first", first), file_of("second", second))
+        swapped = number % 2 == 1  # whatever favours the one that is named first cancels
+        request = Request(
+            task="time",
+            models=models[::-1] if swapped else models,
+            rounds=rounds,
+            openings=openings,
+            paired=True,
+            warmup_seconds=0.1,
+            seed=seed + number,
+        )
+        answer = device.ask(request)
+        environment = _same(environment, answer)
+        a, b = (model.values for model in answer.models[:: -1 if swapped else 1])
+        if not number:  # the first process tells how many pairs fit
+            both = _middle(a) + _middle(b)
+            rounds = 2 * int(min(50, max(5, OPENING_US / both / 2)))
+            openings = int(min(OPENINGS, max(1, OPENINGS * OPENING_US / (rounds * both))))
+        yield a, b, environment
 
 
 def _compare_exactly(

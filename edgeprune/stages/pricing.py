@@ -15,8 +15,6 @@ from edgeprune.pruning.groups import cut
 from edgeprune.records import CostTable, GroupList, ModelProfile
 from edgeprune.stages.base import Run
 
-WHOLE = "whole.onnx"
-
 
 def price(run: Run, groups: GroupList, dense: ModelProfile, *, fit: bool = True) -> CostTable:
     """Measure the cost table; where costs are measured times, `fit` it to whole plans."""
@@ -38,12 +36,12 @@ def price(run: Run, groups: GroupList, dense: ModelProfile, *, fit: bool = True)
             return table
         bundles = {group.name: (group.bundles(), group.divisor) for group in groups.groups}
 
-        def build(widths: Mapping[str, int]) -> Path:
+        def build(widths: Mapping[str, int], number: int) -> Path:
             kept = {}
             for name, width in widths.items():
                 all_of, size = bundles[name]
                 kept[name] = tuple(sorted(c for b in all_of[: width // size] for c in b))
-            path = run.file(WHOLE)
+            path = run.file(f"whole{number}.onnx")
             slim = cut(run.model, run.data.example, kept)
             export(slim, run.data.example, path, opset=run.job.export.opset)
             run.precision.write(path)

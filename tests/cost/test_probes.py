@@ -83,7 +83,7 @@ def test_what_is_known_is_not_measured_again_unless_asked_for(simulated, layer) 
     probes.take([(shape, (8, 8))])
     first = probes.price(shape, (8, 8))
     probes.take([(shape, (8, 8)), (shape, (8, 16))])
-    assert [len(request.models) for request in device.requests] == [1, 1]
+    assert [len(r.models) for r in device.requests] == [1, 2], "the second beside a reference"
     assert probes.price(shape, (8, 8)) == first
     probes.take([(shape, (8, 8))], again=True)
     assert probes.price(shape, (8, 8)) != first
@@ -126,6 +126,55 @@ def test_the_cheapest_of_several_processes_is_the_price(simulated, layer) -> Non
     assert any(several < single for single, several in prices)
 
 
+class Disturbed:
+    """A device on which, in some of its processes, all takes 40 % longer."""
+
+    def __init__(self, device, when) -> None:
+        self.device, self.spec, self.when, self.asked = device, device.spec, when, 0
+
+    def ask(self, request):
+        self.asked += 1
+        answer = self.device.ask(request)
+        if not self.when(self.asked):
+            return answer
+        slower = [
+            model.model_copy(
+                update={
+                    "nodes": tuple(
+                        n.model_copy(update={"values": tuple(1.4 * v for v in n.values)})
+                        for n in model.nodes
+                    )
+                }
+            )
+            for model in answer.models
+        ]
+        return answer.model_copy(update={"models": tuple(slower)})
+
+
+def test_what_was_measured_beside_a_slower_reference_is_measured_again(
+    simulated, layer, monkeypatch
+) -> None:
+    """Three processes of four probes; what the machine does between takes is seen as well."""
+    monkeypatch.setattr(module, "CHUNK", 4)
+    shape = layer("plain", "conv2", 16)
+    pairs = [(shape, (width, 8)) for width in range(1, 13)]
+
+    def prices(when) -> tuple[list[float], int]:
+        device = Disturbed(simulated(), when)
+        probes = Probes(device)
+        probes.take(pairs[:4])
+        probes.take(pairs[4:])
+        return [probes.price(*pair) for pair in pairs], device.asked
+
+    quiet, least = prices(lambda asked: False)
+    assert least == 3
+    assert prices(lambda asked: asked == 2) == (quiet, 4)
+    assert prices(lambda asked: asked in (2, 3, 4)) == (quiet, 6), "4 and 5 again, 6 once more"
+    loud, most = prices(lambda asked: asked > 1)
+    assert most == 3 + 2 * module.AGAIN, "not for ever"
+    assert loud == pytest.approx([*quiet[:4], *(1.4 * cost for cost in quiet[4:])])
+
+
 def test_many_probes_are_spread_over_processes_and_progress_is_told(
     simulated, layer, monkeypatch
 ) -> None:
@@ -135,7 +184,7 @@ def test_many_probes_are_spread_over_processes_and_progress_is_told(
         [(layer("plain", "conv2", 16), (w, 8)) for w in range(1, 13)],
         progress=lambda done, total: told.append((done, total)),
     )
-    assert [len(request.models) for request in device.requests] == [5, 5, 2]
+    assert [len(request.models) for request in device.requests] == [5, 6, 3]
     assert told[:3] == [(0, 3), (1, 3), (2, 3)]
     assert told[-1][0] == told[-1][1]
 

@@ -6,9 +6,8 @@ import pytest
 
 from edgeprune.cost.prediction import Predictor
 from edgeprune.cost.table import predicted_cost
-from edgeprune.cost.whole import fitted, in_quiet, plans_beside, whole_plans
+from edgeprune.cost.whole import fitted, plans_beside, whole_plans
 from edgeprune.records import (
-    Comparison,
     CostTable,
     Kernels,
     LayerStair,
@@ -194,42 +193,3 @@ def test_without_plans_or_weights_nothing_is_divided_by_zero(table) -> None:
     assert found.cold == 0.0
     dense = {group: widths[-1] for group, widths in WIDTHS.items()}
     assert predicted_cost(found, dense) == pytest.approx(table.dense_cost, rel=1e-12)
-
-
-def comparison(dense: float, slim: float, doubt: float = 0.01) -> Comparison:
-    ratio = dense / slim
-    return Comparison(
-        median=ratio, low=ratio * (1 - doubt), high=ratio * (1 + doubt), confidence=0.95,
-        pairs=80, processes=8, first_cost=dense, second_cost=slim, minimum_ratio=ratio,
-        stopped="time",
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("late", [False, True])
-def test_a_plan_measured_while_the_dense_model_was_slower_is_measured_again(late: bool) -> None:
-    """A neighbour slows the dense model by 16 % and the plan, which other kernels run, by 43 %."""
-    quiet, loud = comparison(8.0, 12.0), comparison(9.3, 17.2)
-    answers = {"a": [quiet], "b": [loud, loud, quiet] if late else [loud, quiet]}
-    asked, told = [], []
-
-    def against_dense(widths):
-        asked.append(widths)
-        return answers[widths].pop(0)
-
-    found = in_quiet(["a", "b"], against_dense, lambda done, total: told.append((done, total)))
-    assert found == [quiet, quiet]
-    assert asked == ["a", "b", "b", *(["b"] if late else [])]
-    assert told == [(0, 2), (1, 2), (2, 2)]
-
-
-def test_plans_whose_processes_do_not_agree_are_measured_again_but_not_for_ever() -> None:
-    asked = []
-
-    def against_dense(widths):
-        asked.append(widths)
-        return comparison(8.0, 14.0 - len(asked), doubt=0.05)
-
-    found = in_quiet(["a"], against_dense, lambda *_: None)
-    assert asked == ["a"] * 3
-    assert found[0].second_cost == 11.0, "the one in which both together cost least"
-    assert in_quiet([], against_dense, lambda *_: None) == []

@@ -15,6 +15,7 @@ from edgeprune.profiler.stats import (
     median_interval,
     paired_ratios,
     process_interval,
+    quiet_ratio,
     relative_half_width,
     settled_from,
     spread,
@@ -269,3 +270,28 @@ def test_the_ratio_of_alternating_runs_does_not_hang_on_one_value_more() -> None
     assert alternating_ratio([6.0], [3.0]) == pytest.approx(2.0)
     with pytest.raises(ValueError, match="no values"):
         alternating_ratio([], [])
+
+
+def test_quiet_rounds_are_those_in_which_both_cost_least_relatively() -> None:
+    """Rounds 0 and 1 of each order are quiet; a neighbour slows the second model twice as much."""
+    first = [10.0, 10.0, 10.2, 10.2, 12.0, 12.0, 13.0, 13.0]
+    second = [4.0, 5.0, 4.0, 5.0, 5.6, 7.0, 6.4, 8.0]
+    found = quiet_ratio(first, second, share=0.5)
+    assert found.ratio == pytest.approx(10.1 / math.sqrt(20.0), rel=1e-4)  # both orders count
+    assert (found.first, found.second) == pytest.approx((10.1, 4.5))
+    assert quiet_ratio(first, second, share=0.01) == found, "two of each order at least"
+    assert alternating_ratio(first, second) < 0.97 * found.ratio
+    assert quiet_ratio([6.0], [3.0]) == (2.0, 6.0, 3.0)
+
+
+def test_which_rounds_are_quiet_does_not_depend_on_their_ratio() -> None:
+    """Where noise is independent, the quiet ratio is the true one."""
+    generator = np.random.default_rng(0)
+    a, b = (cost * (1 + np.abs(generator.normal(0, 0.05, 20_000))) for cost in (30.0, 10.0))
+    assert quiet_ratio(a, b).ratio == pytest.approx(3.0, rel=0.004)
+
+
+def test_quiet_rounds_of_nothing_are_an_error() -> None:
+    for first, second in (([], []), ([1.0], [1.0, 2.0]), ([1.0, 0.0], [1.0, 1.0])):
+        with pytest.raises(ValueError, match=r"no values|cannot be paired|above 0"):
+            quiet_ratio(first, second)

@@ -6,7 +6,7 @@ from edgeprune.devices.protocol import Answer
 from edgeprune.devices.simulated import segment_cost
 from edgeprune.errors import DeviceError, UnstableError
 from edgeprune.export.segments import read_graph
-from edgeprune.profiler.timing import compare, sample
+from edgeprune.profiler.timing import QUIET, compare, compare_in_quiet, sample
 from edgeprune.records import Environment
 
 
@@ -159,6 +159,65 @@ def test_sampling_goes_on_until_the_interval_is_narrow_enough_or_time_is_up(
         assert device.elapsed < 17.0
     assert [result.stopped for result in found.values()] == ["enough", "enough", "time"]
     assert found[0.03].processes < found[0.01].processes < found[1e-6].processes
+
+
+class Neighboured:
+    """A neighbour slows the first model by 16 % and the others by 43 %, in processes `when` it does."""
+
+    def __init__(self, device, when) -> None:
+        self.device, self.spec, self.when, self.asked = device, device.spec, when, []
+
+    def ask(self, request) -> Answer:
+        self.asked.append({model.name: model.file for model in request.models}["second"])
+        answer = self.device.ask(request)
+        if not self.when(len(self.asked)):
+            return answer
+        factor = {"first": 1.16, "second": 1.43}
+        slower = [
+            m.model_copy(update={"values": tuple(factor[m.name] * v for v in m.values)})
+            for m in answer.models
+        ]
+        return answer.model_copy(update={"models": tuple(slower)})
+
+
+@pytest.mark.parametrize("loud", [range(0), range(1, 7), range(5, 16), range(1, 40, 2)])
+def test_in_quiet_moments_the_ratio_is_that_of_a_quiet_machine(simulated, exported, loud) -> None:
+    """Pairs do not cancel what slows one model more: seconds of it are waited for."""
+    first, others = exported("residual"), [exported("plain"), exported("mlp")]
+    device = simulated(noise=0.01, process_noise=0.001, seed=1)
+    machine, told = Neighboured(device, lambda asked: asked in loud), []
+    found = compare_in_quiet(
+        machine, first, others, half_width=0.01, seconds=60.0, report=told.append,
+        clock=lambda: device.elapsed,
+    )  # fmt: skip
+    for other, ratio in zip(others, found, strict=True):
+        truth = cost(device, first) / cost(device, other)
+        assert ratio.ratio == pytest.approx(truth, rel=0.01)
+        assert ratio.low <= ratio.ratio <= ratio.high
+        assert ratio.relative_half_width <= 0.01
+        assert ratio.first_cost == pytest.approx(cost(device, first), rel=0.03)
+        assert ratio.second_cost == pytest.approx(cost(device, other), rel=0.03)
+    assert told[-1] == 2
+    assert machine.asked[0] != machine.asked[1], "they take turns"
+    quiet = [number for number in range(1, len(machine.asked) + 1) if number not in loud]
+    assert len(quiet) >= 2 * QUIET
+
+
+def test_where_it_is_never_quiet_time_ends_the_comparison(simulated, exported) -> None:
+    device = simulated(noise=0.01, seed=2)
+    machine = Neighboured(device, lambda asked: asked % 5 > 1)
+    others = [exported("plain"), exported("mlp")]
+    compare_in_quiet(
+        machine, exported("residual"), others,
+        half_width=1e-9, seconds=5.0, clock=lambda: device.elapsed,
+    )  # fmt: skip
+    assert 10.0 <= device.elapsed < 12.0
+    device = simulated(noise=0.01, seed=2)
+    compare_in_quiet(
+        device, exported("residual"), others,
+        half_width=1e-9, seconds=0.0, clock=lambda: device.elapsed,
+    )  # fmt: skip
+    assert device.calls == 2 * QUIET, "so many there are at least"
 
 
 @pytest.mark.slow
