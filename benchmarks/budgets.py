@@ -1,7 +1,7 @@
 """What a budget in instructions, MACs or RAM makes of the microcontroller example.
 
-    make bench-budgets                                    the job's steps of recovery
-    python benchmarks/budgets.py --steps 3000 --seed 0
+    make bench-budgets                                    2,000 steps of recovery a plan
+    python benchmarks/budgets.py --steps 6000 --seed 0
 
 The dense network is profiled, priced and weighed once; each plan is then recovered in the same way,
 turned into int8 firmware and emulated. The plan in MACs is the one whose instructions come closest
@@ -72,13 +72,12 @@ def row(name: str, verdict: Verdict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, help="of recovery, instead of the job's")
+    parser.add_argument("--steps", type=int, default=2000, help="of recovery")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     job = load_job(JOB).with_overrides(seed=arguments.seed)
-    if arguments.steps is not None:
-        recover = job.recover.model_copy(update={"steps": arguments.steps})
-        job = job.model_copy(update={"recover": recover})
+    recover = job.recover.model_copy(update={"steps": arguments.steps})
+    job = job.model_copy(update={"recover": recover})
     model, data = load(job, JOB.parent)
     device = open_device(DEVICE)
     with (

@@ -14,7 +14,7 @@ from edgeprune.devices.protocol import Device
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
 from edgeprune.importance.scores import keep_best
-from edgeprune.profiler.timing import compare
+from edgeprune.profiler.timing import compare, compare_in_quiet
 from edgeprune.pruning.shrink import shrink
 from edgeprune.records import (
     CostTable,
@@ -25,6 +25,7 @@ from edgeprune.records import (
 from edgeprune.verify.firmware import footprints
 
 CANDIDATE = "candidate.onnx"
+HALF_WIDTH, SECONDS, SETTLE = 0.006, 10.0, 0.05  # of a comparison with the dense model
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,9 @@ class Candidates:
     def measure(self, groups: dict[str, PlannedGroup]) -> Measured:
         """Cut, export and measure a plan against the dense model.
 
-        A relative budget is judged by the paired ratio alone; an absolute one by the dense cost of
-        the same minutes, since the machine may have drifted since the profile was taken.
+        A relative budget is judged by the ratio alone, in quiet moments; an absolute one by times
+        as a verdict takes them, all pairs of the same minutes: the machine may have drifted since
+        the profile was taken.
         """
         plan = WidthPlan(
             groups=groups, budget=0.0, unit=self.device.spec.unit, predicted=0.0,
@@ -98,19 +100,26 @@ class Candidates:
         candidate = self.folder / CANDIDATE
         export(slim, self.data.example, candidate, opset=self.opset)
         self.precision.write(candidate)
-        dense = self.precision.file(self.dense)
-        comparison, _ = compare(
-            self.device,
-            dense,
-            self.precision.file(candidate),
-            half_width=0.006,
-            seconds=10,
-            seed=self.seed,
-        )
-        base = self.table.dense_cost if self.relative else comparison.first_cost
+        cost, low, high = self._cost(self.precision.file(candidate))
         seen: dict[str, float] = {}
         if self.device.spec.runtime == "firmware":
             (memory,) = footprints(self.device, (self.precision.file(candidate),), self.seed)
             seen = {"ram": memory.ram_bytes, "flash": memory.flash_bytes}
-        low, high = base / comparison.high, base / comparison.low
-        return Measured(base / comparison.median, low, high, seen)
+        return Measured(cost, low, high, seen)
+
+    def _cost(self, candidate: Path) -> tuple[float, float, float]:
+        """Return the cost of an exported plan with its interval, in the device's unit."""
+        dense = self.precision.file(self.dense)
+        if self.relative:
+            (quiet,) = compare_in_quiet(
+                self.device, dense, [candidate],
+                half_width=HALF_WIDTH, seconds=SECONDS, settle=SETTLE, seed=self.seed,
+            )  # fmt: skip
+            base = self.table.dense_cost
+            return base / quiet.ratio, base / quiet.high, base / quiet.low
+        found, _ = compare(
+            self.device, dense, candidate,
+            half_width=HALF_WIDTH, seconds=SECONDS, settle=SETTLE, seed=self.seed,
+        )  # fmt: skip
+        base = found.first_cost
+        return base / found.median, base / found.high, base / found.low

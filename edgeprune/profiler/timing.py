@@ -101,12 +101,7 @@ def compare(
             break
         if len(firsts) >= FEWEST and clock() - started >= seconds:
             break
-    if relative_half_width(interval) > settle:
-        raise UnstableError(
-            f"device {device.spec.name}: after {clock() - started:.0f} s the ratio is "
-            f"only known to lie between {interval[1]:.3f} and {interval[2]:.3f}",
-            "close other programs and run again; edgeprune run --resume keeps what is finished",
-        )
+    _require_settled(device, interval, settle, clock() - started)
     flat_first = [v for process in firsts for v in process]
     flat_second = [v for process in seconds_ for v in process]
     comparison = Comparison(
@@ -147,6 +142,7 @@ def compare_in_quiet(
     *,
     half_width: float,
     seconds: float,
+    settle: float = math.inf,
     seed: int = 0,
     report: Callable[[int], None] = lambda settled: None,
     clock: Callable[[], float] = time.monotonic,
@@ -158,21 +154,28 @@ def compare_in_quiet(
     itself where both models together cost at most 3 % more than at best, the first one over all
     comparisons. Turns go on until each model has four such processes and its interval's relative
     half width is at most `half_width`, or `seconds` have passed for each; then the four quietest
-    count. This is for prices, which are floors as well; a verdict counts all pairs (`compare`).
+    count. This is for prices, which are floors as well, and for plans of the closed loop; a verdict
+    counts all pairs (`compare`).
 
     Args:
-        device: one whose costs vary.
+        device: where to measure.
         first: first model of all comparisons.
         others: the second ones.
         half_width: relative, of the interval.
         seconds: for each of the others, after the four processes.
+        settle: largest relative half width of an interval in the end.
         seed: of the order of runs.
         report: receives the number of models that have settled, after each turn.
         clock: counts seconds.
 
     Raises:
+        UnstableError: time is up and a half width is still above `settle`.
         DeviceError: the device fails or changes while it is measured.
     """
+    if device.spec.exact:
+        return [_exactly(device, first, other, seed) for other in others]
+    if device.spec.functional_only:
+        seconds, settle = 0.0, math.inf
     started = clock()
     turns = [_pairs(device, first, other, seed) for other in others]
     seen: list[list[QuietPairs]] = [[] for _ in others]
@@ -193,7 +196,23 @@ def compare_in_quiet(
             for number, processes in enumerate(seen)
             if len(processes) < QUIET or not (late or done[number])
         ]
+    for one in found:
+        _require_settled(device, (one.ratio, one.low, one.high), settle, clock() - started)
     return found
+
+
+def _exactly(device: Device, first: Path, second: Path, seed: int) -> QuietRatio:
+    found, _ = _compare_exactly(device, first, second, 0.95, seed)
+    return QuietRatio(found.median, found.low, found.high, found.first_cost, found.second_cost)
+
+
+def _require_settled(device: Device, interval: Interval, settle: float, seconds: float) -> None:
+    if relative_half_width(interval) > settle:
+        raise UnstableError(
+            f"device {device.spec.name}: after {seconds:.0f} s the ratio is "
+            f"only known to lie between {interval[1]:.3f} and {interval[2]:.3f}",
+            "close other programs and run again; edgeprune run --resume keeps what is finished",
+        )
 
 
 def _quietest(processes: Sequence[QuietPairs], least: float, seed: int) -> tuple[QuietRatio, bool]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from edgeprune.devices.protocol import Answer
@@ -218,6 +220,23 @@ def test_where_it_is_never_quiet_time_ends_the_comparison(simulated, exported) -
         half_width=1e-9, seconds=0.0, clock=lambda: device.elapsed,
     )  # fmt: skip
     assert device.calls == 2 * QUIET, "so many there are at least"
+    with pytest.raises(UnstableError, match="the ratio is only known to lie between"):
+        compare_in_quiet(
+            simulated(process_noise=0.2), exported("residual"), others,
+            half_width=1e-9, seconds=0.0, settle=0.01,
+        )  # fmt: skip
+
+
+def test_on_an_exact_device_one_run_is_enough(simulated, exported) -> None:
+    device = simulated()
+    exact = Recording(device)
+    exact.spec = SimpleNamespace(exact=True)  # as an emulator's
+    first, others = exported("residual"), [exported("plain"), exported("mlp")]
+    found = compare_in_quiet(exact, first, others, half_width=0.01, seconds=9.0)
+    assert len(exact.requests) == 2
+    for one, other in zip(found, others, strict=True):
+        truth = cost(device, first) / cost(device, other)
+        assert (one.ratio, one.low, one.high) == pytest.approx((truth,) * 3)
 
 
 @pytest.mark.slow
