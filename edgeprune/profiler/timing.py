@@ -153,9 +153,9 @@ def compare_in_quiet(
     the same one again later. A process counts with its quiet pairs (`quiet_ratio`), and is quiet
     itself where both models together cost at most 3 % more than at best, the first one over all
     comparisons. Turns go on until each model has four such processes and its interval's relative
-    half width is at most `half_width`, or `seconds` have passed for each; then the four quietest
-    count. This is for prices, which are floors as well, and for plans of the closed loop; a verdict
-    counts all pairs (`compare`).
+    half width is at most `half_width`, or `seconds` have passed for each; then the quieter half of
+    the processes counts. This is for prices, which are floors as well, and for plans of the closed
+    loop; a verdict counts all pairs (`compare`).
 
     Args:
         device: where to measure.
@@ -220,7 +220,7 @@ def _quietest(processes: Sequence[QuietPairs], least: float, seed: int) -> tuple
     second = min(one.second for one in processes)
     ordered = sorted(processes, key=lambda one: one.first * one.second)
     count = sum(one.first * one.second <= LEVEL * least * second for one in ordered)
-    quiet = ordered[: max(QUIET, count)]
+    quiet = ordered[: max(QUIET, count, len(ordered) // 2)]
     ratio, low, high = process_interval([(one.ratio,) for one in quiet], seed=seed)
     firsts, seconds = tuple(one.first for one in quiet), tuple(one.second for one in quiet)
     return QuietRatio(ratio, low, high, _middle(firsts), _middle(seconds)), count >= QUIET
