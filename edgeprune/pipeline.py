@@ -129,7 +129,8 @@ def attempts(this: base.Run, prices: Prices) -> Made:
         f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
         "the device has changed its speed since widths were allocated; trying once more"
     )
-    tighter = budget.reached / made.plan.corrected
+    # Of shares, since the device's speed may have changed from the allocation to the verdict.
+    tighter = (budget.reached / budget.limit) / (made.plan.corrected / made.plan.budget)
     again = make(replace(this, attempt=f"{this.attempt}again-"), prices, tighter)
     return min(made, again, key=_shortfall)
 

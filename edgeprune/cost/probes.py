@@ -26,6 +26,7 @@ ANCHORS = 8  # kept prices that are measured anew
 AGREEMENT = 0.1  # three quarters of them must have changed alike within this
 REFERENCE = "reference"
 LOUD, AGAIN = 1.05, 2  # cost of the reference over its least; times a chunk is measured once more
+ROUNDED = 0.5  # of a microsecond, of which profilers count whole ones: no sign of a louder chunk
 LEAST = 0.05  # of what the profiler says of a node: what is left of it at least
 LAYOUT = frozenset({"ReorderInput", "ReorderOutput"})
 Widths = tuple[int, int]
@@ -143,7 +144,7 @@ class Probes:
             found = self._ask(chunks[number], files, rounds, inner, process)
             if self.device.spec.exact:
                 least[number] = 0.0
-            elif self._reference is None:  # short ones are told by the clock's steps
+            elif self._reference is None:  # none of the short ones, which the clock's steps blur
                 dear = sorted(found, key=lambda key: found[key].cost)[3 * len(found) // 4]
                 self._reference, self._least = files[dear].read_bytes(), found[dear].cost
                 least[number] = self._least
@@ -158,7 +159,7 @@ class Probes:
             progress(done, len(turns))
             ask(number, process)
         for process in range(processes, processes + AGAIN):
-            loud = [n for n, cost in enumerate(least) if cost > LOUD * self._least]
+            loud = [n for n, cost in enumerate(least) if cost > LOUD * self._least + ROUNDED]
             for done, number in enumerate(loud):
                 progress(done, len(loud))
                 ask(number, process)

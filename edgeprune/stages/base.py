@@ -39,6 +39,7 @@ from edgeprune.records import (
 from edgeprune.recovery.finetuning import recover
 from edgeprune.recovery.regularisation import require_plain
 from edgeprune.recovery.schedules import rewind
+from edgeprune.report import figures
 from edgeprune.report.console import Console
 from edgeprune.sections import RecoverSection
 from edgeprune.stages import preparation
@@ -48,6 +49,7 @@ from edgeprune.verify.evidence import Subject, gather
 from edgeprune.verify.gates import DENSE, NESTED_DENSE, judge
 
 PROOF_SAMPLES = 64
+SAME = (0.9, 1 / 0.9)  # a cost over an earlier one, where the speed has not changed
 EARLY = "early.safetensors"  # to which schedule lottery rewinds
 
 
@@ -299,6 +301,7 @@ def verify(
             recalibrated=recovered.recalibrated,
             note=stage.note,
         )
+    _tell_of_another_speed(run, dense.total, evidence.dense.cost)
     verdict = judge(
         run.job,
         plan,
@@ -319,6 +322,17 @@ def verify(
         files = (run.precision.file(f) for f in (run.file("dense.onnx"), run.own("slim.onnx")))
         verdict = preparation.reported(verdict, run.prepared, *files)
     return Verification(verdict=verdict, slim_profile=profiled)
+
+
+def _tell_of_another_speed(run: Run, before: float, now: float) -> None:
+    """Warn where the dense model costs another time than when it was profiled."""
+    spec = run.device.spec
+    if spec.figure == "measured" and not SAME[0] <= now / before <= SAME[1]:
+        run.console.warning(
+            f"the dense model took {figures.cost(before, spec.unit)} when it was profiled and "
+            f"{figures.cost(now, spec.unit)} in the verdict: another speed, or other programs. "
+            "Shares and the verdict hold; times told by the allocation are those of the profile"
+        )
 
 
 def recovery_settings(run: Run) -> RecoverSection:
