@@ -27,7 +27,7 @@ This page is written by `make docs` from the help of the program; do not edit it
 | code | meaning |
 |---|---|
 | 0 | done, and every gate was met |
-| 1 | a gate was not met: parity, accuracy, budget, or a speed-up that is not proven |
+| 1 | a gate is not met: parity, accuracy, budget (or no plan can reach it), speed-up not proven |
 | 2 | usage or configuration |
 | 3 | the device cannot be reached |
 | 4 | the measurement is unstable |

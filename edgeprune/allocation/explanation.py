@@ -22,7 +22,7 @@ def explain(
 
     What a group saves is the cost of the plan if this group alone were dense, minus the plan's.
     The shadow price of a limit is taken by solving again with a little more of it: the loss that
-    this wins, over what was added (for a continuous problem, the multiplier of the limit).
+    this wins, over what it takes (for a continuous problem, the multiplier of the limit).
 
     Args:
         problem: with prices corrected by all measured plans.
@@ -52,7 +52,7 @@ def explain(
         for step in STEPS:
             more = solve(open_to, step * cost, seconds=SECONDS)
             if more is not None and more.loss < loss:
-                added = (step - 1) * cost
+                added = _added(open_to.cost(more.choice) - cost, (step - 1) * cost)
                 now, then = problem.widths_of(choice), open_to.widths_of(more.choice)
                 steps.append(_step(now, then, "budget", unit, added, loss - more.loss))
                 break
@@ -68,11 +68,17 @@ def explain(
             roomier = replace(open_to, resources=rows)
             more = solve(roomier, max(cost, budget), seconds=SECONDS)
             if more is not None and more.loss < loss:
-                added = (step - 1) * resource.limit
+                takes = open_to.used(more.choice)[name] - used[name]
+                added = _added(takes, (step - 1) * resource.limit)
                 now, then = problem.widths_of(choice), open_to.widths_of(more.choice)
                 steps.append(_step(now, then, name, resource.unit, added, loss - more.loss))
                 break
     return Explanation(groups=tuple(groups), steps=tuple(steps))
+
+
+def _added(takes: float, allowed: float) -> float:
+    """Return what a better plan takes more; what was allowed where it takes none of it."""
+    return takes if takes > 0 else allowed
 
 
 def _step(

@@ -79,13 +79,13 @@ def fit_to_whole_plans(
     plans = [*whole_plans(table.widths), *plans_beside(table, divisors)]
     paths = []
     for number, widths in enumerate(plans):
-        report(number, 2 * len(plans))
+        report(0, len(plans))
         paths.append(build(widths, number))
     ratios = compare_in_quiet(
         device, dense, paths, half_width=HALF_WIDTH, seconds=SECONDS, seed=seed,
-        report=lambda settled: report(len(plans) + settled, 2 * len(plans)),
+        report=lambda settled: report(settled, len(plans)),
     )  # fmt: skip
-    report(2 * len(plans), 2 * len(plans))
+    report(len(plans), len(plans))
     measured = [
         WholePlan(widths=widths, share=1 / found.ratio, low=1 / found.high, high=1 / found.low)
         for widths, found in zip(plans, ratios, strict=True)

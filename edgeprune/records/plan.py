@@ -151,7 +151,7 @@ class GroupReason(Record):
 
 
 class NextStep(Record):
-    """What a little more of a limit would buy: `wins` of loss for `added` units.
+    """What a little more of a limit would buy: `wins` of loss, for `added` units more than now.
 
     `price` is the shadow price, loss per unit; `widths` are those that would change.
     """

@@ -158,18 +158,22 @@ class Console:
         found = plan.rounds[-1] if plan.rounds else None
         error = f"off by {figures.percent(abs(plan.predicted_error))}"
         error = error if found else "not checked yet, edgeprune run does"
+        cost, share = figures.cost(plan.corrected, plan.unit), plan.corrected / plan.budget
+        used = f"{cost} {table.kind}, {figures.percent(share)} of the budget"
         if not table.widths:
             self.facts(
                 ("budget", figures.cost(plan.budget, plan.unit)),
-                ("cost", f"{figures.cost(plan.corrected, plan.unit)}: nothing has to be cut"),
+                ("cost", f"{cost}: nothing has to be cut"),
             )
             return
         self.facts(
             ("budget", figures.cost(plan.budget, plan.unit)),
             (
-                "predicted",
-                f"{figures.cost(plan.predicted, plan.unit)} from {summary.prices(table)}; {error}",
+                "first plan",
+                f"predicted {figures.cost(plan.predicted, plan.unit)} from "
+                f"{summary.prices(table)}; {error}",
             ),
+            *([("this plan", used)] if found else []),
             (
                 "optimality gap",
                 "none is proven"

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgeprune.data import Data
-from edgeprune.errors import UsageError
+from edgeprune.errors import UsageError, UserFunctionError
 from edgeprune.identity import curves_base
 from edgeprune.importance.kept import CurveStore, default_folder
 from edgeprune.importance.scores import bundled, score_channels
@@ -96,7 +96,7 @@ def score(
                 probes=settings.probes,
             )
         except UsageError as error:
-            if name in settings.importance:
+            if name in settings.importance or isinstance(error, UserFunctionError):
                 raise
             told(f"importance auto goes without {name}: {error}")
             refused.append(error)
