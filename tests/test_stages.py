@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
+from edgeprune.data import Data
 from edgeprune.devices.spec import load_spec
+from edgeprune.errors import UserFunctionError
+from edgeprune.job import Job
+from edgeprune.pruning.groups import find_groups
 from edgeprune.report.console import Console
 from edgeprune.stages.base import _tell_of_another_speed
+from edgeprune.stages.weighing import score
 
 
 @pytest.mark.parametrize(
@@ -31,3 +39,30 @@ def test_a_dense_model_that_costs_another_time_than_profiled_is_told(
     if told:
         assert f"took {before:.0f} µs" in words
         assert f"{now:.0f} µs in the verdict" in " ".join(words.split())
+
+
+def test_a_loss_that_is_not_finite_ends_auto_and_is_not_passed_over() -> None:
+    """A criterion that cannot score a layer is left out of "auto"; a fault of the loss is not."""
+    job = Job.model_validate(
+        {
+            "name": "j",
+            "model": {"factory": "in_memory:model"},
+            "data": {"factory": "in_memory:data"},
+            "budget": {"latency": "50%"},
+            "prune": {"importance": "auto"},
+        }
+    )
+    model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    x, told = torch.randn(8, 2), []
+    groups = find_groups(model, (x[:1],))
+
+    def scored(data: Data) -> set[str]:
+        return set(score(job, model, data, groups, told.append))
+
+    labels = torch.zeros(8, dtype=torch.long)
+    assert "taylor" in scored(Data(x[:1], None, [(x, labels)], []))
+    told.clear()
+    broken = Data(x[:1], None, [(x, labels)], [], loss=lambda y, t: y.sum() * math.nan)
+    with pytest.raises(UserFunctionError, match="loss returned nan for 8 samples"):
+        scored(broken)
+    assert told == []
