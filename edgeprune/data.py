@@ -221,7 +221,7 @@ def require_finite(loss: Tensor | float, samples: int) -> None:
     if not math.isfinite(loss):
         raise UserFunctionError(
             f"data: loss returned {float(loss)} for {samples} samples of calibration",
-            "it must be finite for what the dense model gives: look at the loss, and at these samples",
+            "it must be finite for what the dense model gives: look at it, and at these samples",
         )
 
 

@@ -40,7 +40,7 @@ from edgeprune.profiler.timing import compare_in_quiet
 from edgeprune.records import CostTable, ModelProfile, WholePlan
 
 SHARES = (0.85, 0.65, 0.5, 0.3)  # of each group's channels
-HALF_WIDTH, SECONDS = 0.01, 8.0  # of a comparison: relative, and for each plan
+HALF_WIDTH, SECONDS = 0.01, 5.0  # of a comparison: relative, and for each plan
 SCATTER = 0.015  # relative, of plans about their fit: standard deviation
 CONSTANT, OF_CONSTANT = 0.01, 0.3  # that of a, as a share of the dense cost and of the call
 COLD = 0.05  # that of c

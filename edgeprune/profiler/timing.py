@@ -24,7 +24,7 @@ from edgeprune.records import Comparison, Environment, Samples
 
 FEWEST = 8  # processes in a comparison
 LOOKS = 0.7  # of the error allowed: who looks after each process stops where values lie close
-QUIET, LEVEL = 4, 1.03  # fewest processes that count as quiet; product of both costs over the least
+QUIET, LEVEL = 4, 1.06  # fewest processes that count as quiet; product of both costs over the least
 OPENINGS = 3  # of the sessions in one process
 OPENING_US = 150_000.0  # of pairs, each time the sessions are opened
 Note = Callable[[str], None]
