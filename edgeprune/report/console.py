@@ -132,68 +132,9 @@ class Console:
 
     def plan(self, plan: WidthPlan, table: CostTable) -> None:
         """Show each group's width before and after, the prediction, and the rounds."""
-        rows = _table(
-            "group", ">before", ">after", ">kept", "", ">saves", ">loses", "criterion",
-            "offered widths",
-        )  # fmt: skip
-        why = (
-            {reason.group: reason for reason in plan.explanation.groups} if plan.explanation else {}
-        )
-        for name, group in plan.groups.items():
-            share = group.after / group.before
-            _add(
-                rows,
-                name,
-                str(group.before),
-                str(group.after),
-                figures.percent(share),
-                self.bar(share),
-                figures.cost(why[name].saves, plan.unit) if name in why else "-",
-                f"{why[name].loses:.4f}" if name in why else "-",
-                group.criterion,
-                " ".join(map(str, table.widths.get(name, ()))) or "dense only",
-            )
-        self.title(f"plan for {table.device}", table.kind)
-        self.rich.print(rows)
-        found = plan.rounds[-1] if plan.rounds else None
-        error = f"off by {figures.percent(abs(plan.predicted_error))}"
-        error = error if found else "not checked yet, edgeprune run does"
-        cost, share = figures.cost(plan.corrected, plan.unit), plan.corrected / plan.budget
-        used = f"{cost} {table.kind}, {figures.percent(share)} of the budget"
-        if not table.widths:
-            self.facts(
-                ("budget", figures.cost(plan.budget, plan.unit)),
-                ("cost", f"{cost}: nothing has to be cut"),
-            )
-            return
-        self.facts(
-            ("budget", figures.cost(plan.budget, plan.unit)),
-            (
-                "first plan",
-                f"predicted {figures.cost(plan.predicted, plan.unit)} from "
-                f"{summary.prices(table)}; {error}",
-            ),
-            *([("this plan", used)] if found else []),
-            (
-                "optimality gap",
-                "none is proven"
-                if plan.gap is None
-                else f"{100 * plan.gap:.2g} %, proven by the solver{summary.of_what(plan)}",
-            ),
-            *([("loses", summary.LOSES)] if why else []),
-            *summary.limits(plan),
-        )
-        if found:
-            loop = _table(">round", ">predicted", f">{table.kind}", ">error of the prediction")
-            for row in summary.rounds(plan, table.kind):
-                _add(loop, str(row.number), row.predicted, row.found, row.error)
-            self.rich.print(loop)
-        if plan.trials:
-            after = f">after {plan.trials[0].steps} steps"
-            tried = _table("widths tried", ">predicted", ">validation loss", after, "")
-            for line in summary.trials(plan):
-                _add(tried, *line)
-            self.rich.print(tried)
+        from edgeprune.report.plan_screen import show
+
+        show(self, plan, table)
 
     def sensitivity(
         self,
@@ -225,6 +166,7 @@ class Console:
                 f"{figures.ratio(ratio.median, ratio.high - ratio.low)}, {sure}",
             ),
             ("parity", _parity(verdict.parity)),
+            *([("widths", widths)] if (widths := summary.widths(verdict)) else []),
         )
         if steps := summary.steps(verdict):
             history = _table("step", ">cost", ">limit", ">recalibrated", ">recovered (validation)")

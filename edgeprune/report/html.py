@@ -21,7 +21,7 @@ from edgeprune.records import (
     Views,
     WidthPlan,
 )
-from edgeprune.report import arena, charts, figures, summary, transforms
+from edgeprune.report import arena, charts, figures, plan_summary, summary, transforms
 from edgeprune.report.pictures import pictures
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals.update(figures=figures, summary=summary, transforms=transforms)
+    environment.globals.update(
+        figures=figures, plan_summary=plan_summary, summary=summary, transforms=transforms
+    )
     return environment
 
 

@@ -1,9 +1,8 @@
-"""What a verdict and a plan say, in rows and sentences shared by screen, page and model card."""
+"""What a verdict says, in rows and sentences shared by screen, page and model card."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,16 +11,11 @@ from edgeprune.report import figures
 if TYPE_CHECKING:
     from edgeprune.records import (
         Artifact,
-        CostTable,
         Environment,
         Gate,
-        Kind,
-        MeasuredPlan,
         ModelProfile,
-        PlanTrial,
         Unit,
         Verdict,
-        WidthPlan,
     )
 
 AT_LEAST = (
@@ -31,8 +25,8 @@ AT_LEAST = (
     "layers_kept",
 )  # gates whose limit is a lower one
 COUNTS = {"schedule": "steps", "layers_kept": "layers"}
+NAMED = 12  # groups whose widths a screen shows
 SHARES = ("accuracy", "class_floor", "agreement")
-LOSES = "loss of each group cut alone, by its best curve, BatchNorm recalibrated, not re-fitted"
 
 
 @dataclass(frozen=True)
@@ -55,16 +49,6 @@ class GateRow:
     value: str
     limit: str
     note: str
-
-
-@dataclass(frozen=True)
-class RoundRow:
-    """One round of the closed loop as shown."""
-
-    number: int
-    predicted: str
-    found: str
-    error: str
 
 
 def compared(verdict: Verdict) -> tuple[Row, ...]:
@@ -236,63 +220,6 @@ def _cost_sentence(verdict: Verdict) -> str:
     return f"On {device}, {job} runs {times} times as fast as the dense model ({how_sure})"
 
 
-def rounds(plan: WidthPlan, kind: Kind) -> tuple[RoundRow, ...]:
-    """Return the rounds of the closed loop: prediction, what the device said, relative error."""
-    return tuple(
-        _round(index, found, plan.unit, kind)
-        for index, entry in enumerate(plan.rounds, start=1)
-        for found in (entry, *entry.beside)
-    )
-
-
-def of_what(plan: WidthPlan) -> str:
-    """Return what the optimality gap is of, where the plan was not chosen by that."""
-    told = ", of the groups' summed losses; trials chose by what recovery makes of whole plans"
-    return told if plan.trials else ""
-
-
-def trials(plan: WidthPlan) -> tuple[tuple[str, str, str, str, str], ...]:
-    """Return the plans tried: widths by group, predicted cost, loss before and after, their fate.
-
-    A plan of less loss than the one taken says why it was passed over.
-    """
-    widths = {name: group.after for name, group in plan.groups.items()}
-    measured = [one for entry in plan.rounds for one in (entry, *entry.beside)]
-    least = min((trial.loss for trial in plan.trials if trial.widths == widths), default=0.0)
-
-    def fate(trial: PlanTrial) -> str:
-        if trial.widths == widths:
-            return "taken"
-        if trial.loss >= least:
-            return ""
-        found = [one.measured for one in measured if one.widths == trial.widths]
-        if not found:
-            return "not measured"
-        return f"passed over, measured at {100 * found[-1] / plan.budget:.1f} % of the budget"
-
-    return tuple(
-        (
-            " ".join(str(trial.widths[name]) for name in plan.groups),
-            figures.cost(trial.predicted, plan.unit),
-            f"{trial.start:.4f}",
-            f"{trial.loss:.4f}",
-            fate(trial),
-        )
-        for trial in plan.trials
-    )
-
-
-def _round(index: int, entry: MeasuredPlan, unit: Unit, kind: Kind) -> RoundRow:
-    return RoundRow(
-        number=index,
-        predicted=figures.cost(entry.predicted, unit),
-        found=figures.cost_interval(entry.measured, entry.low, entry.high, unit, kind),
-        error=figures.signed_percent(entry.predicted / entry.measured - 1)
-        if entry.measured
-        else "-",
-    )
-
-
 def steps(verdict: Verdict) -> tuple[tuple[str, str, str, str, str], ...]:
     """Return the steps of the schedule: number, cost, limit, metric recalibrated and recovered."""
     schedule = verdict.schedule
@@ -310,56 +237,11 @@ def steps(verdict: Verdict) -> tuple[tuple[str, str, str, str, str], ...]:
     )
 
 
-def prices(table: CostTable) -> str:
-    """Return how many prices a table has: '209 emulated, 64 interpolated, 1,176 estimated prices'.
-
-    Those taken on the device go by its kind of figure; see `Price`.
-    """
-    count = Counter(price.basis for price in table.prices)
-    counts: dict[str, int] = {table.kind: count["measured"]}
-    for basis in ("interpolated", "estimated"):
-        counts[basis] = counts.get(basis, 0) + count[basis]
-    return ", ".join(f"{n:,} {basis}" for basis, n in counts.items() if n) + " prices"
-
-
-def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:
-    """Return (limit, what the plan uses of it), and what keeps it from using the budget."""
-    rows = []
-    for use in plan.resources:
-        show = figures.size if use.unit == "bytes" else figures.count
-        rows.append(
-            (
-                use.name,
-                f"{show(round(use.used))} of {show(round(use.limit))}; "
-                f"dense {show(round(use.dense))}",
-            )
-        )
-    if plan.unheeded:
-        rows.append(
-            (
-                "limits not heeded",
-                f"{listed(plan.unheeded)}: allocation {plan.allocation} knows the budget alone; "
-                "gates judge the others",
-            )
-        )
-    if plan.removed:
-        rows.append(("branches removed", ", ".join(block.last for block in plan.removed)))
-    if plan.whole_loss is not None:
-        rows.append(
-            ("loss increase", f"{plan.whole_loss:.4f} measured, {plan.loss:.4f} summed over groups")
-        )
-    for step in plan.explanation.steps if plan.explanation else ():
-        changed = ", ".join(f"{n} {a} -> {b}" for n, (a, b) in step.widths.items())
-        rows.append(
-            (
-                f"more {step.limit}",
-                f"{figures.number(step.added)} {step.unit} more would win {step.wins:.4f} of loss "
-                f"({step.price:.3g} a unit): {changed}",
-            )
-        )
-    if plan.held_by:
-        rows.append(("budget not used in full", f"held by {listed(plan.held_by)}"))
-    return tuple(rows)
+def widths(verdict: Verdict) -> str:
+    """Return the groups that were cut, with their widths before and after; '' where none was."""
+    changed = [f"{n} {a} -> {b}" for n, (a, b) in verdict.plan.widths.items() if a != b]
+    more = len(changed) - NAMED
+    return ", ".join(changed[:NAMED]) + (f" and {more} more, all in the report" if more > 0 else "")
 
 
 def profiled_run(profile: ModelProfile) -> float:

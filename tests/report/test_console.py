@@ -10,7 +10,7 @@ import pytest
 from edgeprune.errors import JobError, UsageError
 from edgeprune.report.console import Console
 from tests import factories
-from tests.report import test_summary
+from tests.report import test_plan_summary
 
 ESCAPE = "\x1b"
 EVERYTHING = """
@@ -244,9 +244,10 @@ def test_plan_shows_widths_prediction_and_rounds(shown):
 def test_plan_shows_what_was_tried_with_a_short_recovery(shown):
     Console().plan(factories.a_plan(), factories.a_table())
     assert "widths tried" not in shown()
-    Console().plan(test_summary.tried(0.2511, 0.2612), factories.a_table())
+    Console().plan(test_plan_summary.tried(0.2511, 0.2612), factories.a_table())
     text = " ".join(shown().split())
-    assert "validation loss after 100 steps" in text
+    assert "loss re-fitted after 100 steps" in text
+    assert "trials loss of whole plans on validation data" in text
     assert "0.2511 taken" in text
     assert "0.2612" in text
 
@@ -263,6 +264,7 @@ def test_verdict_shows_ratio_parity_gates_and_ends_with_the_outcome(shown):
     text = shown()
     assert "speed-up  2.027\N{MULTIPLICATION SIGN}, 95 % interval 2.019 to 2.036" in text
     assert "holds: largest difference 2.4e-06" in text
+    assert "widths    stem 32 -> 16, stages.0.0.conv1 32 -> 16, " in text
     assert text.splitlines()[-2:] == ["Passed: every gate is met.", "files: deploy/x"]
 
 

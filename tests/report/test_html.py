@@ -192,7 +192,7 @@ def test_page_tells_the_loss_of_the_whole_plan_and_the_limits():
         loss=0.25, whole_loss=0.75, allocation="uniform", unheeded=("macs", "ram")
     )
     text = " ".join(Page(render(factories.a_document(plan=plan))).text.split())
-    assert "0.7500 measured, 0.2500 summed over groups" in text
+    assert "0.7500 measured on the whole plan, 0.2500 summed over groups" in text
     assert "macs and ram: allocation uniform knows the budget alone" in text
 
 

@@ -1,12 +1,7 @@
 import pytest
 
 from edgeprune.records import (
-    Basis,
-    CostTable,
-    Environment,
     Gate,
-    PlanTrial,
-    Price,
     ScheduleHistory,
     ScheduleStep,
     Speedup,
@@ -83,44 +78,6 @@ def test_interval_of_a_change_that_is_none_has_no_negative_zero():
     assert "-0.0020 to +0.0000" in summary.accuracy_doubt(verdict)
 
 
-def test_rounds_compare_prediction_with_what_was_found():
-    first, second = summary.rounds(factories.a_plan(), "measured")
-    assert (first.number, first.predicted, first.error) == (1, "489 µs", "+8.3 %")
-    assert second.found == "486.0 µs [484.1, 488.3]"
-
-
-def tried(*losses):
-    """Trials of the plan's own widths, then of others."""
-    plan = factories.a_plan()
-    own = {name: group.after for name, group in plan.groups.items()}
-    other = dict.fromkeys(own, 7)
-    pairs = zip((own, *[other] * len(losses)), losses, strict=False)
-    trials = tuple(
-        PlanTrial(widths=w, predicted=486.0, start=0.5, loss=x, steps=100) for w, x in pairs
-    )
-    return plan.model_copy(update={"trials": trials})
-
-
-def test_the_taken_one_of_the_plans_tried_is_marked():
-    first, second = summary.trials(tried(0.25, 0.26))
-    assert first[1:] == ("486 µs", "0.5000", "0.2500", "taken")
-    assert second[1:] == ("486 µs", "0.5000", "0.2600", "")
-    assert set(second[0].split()) == {"7"}
-    assert summary.trials(factories.a_plan()) == ()
-
-
-def test_a_plan_of_less_loss_than_the_one_taken_says_why_it_was_passed_over():
-    plan = tried(0.25, 0.24)
-    other = plan.trials[1].widths
-    assert summary.trials(plan)[1][-1] == "not measured"
-    missed = plan.rounds[-1].model_copy(update={"widths": other, "measured": 1.021 * plan.budget})
-    beside = plan.rounds[0].model_copy(update={"beside": (missed,)})
-    for rounds in ((*plan.rounds, missed), (beside,)):
-        found = summary.trials(plan.model_copy(update={"rounds": rounds}))
-        assert found[1][-1] == "passed over, measured at 102.1 % of the budget"
-        assert found[0][-1] == "taken"
-
-
 def test_layers_are_parts_of_the_profiled_run():
     profile = factories.a_profile()
     assert sum(layer.cost for layer in profile.layers) == pytest.approx(
@@ -158,13 +115,6 @@ def test_an_estimate_and_times_that_mean_nothing_claim_no_speed_up():
     assert "whose times mean nothing" in summary.answer(meaningless)
 
 
-def test_rounds_of_an_estimate_have_no_interval():
-    plan = factories.a_plan()
-    exact = plan.rounds[0].model_copy(update={"low": 450.0, "high": 450.0, "measured": 450.0})
-    (row,) = summary.rounds(plan.model_copy(update={"rounds": (exact,)}), "estimated")
-    assert row.found == "450 µs, by formula"
-
-
 def test_steps_of_a_schedule_are_told_with_cost_and_limit():
     step = ScheduleStep(
         number=1, limit=700.0, cost=690.0, recalibrated=0.81, metric=0.92, training_steps=200,
@@ -188,16 +138,12 @@ def test_gates_with_a_lower_limit_say_so():
     assert summary.gates(factories.a_verdict(gates=(gate,)))[0].limit == "at least 3 steps"
 
 
-def test_prices_are_counted_by_what_they_rest_on() -> None:
-    def price(basis: Basis) -> Price:
-        return Price(layer="a", width_in=1, width_out=1, cost=1.0, origin="emulated", basis=basis)
-
-    found = [price("measured")] * 1209 + [price("estimated")] * 3
-    environment = Environment(facts={}, comparable=())
-    table = CostTable(
-        device="d", kind="emulated", unit="instructions", dense_cost=1.0, scale=1.0, layers=(),
-        widths={}, prices=tuple(found), probes=1209, environment=environment,
-    )  # fmt: skip
-    assert summary.prices(table) == "1,209 emulated, 3 estimated prices"
-    one = table.model_copy(update={"kind": "estimated"})  # simulated: one sum under one name
-    assert summary.prices(one) == "1,212 estimated prices"
+def test_widths_that_changed_are_told():
+    verdict = factories.a_verdict()
+    many = {"stem": (16, 16)} | {f"conv{n}": (32, 24) for n in range(14)}
+    plan = verdict.plan.model_copy(update={"widths": many})
+    text = summary.widths(verdict.model_copy(update={"plan": plan}))
+    assert text.startswith("conv0 32 -> 24, conv1 32 -> 24, ")
+    assert text.endswith("conv11 32 -> 24 and 2 more, all in the report")
+    plan = verdict.plan.model_copy(update={"widths": {"stem": (16, 16)}})
+    assert summary.widths(verdict.model_copy(update={"plan": plan})) == ""

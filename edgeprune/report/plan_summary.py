@@ -1,0 +1,147 @@
+"""What a plan says, in rows and sentences shared by screen and page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgeprune.report import figures
+from edgeprune.report.summary import listed
+
+if TYPE_CHECKING:
+    from edgeprune.records import (
+        CostTable,
+        Kind,
+        MeasuredPlan,
+        PlanTrial,
+        Unit,
+        WidthPlan,
+    )
+
+LOSES = "loss of each group cut alone, by its best curve, BatchNorm recalibrated, not re-fitted"
+TRIALS = "loss of whole plans on validation data: cut and re-fitted, then after steps of recovery"
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """One round of the closed loop as shown."""
+
+    number: int
+    predicted: str
+    found: str
+    error: str
+
+
+def rounds(plan: WidthPlan, kind: Kind) -> tuple[RoundRow, ...]:
+    """Return the rounds of the closed loop: prediction, what the device said, relative error."""
+    return tuple(
+        _round(index, found, plan.unit, kind)
+        for index, entry in enumerate(plan.rounds, start=1)
+        for found in (entry, *entry.beside)
+    )
+
+
+def of_what(plan: WidthPlan) -> str:
+    """Return what the optimality gap says, and what else a plan was chosen by."""
+    told = ": no widths within the budget have summed losses lower by more than that"
+    chosen = "; of several plans of this cost, that of least loss after a short recovery was taken"
+    return told + (chosen if plan.trials else "")
+
+
+def trials(plan: WidthPlan) -> tuple[tuple[str, str, str, str, str], ...]:
+    """Return the plans tried: widths by group, predicted cost, loss before and after, their fate.
+
+    A plan of less loss than the one taken says why it was passed over.
+    """
+    widths = {name: group.after for name, group in plan.groups.items()}
+    measured = [one for entry in plan.rounds for one in (entry, *entry.beside)]
+    least = min((trial.loss for trial in plan.trials if trial.widths == widths), default=0.0)
+
+    def fate(trial: PlanTrial) -> str:
+        if trial.widths == widths:
+            return "taken"
+        if trial.loss >= least:
+            return ""
+        found = [one.measured for one in measured if one.widths == trial.widths]
+        if not found:
+            return "not measured"
+        return f"passed over, measured at {100 * found[-1] / plan.budget:.1f} % of the budget"
+
+    return tuple(
+        (
+            " ".join(str(trial.widths[name]) for name in plan.groups),
+            figures.cost(trial.predicted, plan.unit),
+            f"{trial.start:.4f}",
+            f"{trial.loss:.4f}",
+            fate(trial),
+        )
+        for trial in plan.trials
+    )
+
+
+def _round(index: int, entry: MeasuredPlan, unit: Unit, kind: Kind) -> RoundRow:
+    return RoundRow(
+        number=index,
+        predicted=figures.cost(entry.predicted, unit),
+        found=figures.cost_interval(entry.measured, entry.low, entry.high, unit, kind),
+        error=figures.signed_percent(entry.predicted / entry.measured - 1)
+        if entry.measured
+        else "-",
+    )
+
+
+def prices(table: CostTable) -> str:
+    """Return how many prices a table has: '209 emulated, 64 interpolated, 1,176 estimated prices'.
+
+    Those taken on the device go by its kind of figure; see `Price`.
+    """
+    count = Counter(price.basis for price in table.prices)
+    counts: dict[str, int] = {table.kind: count["measured"]}
+    for basis in ("interpolated", "estimated"):
+        counts[basis] = counts.get(basis, 0) + count[basis]
+    return ", ".join(f"{n:,} {basis}" for basis, n in counts.items() if n) + " prices"
+
+
+def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:
+    """Return (limit, what the plan uses of it), and what keeps it from using the budget."""
+    rows = []
+    for use in plan.resources:
+        show = figures.size if use.unit == "bytes" else figures.count
+        rows.append(
+            (
+                use.name,
+                f"{show(round(use.used))} of {show(round(use.limit))}; "
+                f"dense {show(round(use.dense))}",
+            )
+        )
+    if plan.unheeded:
+        rows.append(
+            (
+                "limits not heeded",
+                f"{listed(plan.unheeded)}: allocation {plan.allocation} knows the budget alone; "
+                "gates judge the others",
+            )
+        )
+    if plan.removed:
+        rows.append(("branches removed", ", ".join(block.last for block in plan.removed)))
+    if plan.whole_loss is not None:
+        rows.append(
+            (
+                "loss increase",
+                f"{plan.whole_loss:.4f} measured on the whole plan, {plan.loss:.4f} summed over "
+                "groups; BatchNorm recalibrated, not re-fitted",
+            )
+        )
+    for step in plan.explanation.steps if plan.explanation else ():
+        changed = ", ".join(f"{n} {a} -> {b}" for n, (a, b) in step.widths.items())
+        rows.append(
+            (
+                f"more {step.limit}",
+                f"{figures.number(step.added)} {step.unit} more would win {step.wins:.4f} of loss "
+                f"({step.price:.3g} a unit): {changed}",
+            )
+        )
+    if plan.held_by:
+        rows.append(("budget not used in full", f"held by {listed(plan.held_by)}"))
+    return tuple(rows)
