@@ -69,8 +69,8 @@ def within(rule: Rule, most: float) -> Callable[[Task, float], Proposal]:
     """Return the allocator that turns the knob of `rule` just far enough for a predicted cost.
 
     The knob has 256 places from 0 to `most`; the lowest whose predicted cost is within the target
-    is taken, by bisection. If none is, the cheapest that was tried: torch-pruning leaves whole what
-    would lose everything, so the very last places may cut nothing.
+    is taken. All are looked at, from the lowest on: costs do not fall steadily, since widths that
+    fill their tiles can be cheaper than narrower ones. If none is within, the cheapest is taken.
     """
 
     def allocate(task: Task, target: float) -> Proposal:
@@ -83,15 +83,8 @@ def within(rule: Rule, most: float) -> Callable[[Task, float], Proposal]:
         def cost(step: int) -> float:
             return task.cost({n: len(k) for n, k in at(step).items()})
 
-        def enough(step: int) -> bool:
-            return cost(step) <= target
-
-        low, high, tried = 0, STEPS, [0, STEPS]
-        while high - low > 1:
-            middle = (low + high) // 2
-            tried.append(middle)
-            low, high = (low, middle) if enough(middle) else (middle, high)
-        found = next((step for step in (low, high) if enough(step)), None)
-        return Proposal(at(min(tried, key=cost) if found is None else found))
+        places = range(STEPS + 1)
+        found = next((step for step in places if cost(step) <= target), None)
+        return Proposal(at(min(places, key=cost) if found is None else found))
 
     return allocate

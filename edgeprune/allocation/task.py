@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
 from torch import Tensor, nn
 
-from edgeprune.allocation.problem import Matrix, Problem, build_problem
+from edgeprune.allocation.problem import Problem, build_problem
+from edgeprune.cost.prediction import Predictor
 from edgeprune.data import Data, first_batches
 from edgeprune.importance.scores import keep_best
 from edgeprune.importance.sensitivity import RECALIBRATION_SAMPLES, mean_loss
@@ -22,7 +22,6 @@ from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
 from edgeprune.recovery.layout import channels_last, fast_layout
 
 LOSS_SAMPLES = 256  # on which the loss of a whole candidate is measured
-LEAST = 0.1  # of the price at the narrowest width: what extrapolation may come down to
 Kept = dict[str, tuple[int, ...]]
 
 
@@ -157,13 +156,10 @@ class Task:
     def cost(self, widths: Mapping[str, int]) -> float:
         """Return the predicted cost at any widths, in the device's unit.
 
-        Between offered widths prices are interpolated; below the narrowest the line through the two
-        narrowest goes on.
+        Raises:
+            UnsupportedModelError: a layer has no price at all.
         """
-        total = 0.0
-        for grid in self._grids:
-            total += grid.at(widths)
-        return self.table.constant + total
+        return self._predictor(widths).cost
 
     def loss(self, kept: Kept) -> float:
         """Return the loss of the model cut to `kept`, its BatchNorm recalibrated; each cut once."""
@@ -176,25 +172,8 @@ class Task:
         return self.measured[key]
 
     @cached_property
-    def _grids(self) -> tuple[_Grid, ...]:
-        table, layers = self.table, {layer.name: layer for layer in self.table.layers}
-        prices = {
-            (p.layer, a, b): table.within(layers[p.layer], a, b, p.cost)
-            for p in table.prices
-            for a, b in [(p.width_in, p.width_out)]
-        }
-        offered = table.widths
-        found = []
-        for layer in table.layers:
-            ins = offered[layer.group_in] if layer.group_in else (layer.width_in,)
-            outs = offered[layer.group_out] if layer.group_out else (layer.width_out,)
-            if layer.group_in and layer.group_in == layer.group_out:
-                costs = np.array([[prices[layer.name, w, w] for w in ins]])
-                found.append(_Grid(None, layer.group_in, (1,), ins, costs))
-                continue
-            costs = np.array([[prices[layer.name, a, b] for b in outs] for a in ins])
-            found.append(_Grid(layer.group_in, layer.group_out, ins, outs, costs))
-        return tuple(found)
+    def _predictor(self) -> Predictor:
+        return Predictor(self.table)
 
     @cached_property
     def _batches(self) -> list[tuple[tuple[Tensor, ...], Tensor]]:
@@ -211,31 +190,3 @@ def digest(kept: Mapping[str, Sequence[int]]) -> str:
     """Return a name of the kept channels of all groups."""
     text = json.dumps({name: list(channels) for name, channels in sorted(kept.items())})
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """What a layer costs in the model over the widths of its two groups."""
-
-    group_in: str | None
-    group_out: str | None
-    ins: tuple[int, ...]
-    outs: tuple[int, ...]
-    costs: Matrix
-
-    def at(self, widths: Mapping[str, int]) -> float:
-        width_in = widths[self.group_in] if self.group_in else self.ins[-1]
-        width_out = widths[self.group_out] if self.group_out else self.outs[-1]
-        along = [between(width_in, self.ins, column) for column in self.costs.T]
-        return between(width_out, self.outs, along)
-
-
-def between(x: float, places: tuple[int, ...], values: Matrix | list[float]) -> float:
-    """Return the value at `x` on the line through the points; the lowest line goes on below.
-
-    It never falls under a tenth of the value at the lowest place.
-    """
-    if len(places) == 1 or x >= places[0]:
-        return float(np.interp(x, places, values))
-    slope = (values[1] - values[0]) / (places[1] - places[0])
-    return float(max(LEAST * values[0], values[0] - slope * (places[0] - x)))

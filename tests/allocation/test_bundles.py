@@ -61,7 +61,7 @@ def test_rules_keep_whole_bundles(tied: Task, name: str, round_to: int | None) -
 
 @pytest.mark.parametrize("name", RULES)
 def test_rules_keep_to_the_floors_of_a_job(tied: Task, name: str) -> None:
-    floors = {group.name: group.width - group.divisor for group in tied.groups}
+    floors = {g.name: g.width // 2 // g.divisor * g.divisor for g in tied.groups}
     task = replace(tied, floors=floors)
     widths = allocator(name).propose(task, 0.2 * task.table.dense_cost).widths
     assert all(widths[group] >= floor for group, floor in floors.items())

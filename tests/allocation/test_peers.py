@@ -20,7 +20,7 @@ from edgeprune.allocation.reaching import reach
 from edgeprune.allocation.registry import ALLOCATORS, allocator
 from edgeprune.allocation.rules import within
 from edgeprune.allocation.search import Archive, front
-from edgeprune.allocation.task import Kept, Task, between
+from edgeprune.allocation.task import Kept, Task
 from edgeprune.data import Data
 from edgeprune.errors import InternalCheckError, UsageError
 from edgeprune.methods import names
@@ -30,9 +30,11 @@ from edgeprune.records import (
     ChannelGroup,
     CostTable,
     Environment,
+    LayerStair,
     Price,
     PricedLayer,
     SensitivityCurve,
+    Stair,
 )
 
 WIDTHS = {"a": (2, 4), "b": (2, 4)}
@@ -61,7 +63,7 @@ def table(widths: Mapping[str, tuple[int, ...]] = WIDTHS, kind: str = "measured"
                 prices.append(
                     Price(layer=name, width_in=i, width_out=j, cost=cost, origin="measured")
                 )
-    return CostTable.model_validate(
+    return with_lines(
         {
             "device": "hand",
             "kind": kind,
@@ -85,6 +87,22 @@ def table(widths: Mapping[str, tuple[int, ...]] = WIDTHS, kind: str = "measured"
             "environment": Environment(facts={}, comparable=()),
         }
     )
+
+
+def with_lines(fields: Mapping[str, object]) -> CostTable:
+    """The table with each layer's prices over one width, all else dense, and no stairs in them."""
+    found = CostTable.model_validate(fields)
+    sides = [(layer, side) for layer in found.layers for side in layer.sides]
+    swept = [
+        price
+        for layer, side in sides
+        for price in found.prices
+        if price.layer == layer.name
+        and (price.width_in, price.width_out)
+        == layer.at(side, price.width_out if side == "out" else price.width_in)
+    ]
+    stairs = [LayerStair(layer=x.name, side=side, stair=Stair(period=1)) for x, side in sides]
+    return found.model_copy(update={"swept": tuple(swept), "stairs": tuple(stairs)})
 
 
 def curves(**increases: tuple[float, ...]) -> dict[str, SensitivityCurve]:
@@ -118,9 +136,18 @@ def test_predicted_costs_between_and_below_offered_widths() -> None:
     assert task.cost({"a": 2, "b": 4}) == 16
     assert task.cost({"a": 3, "b": 2}) == 6 + 6 + 2
     assert task.cost({"a": 1, "b": 4}) == 2 + 4 + 4  # the lines go on below
-    assert between(3, (2, 4), [4.0, 8.0]) == 6
-    assert between(0, (2, 4), [4.0, 8.0]) == pytest.approx(0.4)  # a tenth at least
-    assert between(7, (4,), [3.0]) == 3
+
+
+def test_costs_between_offered_widths_follow_the_stairs() -> None:
+    """A network built for widths in tiles of 2: one channel more costs what the next tile does."""
+    plain = table()
+    tiles = [
+        entry.model_copy(update={"stair": Stair(period=2, shares=(0.0, 1.0))})
+        for entry in plain.stairs
+    ]
+    task = known(table=plain.model_copy(update={"stairs": tuple(tiles)}))
+    assert task.cost({"a": 3, "b": 4}) == task.cost({"a": 4, "b": 4}) == 28
+    assert task.cost({"a": 1, "b": 2}) == task.cost({"a": 2, "b": 2}) == 10
 
 
 def test_a_narrowed_problem_and_one_with_frozen_inputs() -> None:
@@ -229,6 +256,22 @@ def test_the_lowest_knob_that_is_enough() -> None:
     assert math.ceil(0.3 * 256) in knobs
     assert within(half_of_a, 1.0)(known(), 28).widths == {"a": 4, "b": 4}
     assert within(half_of_a, 1.0)(known(), 1).widths == {"a": 2, "b": 4}  # as far as it goes
+
+
+def test_a_knob_stops_at_the_first_place_within_the_target_where_costs_go_up_and_down() -> None:
+    """Three channels run slow kernels: as wide as possible at a cost of 20 is 2, not 1."""
+
+    def less_of_a(task: Task, knob: float) -> Kept:
+        return task.best({"a": 4 - int(3.9 * knob), "b": 4})
+
+    class Jagged(Known):
+        def cost(self, widths: Mapping[str, int]) -> float:
+            return {4: 28.0, 3: 40.0, 2: 16.0, 1: 19.0}[widths["a"]]
+
+    task = Jagged(**vars(known()))
+    assert within(less_of_a, 1.0)(task, 20).widths == {"a": 2, "b": 4}
+    assert within(less_of_a, 1.0)(task, 30).widths == {"a": 4, "b": 4}
+    assert within(less_of_a, 1.0)(task, 10).widths == {"a": 2, "b": 4}  # none: the cheapest
 
 
 RANKED = {
@@ -356,7 +399,7 @@ def _plain(build) -> Task:
         *(("conv2", a, b, 9 * 16 * a * b) for a in ones for b in twos),
         *(("head", b, 10, 10 * b) for b in twos),
     ]
-    found = CostTable.model_validate(
+    found = with_lines(
         {
             **table().model_dump(),
             "layers": [
