@@ -25,6 +25,7 @@ from edgeprune.records import Comparison, Environment, Samples
 FEWEST = 8  # processes in a comparison
 LOOKS = 0.7  # of the error allowed: who looks after each process stops where values lie close
 QUIET, LEVEL = 4, 1.06  # fewest processes that count as quiet; product of both costs over the least
+PATIENCE = 4  # times the seconds allowed, where too little of them was quiet
 OPENINGS = 3  # of the sessions in one process
 OPENING_US = 150_000.0  # of pairs, each time the sessions are opened
 Note = Callable[[str], None]
@@ -153,9 +154,11 @@ def compare_in_quiet(
     the same one again later. A process counts with its quiet pairs (`quiet_ratio`), and is quiet
     itself where both models together cost at most 3 % more than at best, the first one over all
     comparisons. Turns go on until each model has four such processes and its interval's relative
-    half width is at most `half_width`, or `seconds` have passed for each; then the quieter half of
-    the processes counts. This is for prices, which are floors as well, and for plans of the closed
-    loop; a verdict counts all pairs (`compare`).
+    half width is at most `half_width`, or `seconds` have passed for each (four times that where an
+    interval is wider than `settle`); then the quieter half of the processes counts. Processes in
+    which the first model costs over 6 % more than at best do not count where four others are left:
+    what slowed it slowed the other one too, and more or less than it. This is for prices, which are
+    floors as well, and for plans of the closed loop; a verdict counts all pairs (`compare`).
 
     Args:
         device: where to measure.
@@ -190,11 +193,14 @@ def compare_in_quiet(
         found = [ratio for ratio, _ in judged]
         done = [quiet and ratio.relative_half_width <= half_width for ratio, quiet in judged]
         report(sum(done))
-        late = clock() - started >= seconds * len(others)
+        spent = (clock() - started) / len(others)
+        allowed = [
+            seconds * (1 if ratio.relative_half_width <= settle else PATIENCE) for ratio in found
+        ]
         waiting = [
             number
             for number, processes in enumerate(seen)
-            if len(processes) < QUIET or not (late or done[number])
+            if len(processes) < QUIET or not (done[number] or spent >= allowed[number])
         ]
     for one in found:
         _require_settled(device, (one.ratio, one.low, one.high), settle, clock() - started)
@@ -218,7 +224,9 @@ def _require_settled(device: Device, interval: Interval, settle: float, seconds:
 def _quietest(processes: Sequence[QuietPairs], least: float, seed: int) -> tuple[QuietRatio, bool]:
     """Return what the quietest processes say, and whether enough of them are quiet."""
     second = min(one.second for one in processes)
-    ordered = sorted(processes, key=lambda one: one.first * one.second)
+    calm = [one for one in processes if one.first <= LEVEL * least]
+    among = calm if len(calm) >= QUIET else processes
+    ordered = sorted(among, key=lambda one: one.first * one.second)
     count = sum(one.first * one.second <= LEVEL * least * second for one in ordered)
     quiet = ordered[: max(QUIET, count, len(ordered) // 2)]
     ratio, low, high = process_interval([(one.ratio,) for one in quiet], seed=seed)

@@ -205,6 +205,23 @@ def test_in_quiet_moments_the_ratio_is_that_of_a_quiet_machine(simulated, export
     assert len(quiet) >= 2 * QUIET
 
 
+@pytest.mark.parametrize("seconds", [3.0, 20.0])
+def test_a_neighbour_that_is_mostly_there_neither_counts_nor_ends_the_comparison(
+    simulated, exported, seconds
+) -> None:
+    """Three processes of four are loud; four quiet ones are waited for, and they alone count."""
+    first, other = exported("residual"), exported("plain")
+    device = simulated(noise=0.01, process_noise=0.001, seed=1)
+    machine = Neighboured(device, lambda asked: asked % 4 > 0)
+    (found,) = compare_in_quiet(
+        machine, first, [other], half_width=0.01, seconds=seconds, settle=0.02,
+        clock=lambda: device.elapsed,
+    )  # fmt: skip
+    assert found.ratio == pytest.approx(cost(device, first) / cost(device, other), rel=0.005)
+    assert found.relative_half_width <= 0.02
+    assert len(machine.asked) < 40
+
+
 def test_where_it_is_never_quiet_time_ends_the_comparison(simulated, exported) -> None:
     device = simulated(noise=0.01, seed=2)
     machine = Neighboured(device, lambda asked: asked % 5 > 1)
