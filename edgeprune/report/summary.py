@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -194,6 +195,22 @@ def accuracy_doubt(verdict: Verdict) -> str:
     low, high = verdict.accuracy_drop_interval
     change = f"{0.0 - high:+.4f} to {0.0 - low:+.4f}"
     return f"95 % interval of the change {change}, {verdict.accuracy_samples:,} samples"
+
+
+def fine_tuning(verdict: Verdict, history: Sequence[tuple[int, float, float]]) -> str:
+    """Return what fine-tuning did to the metric, in one sentence.
+
+    Args:
+        verdict: of the job.
+        history: (step, training loss, validation metric), at least one.
+    """
+    best = max(metric for _, _, metric in history)
+    return (
+        f"{verdict.metric.capitalize()} on validation data: {verdict.recalibrated_accuracy:.4f} "
+        f"before fine-tuning, {best:.4f} in its best state, which was kept; the exported file on "
+        f"{verdict.accuracy_samples:,} samples of the {verdict.accuracy_on} data: "
+        f"{verdict.slim.accuracy:.4f}."
+    )
 
 
 def _cost_sentence(verdict: Verdict) -> str:
