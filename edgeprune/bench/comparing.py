@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from edgeprune.allocation.task import Task
 from edgeprune.allocation.trials import trial_steps
 from edgeprune.bench import narrower
 from edgeprune.bench.kept import Losses, Rows, remembered
-from edgeprune.bench.training import Trained, final_metric, from_scratch, recovered
+from edgeprune.bench.training import Progress, Trained, final_metric, from_scratch, recovered
 from edgeprune.bench.variants import BASELINES, OURS, Variant
 from edgeprune.budget import parse_budget
 from edgeprune.data import Data, batches
@@ -38,7 +38,6 @@ from edgeprune.records import (
     WidthPlan,
 )
 from edgeprune.report.console import Console
-from edgeprune.report.progress import Stage
 from edgeprune.stages import allocating, base, preparation
 from edgeprune.store import RunFolder
 
@@ -177,6 +176,19 @@ class Comparison:
             return BenchDense(accuracy=final_metric(self.model, self.data))
 
 
+@dataclass(frozen=True)
+class _Contender:
+    """A model to be: its costs over the dense model's, and how it is made and trained.
+
+    Two of equal `identity` train to the same for the same seed.
+    """
+
+    cost_ratio: float
+    macs_ratio: float
+    identity: object
+    train: Callable[[Data, int, Progress], Trained]
+
+
 @dataclass
 class _Work:
     """The comparison under way."""
@@ -187,7 +199,7 @@ class _Work:
     targets: dict[str, float]
     rows: Rows
     plans: dict[tuple[str, Variant], WidthPlan] = field(default_factory=dict)
-    trained: dict[tuple[str, str], object] = field(default_factory=dict)  # what a row trains
+    trained: dict[tuple[str, str], object] = field(default_factory=dict)  # identities of rows
 
     @cached_property
     def candidates(self) -> Candidates:
@@ -260,26 +272,17 @@ class _Work:
     def row(self, budget: str, variant: Variant, seed: int, place: str) -> None:
         """Do one row, unless it is finished."""
         bench, target = self.bench, self.targets[budget]
-        if variant.name == "narrower":
-            ratios = self.narrow(budget)
-            cost, macs = ratios.cost_ratio, ratios.macs_ratio
-            what: object = variant.name, ratios.factor
-        else:
-            plan = self.planned(budget, Variant(OURS) if variant.name == "scratch" else variant)
-            cost = plan.corrected / self.prices.table.dense_cost
-            macs = macs_ratio(self.prices.table, self.prices.dense, plan)
-            fresh = variant.name == "scratch"
-            what = fresh, {n: g.after if fresh else g.kept for n, g in plan.groups.items()}
-        self.trained[budget, variant.label] = what
+        contender = self.contender(budget, variant)
+        self.trained[budget, variant.label] = contender.identity
         if self.rows.get(variant.label, target, seed, bench.steps) is not None:
             return
-        if same := self._same(what, seed):
+        if same := self._same(contender.identity, seed):
             before, after, seconds = same.accuracy_before_recovery, same.accuracy, same.seconds
         else:
             started = time.monotonic()
             with bench.console.stage(f"{place}: {variant.label} at {budget}, seed {seed}") as stage:
                 data = load_data(bench.job.with_overrides(seed=seed), bench.folder)
-                trained = self._train(budget, variant, seed, data, stage)
+                trained = contender.train(data, seed, stage.update)
             before, after = trained.before, trained.after
             seconds = time.monotonic() - started
         self.rows.add(
@@ -288,34 +291,54 @@ class _Work:
                 target=target,
                 seed=seed,
                 steps=bench.steps,
-                cost_ratio=cost,
-                macs_ratio=macs,
+                cost_ratio=contender.cost_ratio,
+                macs_ratio=contender.macs_ratio,
                 accuracy_before_recovery=before,
                 accuracy=after,
                 seconds=seconds,
             )
         )
 
-    def _same(self, what: object, seed: int) -> BenchRow | None:
+    def contender(self, budget: str, variant: Variant) -> _Contender:
+        """Return what a row measures and trains."""
+        bench, dense = self.bench, self.bench.model
+        settings = bench.job.recover.model_copy(update={"steps": bench.steps})
+        whole = {"steps": bench.steps + bench.job.bench.dense_steps}
+        long = settings.model_copy(update=whole)
+        if variant.name == "narrower":
+            narrow = self.narrow(budget)
+
+            def built(data: Data, seed: int, progress: Progress) -> Trained:
+                fresh = narrower.build(bench.job, bench.folder, narrow.factor)
+                return from_scratch(fresh, dense, data, long, seed=seed, progress=progress)
+
+            identity = variant.name, narrow.factor
+            return _Contender(narrow.cost_ratio, narrow.macs_ratio, identity, built)
+        plan = self.planned(budget, Variant(OURS) if variant.name == "scratch" else variant)
+        table = self.prices.table
+        ratios = plan.corrected / table.dense_cost, macs_ratio(table, self.prices.dense, plan)
+        if variant.name == "scratch":
+
+            def shaped(data: Data, seed: int, progress: Progress) -> Trained:
+                fresh = shrink(dense, data.example, plan)
+                return from_scratch(fresh, dense, data, long, seed=seed, progress=progress)
+
+            widths = {name: group.after for name, group in plan.groups.items()}
+            return _Contender(*ratios, (variant.name, widths), shaped)
+
+        def cut(data: Data, seed: int, progress: Progress) -> Trained:
+            return recovered(dense, data, plan, settings, seed=seed, progress=progress)
+
+        kept = {name: group.kept for name, group in plan.groups.items()}
+        return _Contender(*ratios, ("cut", kept), cut)
+
+    def _same(self, identity: object, seed: int) -> BenchRow | None:
         """Return a finished row that trained the same: a plan of the same channels, say."""
         for (budget, label), other in self.trained.items():
             row = self.rows.get(label, self.targets[budget], seed, self.bench.steps)
-            if other == what and row is not None:
+            if other == identity and row is not None:
                 return row
         return None
-
-    def _train(self, budget: str, variant: Variant, seed: int, data: Data, stage: Stage) -> Trained:
-        bench, dense = self.bench, self.bench.model
-        settings = bench.job.recover.model_copy(update={"steps": bench.steps})
-        if variant.name not in BASELINES:
-            plan = self.planned(budget, variant)
-            return recovered(dense, data, plan, settings, seed=seed, progress=stage.update)
-        long = settings.model_copy(update={"steps": bench.steps + bench.job.bench.dense_steps})
-        if variant.name == "narrower":
-            fresh = narrower.build(bench.job, bench.folder, self.narrow(budget).factor)
-        else:
-            fresh = shrink(dense, data.example, self.planned(budget, Variant(OURS)))
-        return from_scratch(fresh, dense, data, long, seed=seed, progress=stage.update)
 
 
 def _left_out(job: Job) -> list[str]:

@@ -19,7 +19,8 @@ from edgeprune.errors import UsageError
 from edgeprune.importance.activations import consumers
 from edgeprune.importance.scoring import BATCH, Scoring
 from edgeprune.pruning.channels import Member
-from edgeprune.recovery.reconstruction import by_position, obstacle, patches
+from edgeprune.recovery.positions import by_position, patches
+from edgeprune.recovery.reconstruction import obstacle
 
 ROWS = 40  # positions for each weight of an output, at most
 

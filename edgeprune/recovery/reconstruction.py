@@ -15,8 +15,7 @@ Of a convolution's positions, a random 40 for each unknown are enough.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,13 +25,15 @@ from edgeprune.data import Data, call, first_batches
 from edgeprune.pruning.channels import is_carrier
 from edgeprune.pruning.groups import members
 from edgeprune.recovery.batchnorm import NORMS
+from edgeprune.recovery.positions import Drawing, by_position, count, patches
 
 SAMPLES = 1024
 BATCH = 64  # samples whose patches are held at once
 RIDGE = 1e-3
 UNKNOWNS = 10_000  # weights of one output, at most: their Gram matrix takes 800 MB
-ROWS = 40  # equations for each unknown weight of an output, at most
+HELD = 256e6  # bytes of the dense model's outputs that are kept from one pass of it
 Inputs = tuple[Tensor, ...]
+Target = tuple[Tensor | None, Tensor]  # positions of a batch, and the outputs there
 
 
 class Refit(NamedTuple):
@@ -84,31 +85,34 @@ def reconstruct(
     taken = first_batches(data.calibration, samples, "calibration")
     inputs = [part for x, _ in taken for part in _split(x)]
     outputs, consumers = _roles(dense, data.example, kept)
-    whole, _ = _run_order(dense, data.example)
-    order, norms = _run_order(slim, data.example)
+    whole = _run_of(dense, data.example)
+    order, norms, _ = _run_of(slim, data.example)
     layers, originals = dict(slim.named_modules()), dict(dense.named_modules())
     refitted: list[Refit] = []
-    left = [(name, "it was not called") for name in consumers if name not in whole]
+    left = [(name, "it was not called") for name in consumers if name not in whole.order]
     consumers &= set(order)
-    gone = {n for n in whole if type(layers.get(n)) is not type(originals[n])}
-    first = next((k for k, name in enumerate(whole) if name in consumers | gone), len(whole))
-    later = set(list(whole)[first:])
+    gone = {n for n in whole.order if type(layers.get(n)) is not type(originals[n])}
+    ran = list(whole.order)
+    first = next((k for k, name in enumerate(ran) if name in consumers | gone), len(ran))
+    later = set(ran[first:])
     wanted = [n for n in order if n in consumers or (n in later and not obstacle(layers[n]))]
-    for done, name in enumerate(wanted):
-        progress(done, len(wanted), name)
-        reason = "it runs more than once" if order[name] > 1 else obstacle(layers[name])
-        if reason:
-            left += [(name, reason)] if name in consumers else []
-            continue
-        norm = norms.get(name)
+    reasons = {n: "it runs more than once" if order[n] > 1 else obstacle(layers[n]) for n in wanted}
+    left += [(name, reason) for name, reason in reasons.items() if reason and name in consumers]
+    fitted = [name for name in wanted if not reasons[name]]
+    targets: dict[str, list[Target]] = {}
+    for done, name in enumerate(fitted):
+        progress(done, len(fitted), name)
+        constant = layers[name].bias is not None or name in norms
+        sums = NormalEquations(layers[name], len(inputs), fits_constant=constant)
         with torch.inference_mode():
-            constant = layers[name].bias is not None or norm is not None
-            sums = NormalEquations(layers[name], len(inputs), fits_constant=constant)
-            pairs = _pairs(slim, dense, layers[name], originals[name], inputs)
-            for entered, wanted_output in pairs:
-                sums.add(entered, by_position(wanted_output, layers[name], outputs.get(name)))
-        refitted.append(sums.solve(name, ridge, layers[norm] if norm else None))
-    progress(len(wanted), len(wanted), "")
+            if name not in targets:
+                drawings = _held_at_once(fitted[done:], layers, whole, inputs)
+                targets = _targets(dense, drawings, outputs, inputs)
+            for batch, (chosen, output) in zip(inputs, targets.pop(name), strict=True):
+                entered = _received(slim, layers[name], batch)
+                sums.take(patches(layers[name], entered, chosen), output)
+        refitted.append(sums.solve(name, ridge, layers[norms[name]] if name in norms else None))
+    progress(len(fitted), len(fitted), "")
     return Reconstruction(slim.eval(), tuple(refitted), tuple(left))
 
 
@@ -116,8 +120,8 @@ class NormalEquations:
     """The normal equations of one layer, summed batch by batch in double precision."""
 
     def __init__(self, layer: nn.Module, batches: int, *, fits_constant: bool) -> None:
-        self.layer, self.constant, self.batches = layer, fits_constant, batches
-        self.generator = torch.Generator().manual_seed(0)
+        self.layer, self.constant = layer, fits_constant
+        self.drawing = Drawing(layer, batches)
         self.weight: Tensor = layer.weight.detach().flatten(1).double()  # type: ignore[operator]
         size, out = self.weight.shape[1] + 1, self.weight.shape[0]
         self.gram = torch.zeros(size, size, dtype=torch.float64)
@@ -126,11 +130,13 @@ class NormalEquations:
 
     def add(self, entered: Tensor, wanted: Tensor) -> None:
         """Take in inputs of the slim layer and outputs [positions, channels] of the dense one."""
-        rows = patches(self.layer, entered)
-        most = ROWS * rows.shape[1] // self.batches + 1
-        if len(rows) > most:
-            chosen = torch.randperm(len(rows), generator=self.generator)[:most]
-            rows, wanted = rows[chosen], wanted[chosen]
+        chosen = self.drawing(len(wanted))
+        self.take(
+            patches(self.layer, entered, chosen), wanted if chosen is None else wanted[chosen]
+        )
+
+    def take(self, rows: Tensor, wanted: Tensor) -> None:
+        """Take in patches [positions, weights of one output] and outputs [positions, channels]."""
         rows = torch.cat((rows, torch.ones(len(rows), 1)), 1)
         self.gram += (rows.T @ rows).double()
         self.cross += (rows.T @ wanted).double()
@@ -197,24 +203,35 @@ def _roles(
     return outputs, consumers
 
 
-def _run_order(model: nn.Module, example: Inputs) -> tuple[dict[str, int], dict[str, str]]:
-    """Return (layer -> how often it runs, in order of the first run; layer -> BatchNorm behind it).
+class _Run(NamedTuple):
+    """One forward pass.
 
-    A BatchNorm stands behind a layer if it receives that layer's very output.
+    Args:
+        order: layer -> how often it runs, in order of the first run.
+        norms: layer -> the BatchNorm behind it, which receives that layer's very output.
+        positions: layer -> positions of its output for one sample.
     """
-    order: dict[str, int] = {}
-    norms: dict[str, str] = {}
+
+    order: dict[str, int]
+    norms: dict[str, str]
+    positions: dict[str, int]
+
+
+def _run_of(model: nn.Module, example: Inputs) -> _Run:
+    run = _Run({}, {}, {})
     given: dict[int, tuple[str, Tensor]] = {}
     handles = []
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def called(module: nn.Module, entered: Any, output: Any) -> None:
-            order[name] = order.get(name, 0) + 1
+            run.order[name] = run.order.get(name, 0) + 1
             source = given.get(id(entered[0])) if entered else None
             if isinstance(module, NORMS) and module.track_running_stats and source is not None:
-                norms[source[0]] = name
+                run.norms[source[0]] = name
             if isinstance(output, Tensor):
                 given[id(output)] = (name, output)  # held, so that the id stays its own
+                if output.ndim > 1:
+                    run.positions[name] = -(-count(output, module) // len(example[0]))
 
         return called
 
@@ -225,7 +242,24 @@ def _run_order(model: nn.Module, example: Inputs) -> tuple[dict[str, int], dict[
         model(*example)
     for handle in handles:
         handle.remove()
-    return order, norms
+    return run
+
+
+def _held_at_once(
+    names: Sequence[str], layers: Mapping[str, nn.Module], dense: _Run, batches: Sequence[Inputs]
+) -> dict[str, Drawing]:
+    """Return the first of the layers, as many as one pass keeps the dense outputs of."""
+    found: dict[str, Drawing] = {}
+    samples, held = sum(len(batch[0]) for batch in batches), 0
+    for name in names:
+        weight: Any = layers[name].weight
+        drawing = Drawing(layers[name], len(batches))
+        rows = min(samples * dense.positions.get(name, 1), len(batches) * drawing.most)
+        held += weight.element_size() * rows * len(weight)
+        if found and held > HELD:
+            break
+        found[name] = drawing
+    return found
 
 
 def obstacle(layer: nn.Module) -> str:
@@ -243,51 +277,56 @@ def obstacle(layer: nn.Module) -> str:
     return ""
 
 
-def patches(layer: nn.Module, x: Tensor) -> Tensor:
-    """Return [positions, weights of one output]: what each output of the layer is a product of."""
-    if not isinstance(layer, (nn.Conv1d, nn.Conv2d)):
-        return x.reshape(-1, x.shape[-1])
-    one = isinstance(layer, nn.Conv1d)
-
-    def both(value: tuple[int, ...], missing: int) -> tuple[int, ...]:
-        return (missing, *value) if one else value
-
-    padding: Any = layer.padding
-    unfolded = nn.functional.unfold(
-        x[:, :, None] if one else x,
-        both(layer.kernel_size, 1),
-        both(layer.dilation, 1),
-        both(padding, 0),
-        both(layer.stride, 1),
-    )
-    return unfolded.transpose(1, 2).reshape(-1, unfolded.shape[1])
-
-
-def by_position(output: Tensor, layer: nn.Module, kept: list[int] | None) -> Tensor:
-    """Return [positions, channels that stay] of a dense layer's output."""
-    rows = output.flatten(2).transpose(1, 2) if isinstance(layer, nn.Conv1d | nn.Conv2d) else output
-    rows = rows.reshape(-1, rows.shape[-1])
-    return rows if kept is None else rows[:, kept]
-
-
 class _Reached(Exception):
     """The layer of interest has run; the rest of the forward pass is not needed."""
 
 
-def _pairs(
-    slim: nn.Module,
+def _received(slim: nn.Module, layer: nn.Module, inputs: Inputs) -> Tensor:
+    """Return what `layer` receives in `slim`."""
+    caught: list[Tensor] = []
+
+    def before(_: nn.Module, entered: tuple[Tensor, ...]) -> None:
+        caught.append(entered[0])
+        raise _Reached
+
+    handle = layer.register_forward_pre_hook(before)
+    try:
+        _call(slim, inputs)
+    finally:
+        handle.remove()
+    return caught[0]
+
+
+def _targets(
     dense: nn.Module,
-    layer: nn.Module,
-    original: nn.Module,
+    drawings: Mapping[str, Drawing],
+    outputs: Mapping[str, list[int]],
     batches: Sequence[Inputs],
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (input of `layer` in `slim`, output of `original` in `dense`), batch by batch."""
-    for inputs in batches:
-        with _stopping_at(layer, entering=True) as entered:
-            _call(slim, inputs)
-        with _stopping_at(original, entering=False) as left:
+) -> dict[str, list[Target]]:
+    """Return layer -> its outputs in `dense` for each batch, at positions drawn from all."""
+    layers = dict(dense.named_modules())
+    found: dict[str, list[Target]] = {name: [] for name in drawings}
+    batch = 0
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def called(layer: nn.Module, _: Any, output: Tensor) -> None:
+            if len(found[name]) > batch:  # a layer that runs again
+                return
+            chosen = drawings[name](count(output, layer))
+            found[name].append((chosen, by_position(output, layer, outputs.get(name), chosen)))
+            if all(len(targets) > batch for targets in found.values()):
+                raise _Reached
+
+        return called
+
+    handles = [layers[name].register_forward_hook(hook(name)) for name in drawings]
+    try:
+        for batch, inputs in enumerate(batches):  # noqa: B007 - the hooks read it
             _call(dense, inputs)
-        yield entered[0], left[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _call(model: nn.Module, inputs: Inputs) -> None:
@@ -295,25 +334,3 @@ def _call(model: nn.Module, inputs: Inputs) -> None:
         call(model, inputs)
     except _Reached:
         return
-
-
-@contextmanager
-def _stopping_at(layer: nn.Module, *, entering: bool) -> Iterator[list[Tensor]]:
-    """Catch the input or the output of `layer` and stop the forward pass there."""
-    caught: list[Tensor] = []
-
-    def before(_: nn.Module, entered: tuple[Tensor, ...]) -> None:
-        caught.append(entered[0])
-        raise _Reached
-
-    def after(_: nn.Module, entered: tuple[Tensor, ...], output: Tensor) -> None:
-        caught.append(output)
-        raise _Reached
-
-    handle = (
-        layer.register_forward_pre_hook(before) if entering else layer.register_forward_hook(after)
-    )
-    try:
-        yield caught
-    finally:
-        handle.remove()

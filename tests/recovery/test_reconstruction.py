@@ -14,7 +14,8 @@ from edgeprune.pruning.blocks import Removed
 from edgeprune.pruning.groups import cut
 from edgeprune.recovery.batchnorm import recalibrate
 from edgeprune.recovery.finetuning import recover
-from edgeprune.recovery.reconstruction import patches, reconstruct
+from edgeprune.recovery.positions import by_position, count, patches
+from edgeprune.recovery.reconstruction import reconstruct
 from edgeprune.sections import RecoverSection
 
 
@@ -138,12 +139,45 @@ def test_what_cannot_be_refitted_is_reported_and_left_alone() -> None:
         (nn.Linear(3, 4, bias=False), (2, 5, 3)),
     ],
 )
-def testpatches_times_weights_are_the_layer(layer: nn.Module, shape: tuple[int, ...]) -> None:
+def test_patches_times_weights_are_the_layer(layer: nn.Module, shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
     output = layer(x)
-    rows = output.flatten(2).transpose(1, 2) if not isinstance(layer, nn.Linear) else output
+    rows = by_position(output, layer)
     product = patches(layer, x) @ layer.weight.flatten(1).T
     torch.testing.assert_close(product, rows.reshape(-1, 4), rtol=1e-4, atol=1e-5)
+    assert count(output, layer) == len(rows)
+    chosen = torch.tensor([len(rows) - 1, 0, len(rows) // 2])
+    torch.testing.assert_close(patches(layer, x, chosen), patches(layer, x)[chosen])
+    torch.testing.assert_close(by_position(output, layer, [3, 1], chosen), rows[chosen][:, [3, 1]])
+
+
+def test_patches_are_those_that_torch_unfolds() -> None:
+    layer = nn.Conv2d(3, 4, (3, 2), (2, 1), (1, 0), (1, 2))
+    x = torch.randn(2, 3, 9, 8).contiguous(memory_format=torch.channels_last)
+    unfolded = nn.functional.unfold(x, (3, 2), (1, 2), (1, 0), (2, 1))
+    assert torch.equal(patches(layer, x), unfolded.transpose(1, 2).flatten(0, 1))
+
+
+def test_how_much_of_the_dense_model_is_held_changes_nothing(
+    build, groups_of, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    """Its outputs are kept from one pass where they fit, from one pass a layer where not."""
+    model, inputs = build("residual")
+    kept = {g.name: tuple(range(0, g.width, 2)) for g in groups_of("residual").groups}
+    x = torch.randn(200, *inputs[0].shape[1:], generator=torch.Generator().manual_seed(5))
+    slim = cut(model, inputs, kept)
+    passes: list[int] = []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+
+    def run() -> tuple[dict[str, Tensor], int]:
+        passes.clear()
+        return reconstruct(slim, model, unlabelled(x), kept).model.state_dict(), len(passes)
+
+    together, few = run()
+    monkeypatch.setattr("edgeprune.recovery.reconstruction.HELD", 0)
+    apart, many = run()
+    assert all(torch.equal(value, apart[name]) for name, value in together.items())
+    assert few <= 8 < many, "four batches, and single passes to see the order"
 
 
 def test_layers_behind_a_branch_that_is_gone_make_up_for_it() -> None:
