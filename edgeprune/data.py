@@ -216,6 +216,15 @@ def call(model: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
     return output
 
 
+def has_labels(inputs: tuple[Tensor, ...], target: Tensor) -> bool:
+    """Whether `target` can be a label: one entry a sample, not NaN, not all negative classes."""
+    if target.ndim == 0 or not target.numel() or len(target) != len(inputs[0]):
+        return False
+    if target.is_floating_point():
+        return not bool(torch.isnan(target).all())
+    return not bool((target < 0).all())
+
+
 def require_finite(loss: Tensor | float, samples: int) -> None:
     """Raise UserFunctionError if a mean loss of the dense model over calibration is not finite."""
     if not math.isfinite(loss):

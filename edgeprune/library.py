@@ -12,7 +12,7 @@ from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
 from edgeprune.job import job_of
-from edgeprune.loading import check_finite, check_runs
+from edgeprune.loading import check_finite, check_judges, check_runs
 from edgeprune.pipeline import Result, run
 from edgeprune.report.console import Console
 from edgeprune.stages import base
@@ -67,8 +67,10 @@ def slim(
     )
     check_finite(model)
     data.check()
+    data = data.guarded()
     check_runs(model.eval(), data)
+    check_judges(model, data)
     folder = Path(out) if out is not None else Path("deploy", opened.spec.name, name)
     given = base.Given(initial=initial)
     console = Console(quiet=quiet)
-    return run(job, model, data.guarded(), opened, folder, console=console, given=given)
+    return run(job, model, data, opened, folder, console=console, given=given)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
-from edgeprune.data import Data
+from edgeprune.data import Data, first_batches, has_labels, require_finite
 from edgeprune.errors import (
     DataError,
     EdgepruneError,
@@ -296,6 +296,23 @@ def check_runs(model: nn.Module, data: Data) -> Tensor:
     if not bool(torch.isfinite(output).all()):
         raise DataError("the model's output for example_inputs holds NaN or infinity")
     return output
+
+
+def check_judges(model: nn.Module, data: Data) -> None:
+    """Take loss and metric of the model on the first calibration batch, if it has labels.
+
+    A fault in them is told so before hours of measuring rather than after.
+
+    Raises:
+        UserFunctionError: one of them fails, or the loss is not finite.
+    """
+    inputs, target = first_batches(data.calibration, 1, "calibration")[0]
+    if not has_labels(inputs, target):
+        return
+    with torch.inference_mode():
+        output = model(*inputs)
+        require_finite(data.loss(output, target), len(target))
+        data.metric(output, target)
 
 
 def code_digest(model: nn.Module, data: Data) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from edgeprune.data import Data, as_tuple, batches, call, first_batches, top1
 from edgeprune.errors import DataError, UserFunctionError
+from edgeprune.loading import check_judges
 
 BATCH = (torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
 
@@ -254,3 +256,19 @@ def test_guarding_changes_no_result_and_can_be_repeated() -> None:
     assert one_element.loss(logits, labels).shape == ()
     with pytest.raises(UserFunctionError, match=r"cross_entropy failed.*out of bounds"):
         guarded.loss(logits, labels + 2)
+
+
+@pytest.mark.parametrize("role", ["loss", "metric"])
+def test_loss_and_metric_are_tried_before_anything_is_measured(role: str) -> None:
+    inputs, labels = torch.zeros(4, 3), torch.tensor([0, 1, 2, 3])
+    model, broken = nn.Linear(3, 4), {role: lambda output, target: output.sum() * torch.nan}
+    for target, found in ((labels, True), (torch.empty(0), False)):  # no labels: neither is asked
+        batch = [(inputs, target)]
+        check_judges(model, Data(inputs[:1], None, batch, batch).guarded())
+        given = Data(inputs[:1], None, batch, batch, **broken).guarded()
+        with (
+            pytest.raises(UserFunctionError, match=f"{role} returned nan")
+            if found
+            else nullcontext()
+        ):
+            check_judges(model, given)

@@ -11,6 +11,7 @@ from edgeprune.allocation.explanation import explain
 from edgeprune.allocation.problem import Problem, observed
 from edgeprune.allocation.reachable import over_limits, require_reachable, unreachable
 from edgeprune.records import PlannedGroup, ResourceUse, Round, Unit, WidthPlan
+from edgeprune.report.figures import symbol
 
 FULL_USE = 0.97  # a plan below this share of the budget leaves accuracy unused
 AIM = (0.978, 0.990)  # of predictions: the middle of [FULL_USE, 1]
@@ -91,8 +92,8 @@ def close_the_loop(
             noise = (measured.high - measured.low) / (4 * measured.cost)  # of a 95 % interval
             seen.append(Observation(solution.choice, measured.cost, max(NOISE, noise)))
             note(
-                f"round {number}: predicted {solution.cost:.4g}, found {measured.cost:.4g} {unit} "
-                f"= {100 * measured.cost / budget:.1f} % of the budget"
+                f"round {number}: predicted {solution.cost:.4g}, found {measured.cost:.4g} "
+                f"{symbol(unit)} = {100 * measured.cost / budget:.1f} % of the budget"
             )
             done = _fits(measured, problem) and (
                 GOOD[0] * budget <= measured.cost <= GOOD[1] * budget

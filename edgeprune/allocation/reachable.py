@@ -11,6 +11,7 @@ from edgeprune.allocation.exact import cheapest
 from edgeprune.allocation.problem import Problem, Resource
 from edgeprune.errors import BudgetError
 from edgeprune.records import Unit
+from edgeprune.report.figures import symbol
 
 MOST = 100.0  # percent: what a budget may ask for
 KEY = {"ram": ("ram_kb", 1024.0), "flash": ("flash_kb", 1024.0)}
@@ -50,8 +51,8 @@ def require_reachable(
     if together.cost > budget:
         raise BudgetError(
             f"the budgets contradict each other: within {limits} the smallest cost is "
-            f"{together.cost:.4g} {unit}, and the budget is {budget:.4g} {unit} "
-            f"(without them {alone.cost:.4g} {unit} could be reached)",
+            f"{together.cost:.4g} {symbol(unit)}, and the budget is {budget:.4g} {symbol(unit)} "
+            f"(without them {alone.cost:.4g} {symbol(unit)} could be reached)",
             f"ask for at least {100 * together.cost / dense + 1:.0f}%, or raise one of the others",
         )
 
@@ -62,8 +63,9 @@ def unreachable(
     """Return the error for a main budget below the smallest cost; `kind` says how that is known."""
     least = 100 * smallest / dense_cost + 1
     return BudgetError(
-        f"the budget of {budget:.4g} {unit} cannot be reached: the smallest reachable cost is "
-        f"{smallest:.4g} {unit} ({kind}), {100 * smallest / dense_cost:.1f} % of dense",
+        f"the budget of {budget:.4g} {symbol(unit)} cannot be reached: the smallest "
+        f"reachable cost is {smallest:.4g} {symbol(unit)} ({kind}), "
+        f"{100 * smallest / dense_cost:.1f} % of dense",
         f"ask for at least {least:.0f}%, or shorten [prune] keep and floors, if there are any"
         if least <= MOST
         else "shorten [prune] keep and floors: next to nothing is left that could be cut",
@@ -77,7 +79,7 @@ def over_limits(problem: Problem, found: Mapping[str, float]) -> BudgetError:
         for name, resource in problem.limits().items()
         if found.get(name, 0.0) > resource.limit
     }
-    needs = ", ".join(f"{found[n]:,.0f} {r.unit} of {n}" for n, r in over.items())
+    needs = ", ".join(f"{found[n]:,.0f} {symbol(r.unit)} of {n}" for n, r in over.items())
     return BudgetError(
         f"no plan kept to {', '.join(map(_said, over.values()))}: the last one took {needs}",
         "raise the limit a little, or shorten [prune] keep, if there is one",
@@ -93,7 +95,7 @@ def _out_of_reach(problem: Problem, rows: tuple[Resource, ...], resource: Resour
     key, factor = KEY.get(resource.name, (resource.name, 1.0))
     return BudgetError(
         f"the budget {_said(resource)} cannot be reached: the smallest value at the offered widths "
-        f"is {smallest:,.0f} {resource.unit}, the dense model takes "
+        f"is {smallest:,.0f} {symbol(resource.unit)}, the dense model takes "
         f"{problem.used(problem.dense)[resource.name]:,.0f}",
         f"[budget] {key} must be at least {np.ceil(smallest / factor * 100) / 100:,.10g}, "
         "or shorten [prune] keep and floors, if there are any",
@@ -101,4 +103,4 @@ def _out_of_reach(problem: Problem, rows: tuple[Resource, ...], resource: Resour
 
 
 def _said(resource: Resource) -> str:
-    return f"{resource.name} of {resource.limit:,.0f} {resource.unit}"
+    return f"{resource.name} of {resource.limit:,.0f} {symbol(resource.unit)}"

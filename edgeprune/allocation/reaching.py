@@ -9,6 +9,7 @@ from edgeprune.allocation.closed_loop import AIM, FULL_USE, GOOD, Measured
 from edgeprune.allocation.registry import allocator as allocator_of
 from edgeprune.allocation.task import Proposal, Task
 from edgeprune.records import FrontPoint, PlannedGroup, Round, WidthPlan
+from edgeprune.report.figures import symbol
 
 ROUNDS = 6  # plans measured at the most
 TRIES = 24  # targets tried; most of them give a plan that is known already
@@ -51,7 +52,7 @@ def reach(
             seen[key] = proposal, found, predicted
             note(
                 f"round {len(seen)}: predicted {predicted:.4g}, found {found.cost:.4g} "
-                f"{task.table.unit} = {100 * found.cost / budget:.1f} % of the budget"
+                f"{symbol(task.table.unit)} = {100 * found.cost / budget:.1f} % of the budget"
             )
         cost = seen[key][1].cost
         if GOOD[0] * budget <= cost <= GOOD[1] * budget:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from edgeprune.data import Data, batches, call, require_finite
+from edgeprune.data import Data, batches, call, has_labels, require_finite
 from edgeprune.errors import DataError, UsageError
 from edgeprune.pruning.channels import Member, rows
 from edgeprune.sections import FusedSection
@@ -156,12 +156,3 @@ def gather(values: Tensor, member: Member, total: Tensor) -> None:
     owner = [k for k, at in enumerate(member.indices) for _ in at]
     index = [i for at in member.indices for i in at]
     total.index_add_(0, torch.tensor(owner, dtype=torch.long), values[index])
-
-
-def has_labels(inputs: tuple[Tensor, ...], target: Tensor) -> bool:
-    """Whether `target` can be a label: one entry a sample, not NaN, not all negative classes."""
-    if target.ndim == 0 or not target.numel() or len(target) != len(inputs[0]):
-        return False
-    if target.is_floating_point():
-        return not bool(torch.isnan(target).all())
-    return not bool((target < 0).all())

@@ -9,11 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from edgeprune.data import Data, call, first_batches, require_finite
+from edgeprune.data import Data, call, first_batches, has_labels, require_finite
 from edgeprune.errors import DataError
 from edgeprune.importance.kept import CurveStore
 from edgeprune.importance.scores import keep_best
-from edgeprune.importance.scoring import has_labels
 from edgeprune.pruning.groups import cut, narrowing
 from edgeprune.records import BlockLoss, ResidualBlock, SensitivityCurve
 from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgeprune.records import Kind, Shape, Unit
 
-US = ((1e6, "s"), (1e3, "ms"), (1.0, "µs"))
+MICROSECONDS = "µs"
+US = ((1e6, "s"), (1e3, "ms"), (1.0, MICROSECONDS))
 TIMES = "\N{MULTIPLICATION SIGN}"
 INSTRUCTIONS = ((1e9, "G instructions"), (1e6, "M instructions"), (1e3, "k instructions"))
 
@@ -31,7 +32,12 @@ def scale_of(unit: Unit, reference: float) -> Scale:
     for factor, name in US if unit == "us" else INSTRUCTIONS:
         if abs(reference) >= factor:
             return Scale(factor, name)
-    return Scale(1.0, "µs" if unit == "us" else "instructions")
+    return Scale(1.0, symbol(unit))
+
+
+def symbol(unit: str) -> str:
+    """Return how a unit is written for people: 'us' as µs, others as they are."""
+    return MICROSECONDS if unit == "us" else unit
 
 
 def number(value: float, spread: float = 0.0) -> str:

@@ -138,8 +138,8 @@ def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:
         rows.append(
             (
                 f"more {step.limit}",
-                f"{figures.number(step.added)} {step.unit} more would win {step.wins:.4f} of loss "
-                f"({step.price:.3g} a unit): {changed}",
+                f"{figures.number(step.added)} {figures.symbol(step.unit)} more would win "
+                f"{step.wins:.4f} of loss ({step.price:.3g} a unit): {changed}",
             )
         )
     if plan.held_by:

@@ -166,7 +166,7 @@ def a_row(limit: float, *, name: str = "macs", of: int = 0) -> Resource:
 
 
 def test_limits_out_of_reach_are_named() -> None:
-    with pytest.raises(BudgetError, match=r"smallest reachable cost is 3 us") as caught:
+    with pytest.raises(BudgetError, match=r"smallest reachable cost is 3 µs") as caught:
         require_reachable(two_groups(), 2.9, "us")
     assert caught.value.exit_code == 1
     assert "30.0 % of dense" in caught.value.what  # of 10 us
@@ -182,7 +182,7 @@ def test_limits_that_contradict_each_other_are_named() -> None:
     rising = Resource("flash", "bytes", 1.5, (LayerTerm("t", None, 0, np.array([[2.0, 1.0]])),))
     with pytest.raises(BudgetError, match="contradict each other: each of macs of 11 MACs, flash"):
         require_reachable(two_groups(a_row(11.0), rising), 10.0, "us")
-    with pytest.raises(BudgetError, match="within flash of 2 bytes the smallest cost is 6 us"):
+    with pytest.raises(BudgetError, match="within flash of 2 bytes the smallest cost is 6 µs"):
         require_reachable(two_groups(rising), 5.0, "us")
 
 
