@@ -1,6 +1,6 @@
 """The figures of docs/methods.md for importance and reconstruction, on the reference network.
 
-    make bench-methods                                            all of it: a quarter of an hour
+    make bench-methods                                            all of it: half an hour
     python benchmarks/methods.py --parts time --criteria taylor   time and memory of one criterion
     python benchmarks/methods.py --parts gain                     accuracy each criterion leaves
     python benchmarks/methods.py --parts regularised              what training before the cut gains

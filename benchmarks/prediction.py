@@ -6,8 +6,8 @@
     python benchmarks/prediction.py report --network fashion --keep FOLDER
 
 Each part goes on where it stopped; what is kept of another device or network is refused. Half of
-the plans take offered widths (aligned), half any width (unaligned). They are measured as a job
-measures plans, in interleaved pairs with the dense model, so that a change of the machine's speed
+the plans take offered widths (aligned), half any width (unaligned). They are measured as a
+verdict measures, in interleaved pairs with the dense model, so that a change of the machine's speed
 since the table was built cancels: compared are shares of the dense cost. The table is fitted to
 whole plans of its own (cost/whole.py); no other corrects the predictions, as those that the
 closed loop of a job measures would. `prepare --seed N` draws other plans.

@@ -77,7 +77,7 @@ METHODS: tuple[Method, ...] = (
     Method("regularisation", "growing", "a penalty that grows (GReg)"),
     Method("recovery", "batchnorm", "recalibrated BatchNorm statistics"),
     Method("recovery", "reconstruction", "consumer layers re-fitted by least squares"),
-    Method("recovery", "finetuning", "SGD on training data"),
+    Method("recovery", "finetuning", "SGD or AdamW, on training data or calibration inputs"),
     Method("recovery", "distillation", "learning from the dense model's outputs"),
     Method("mask", "auto", "global on a sparse accelerator, ln_structured elsewhere"),
     Method("mask", "l1", "unstructured: smallest absolute weights of each layer"),

@@ -18,6 +18,24 @@ if TYPE_CHECKING:
 answers: list[dict[str, Any]] = []  # the documents of --json, printed when the command is done
 
 
+def whole(_: type, tokens: Sequence[Token]) -> int:
+    """Return the whole number that an option was given; 1.5 is none, and is not rounded.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r} is not a whole number") from None
+
+
+Seed = Annotated[
+    int | None,
+    Parameter(name="--seed", converter=whole, validator=validators.Number(gte=0, lt=SEEDS)),
+]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Common:
@@ -31,11 +49,14 @@ class Common:
         No progress; only results, warnings and errors.
     verbose:
         Say more; show tracebacks.
+    seed:
+        Of everything that is drawn, instead of the job's.
     """
 
     json: Annotated[bool, Parameter(negative=())] = False
     quiet: Annotated[bool, Parameter(negative=())] = False
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative=())] = False
+    seed: Seed = None
 
     @property
     def console(self) -> Console:
@@ -55,21 +76,5 @@ Device = Annotated[str, Parameter(name="--device")]
 Budget = Annotated[str | None, Parameter(name="--budget")]
 
 
-def whole(_: type, tokens: Sequence[Token]) -> int:
-    """Return the whole number that an option was given; 1.5 is none, and is not rounded.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    try:
-        return int(tokens[0].value)
-    except ValueError:
-        raise ValueError(f"{tokens[0].value!r} is not a whole number") from None
-
-
-Seed = Annotated[
-    int | None,
-    Parameter(name="--seed", converter=whole, validator=validators.Number(gte=0, lt=SEEDS)),
-]
 Flag = Annotated[bool, Parameter(negative=())]
 Files = Annotated[list[Path] | None, Parameter(consume_multiple=True)]

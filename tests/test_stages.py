@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from edgeprune.data import Data
@@ -13,6 +15,7 @@ from edgeprune.errors import UserFunctionError
 from edgeprune.job import Job
 from edgeprune.pruning.groups import find_groups
 from edgeprune.report.console import Console
+from edgeprune.stages.allocating import by_criterion
 from edgeprune.stages.base import _tell_of_another_speed
 from edgeprune.stages.weighing import score
 
@@ -66,3 +69,17 @@ def test_a_loss_that_is_not_finite_ends_auto_and_is_not_passed_over() -> None:
     with pytest.raises(UserFunctionError, match="loss returned nan for 8 samples"):
         scored(broken)
     assert told == []
+
+
+def test_the_first_criterion_of_the_job_spans_groups_whatever_order_a_file_has(
+    tmp_path: Path,
+) -> None:
+    names = ("taylor", "l2", "fpgm")
+    given = {f"{name}/{group}": torch.rand(4) for name in names for group in ("b", "a")}
+    save_file(given, tmp_path / "scores.safetensors")
+    found = by_criterion(load_file(tmp_path / "scores.safetensors"), ("taylor", "bn_scale", "l2"))
+    assert list(found) == ["taylor", "l2", "fpgm"]  # what the job does not name comes last
+    for name, groups in found.items():
+        for group, one in groups.items():
+            assert torch.equal(one, given[f"{name}/{group}"])
+        assert set(groups) == {"a", "b"}

@@ -16,7 +16,7 @@ from edgeprune.report.figures import symbol
 FULL_USE = 0.97  # a plan below this share of the budget leaves accuracy unused
 AIM = (0.978, 0.990)  # of predictions: the middle of [FULL_USE, 1]
 EDGE = (FULL_USE, 0.998)  # where widths are too coarse for the aim
-# Where they are too coarse for that as well: what may turn out to fit, else the dearest below.
+# Where they are too coarse for that as well: what may turn out to fit, then wider and wider bands.
 COARSE = ((0.96, 1.008), (0.93, 0.998), (0.88, 0.998), (0.8, 0.998), (0.6, 0.998), (0.0, 0.998))
 GOOD = (0.972, 0.995)  # of measurements: no further round is needed
 ROUNDS = 4
@@ -175,10 +175,10 @@ def _fits(measured: Measured, problem: Problem) -> bool:
 def _next(
     problem: Problem, budget: float, candidates: list[_Candidate], number: int, seed: int
 ) -> Iterator[Solution]:
-    """Solve inside the aim; where no plan costs that much, for the dearest within the budget.
+    """Solve inside the aim; where no plan costs that much, in the first wider band that holds one.
 
-    After FREE rounds only plans close to the best measured one are considered: a solver that may
-    go anywhere goes where prices err most in its favour. The last round changes fewer groups yet.
+    After FREE rounds plans close to the best measured one come first: a solver that may go anywhere
+    goes where prices err most in its favour. In the last round they may be closer yet.
     Where a first plan has missed, a round has up to BESIDE plans, of which the others differ from
     the round's first in two groups at least.
     """

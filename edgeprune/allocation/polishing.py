@@ -57,10 +57,10 @@ class Polish:
         1. Channels are ranked anew, group by group, beside the cuts of all others; then gates of
            all groups are learned together, if wanted.
         2. Descent over widths: of the plans that differ in at most 3 groups by at most 2 offered
-           widths, at a price inside the aim, the 14 of least summed loss are cut and their loss
-           measured; the best is the next start, at most 3 times. The best found is measured on the
-           device and taken if it is inside the budget's window; if not, prices are corrected by
-           what was seen, and the descent goes on.
+           widths, predicted inside the window aimed at, the 14 of least summed loss are cut and
+           their loss measured; the best is the next start, at most 3 times. The best found is
+           measured on the device and taken if it is inside the budget's window; if not, prices are
+           corrected by what was seen, and the descent goes on.
         3. If widths changed, both once more, with 3 plans measured on the device at the most.
         """
         seen = self.observed(plan)

@@ -68,7 +68,7 @@ def layer_adaptive(task: Task, target: float) -> Kept:
 def within(rule: Rule, most: float) -> Callable[[Task, float], Proposal]:
     """Return the allocator that turns the knob of `rule` just far enough for a predicted cost.
 
-    The knob has 256 places from 0 to `most`; the lowest whose predicted cost is within the target
+    The knob has 257 places from 0 to `most`; the lowest whose predicted cost is within the target
     is taken. All are looked at, from the lowest on: costs do not fall steadily, since widths that
     fill their tiles can be cheaper than narrower ones. If none is within, the cheapest is taken.
     """

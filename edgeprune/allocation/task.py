@@ -64,7 +64,7 @@ class Task:
         curves: group -> its best curve.
         scores: criterion -> group -> score of each channel [width].
         criterion: which scores rank; None takes within each group the criterion of its curve, and
-            the first where one ranking spans groups.
+            the first of `scores` where one ranking spans groups.
         round_to: widths are rounded down to a multiple of this, where the rule knows rounding.
         floors: group -> narrowest width that the job allows.
         kind: of the device: "cpu", "gpu" or "microcontroller".

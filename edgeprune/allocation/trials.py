@@ -74,11 +74,11 @@ class Trials:
 
         Tried are the given `plan`, the one whose groups keep the most even shares, then in turn
         those of least summed loss, of least sum of squared losses, of the largest product of kept
-        shares, and of the least sum of the first and the third, all predicted in [97 %, 100 %] of
-        the budget, and none in which every group is at most as wide as in another. In the order of
-        their losses they are measured on the device, until one is inside that window too; 4 at
-        most. Where two missed it, prices are corrected by what was measured, and half as many more
-        are tried.
+        shares, and of the least sum of the first and the third, all predicted in [97 %, 99.8 %]
+        of the budget, and none in which every group is at most as wide as in another. In the order
+        of their losses they are measured on the device, until one is inside the budget's window;
+        4 at most. Where two missed it, prices are corrected by what was measured, half as many
+        more are tried, and 4 more may be measured.
         """
         start = self.polish.choice_of(plan)
         if start == self.polish.problem.dense:

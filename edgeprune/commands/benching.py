@@ -56,7 +56,7 @@ def bench(
     budgets = budgets_of(budget)
     console = common.console
     here = Path.cwd()  # a factory may go elsewhere
-    settings, model, data, opened = prepare(job, device, budgets[0], None, common)
+    settings, model, data, opened = prepare(job, device, budgets[0], common)
     from edgeprune.bench.comparing import Comparison
     from edgeprune.bench.variants import everything, variant
     from edgeprune.report.bench_page import render

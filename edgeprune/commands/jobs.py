@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgeprune.errors import DONE, GateError
-from edgeprune.options import DEFAULT, Budget, Common, Device, Files, Flag, Seed
+from edgeprune.options import DEFAULT, Budget, Common, Device, Files, Flag
 
 if TYPE_CHECKING:
     from edgeprune.devices.protocol import Device as Opened
@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from edgeprune.pipeline import Planned
 
 
-def plan(
-    job: Path, *, device: Device, budget: Budget = None, seed: Seed = None, common: Common = DEFAULT
-) -> int:
+def plan(job: Path, *, device: Device, budget: Budget = None, common: Common = DEFAULT) -> int:
     """Profile, price and allocate; change nothing.
 
     Parameters
@@ -27,12 +25,10 @@ def plan(
         Name of a device profile, or the path of one.
     budget:
         Instead of the job's: "50%", "2x", "0.8ms", "1.2Minsn"; several with commas.
-    seed:
-        Instead of the job's.
     """
     console = common.console
     budgets = budgets_of(budget)
-    settings, model, data, opened = prepare(job, device, budgets[0], seed, common)
+    settings, model, data, opened = prepare(job, device, budgets[0], common)
     from edgeprune.pipeline import Planned, plan_only
 
     if several := [text for text in budgets if text and len(budgets) > 1]:
@@ -70,7 +66,6 @@ def run(
     importance: Files = None,
     merge: Literal["mean", "rank"] = "mean",
     resume: Flag = False,
-    seed: Seed = None,
     common: Common = DEFAULT,
 ) -> int:
     """Do the whole job and ship into deploy/<device>/<job>/.
@@ -92,15 +87,13 @@ def run(
         How several of them are merged: mean, weighted by samples, or rank.
     resume:
         Go on where an earlier run of the same job stopped.
-    seed:
-        Instead of the job's.
     """
     from edgeprune import pipeline
 
     console = common.console
     here = Path.cwd()  # a factory may go elsewhere
     budgets = budgets_of(budget)
-    settings, model, data, opened = prepare(job, device, budgets[0], seed, common)
+    settings, model, data, opened = prepare(job, device, budgets[0], common)
     folder = out or Path("deploy", opened.spec.name, settings.name)
     folder = folder if Path.cwd() == here else here / folder
     files = [path if path.is_absolute() else here / path for path in importance or ()]
@@ -131,7 +124,7 @@ def run(
     return DONE if result.verdict.passed else GateError.exit_code
 
 
-def sensitivity(job: Path, *, device: Device, seed: Seed = None, common: Common = DEFAULT) -> int:
+def sensitivity(job: Path, *, device: Device, common: Common = DEFAULT) -> int:
     """Show what cutting each group alone to each of its widths costs in loss and metric.
 
     Finished groups are kept by content: an interrupted measurement goes on, a repeated one is read.
@@ -142,13 +135,11 @@ def sensitivity(job: Path, *, device: Device, seed: Seed = None, common: Common 
         The job file (job.toml).
     device:
         Name of a device profile, or the path of one: its staircase says which widths are worth it.
-    seed:
-        Instead of the job's.
     """
     from edgeprune.importance.sensitivity import best_curves
     from edgeprune.previews import sensitivity_only
 
-    settings, model, data, opened = prepare(job, device, None, seed, common, budget_needed=False)
+    settings, model, data, opened = prepare(job, device, None, common, budget_needed=False)
     found = sensitivity_only(settings, model, data, opened, common.console)
     chosen = best_curves(found.curves)
     common.answer(
@@ -166,7 +157,7 @@ def sensitivity(job: Path, *, device: Device, seed: Seed = None, common: Common 
     return DONE
 
 
-def importance(job: Path, *, out: Path, seed: Seed = None, common: Common = DEFAULT) -> int:
+def importance(job: Path, *, out: Path, common: Common = DEFAULT) -> int:
     """Score channels on the job's own data, for a run elsewhere that merges such scores.
 
     The file holds the scores and what they are of; no data leaves the machine.
@@ -177,15 +168,13 @@ def importance(job: Path, *, out: Path, seed: Seed = None, common: Common = DEFA
         The job file (job.toml).
     out:
         The file that receives the scores (.safetensors).
-    seed:
-        Instead of the job's.
     """
     from edgeprune.job import load_job
     from edgeprune.pipeline import load
     from edgeprune.previews import score
 
     here = Path.cwd()
-    settings = load_job(job).with_overrides(seed=seed)
+    settings = load_job(job).with_overrides(seed=common.seed)
     model, data = load(settings, job.resolve().parent)
     path = out if out.is_absolute() else here / out
     origin = score(settings, model, data, path, common.console)
@@ -273,7 +262,6 @@ def prepare(
     job: Path,
     device: str,
     budget: str | None,
-    seed: int | None,
     common: Common,
     *,
     budget_needed: bool = True,
@@ -282,7 +270,7 @@ def prepare(
     from edgeprune.devices.spec import load_spec
     from edgeprune.job import load_job
 
-    settings = load_job(job).with_overrides(budget=budget, seed=seed)
+    settings = load_job(job).with_overrides(budget=budget, seed=common.seed)
     if budget_needed:
         _ = settings.request
     load_spec(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeprune.errors import DONE, GateError, UnstableError
-from edgeprune.options import DEFAULT, Common, Device, Flag, Seed
+from edgeprune.options import DEFAULT, Common, Device, Flag
 
 
 def devices(*, common: Common = DEFAULT) -> int:
@@ -42,7 +42,10 @@ def devices(*, common: Common = DEFAULT) -> int:
 
 
 def doctor(*, common: Common = DEFAULT) -> int:
-    """Tell what this machine can do, and the command that adds what is missing."""
+    """Tell what this machine can do, and the command that adds what is missing.
+
+    Ends with 3 where something is missing that every job needs.
+    """
     from edgeprune.devices.diagnosis import diagnose
 
     checks = diagnose()
@@ -71,7 +74,6 @@ def profile(
     trace: Path | None = None,
     html: Path | None = None,
     resume: Flag = False,
-    seed: Seed = None,
     common: Common = DEFAULT,
 ) -> int:
     """Measure the cost and memory of every layer.
@@ -95,8 +97,6 @@ def profile(
         Write one page with the roofline.
     resume:
         Use what an interrupted measurement of the same model on the same device left.
-    seed:
-        Of everything that is drawn.
     """
     import tempfile
 
@@ -117,7 +117,7 @@ def profile(
             shapes=shape or (),
             seconds=seconds,
             resume=resume,
-            seed=seed or 0,
+            seed=common.seed or 0,
             note=stage.note,
         )
     document = found.model_dump(mode="json", by_alias=True)
@@ -141,7 +141,6 @@ def verify(
     *,
     device: Device,
     tolerance: float = 1e-4,
-    seed: Seed = None,
     common: Common = DEFAULT,
 ) -> int:
     """Compare two ONNX files: parity on the same random inputs, and speed-up with its interval.
@@ -156,8 +155,6 @@ def verify(
         Name of a device profile, or the path of one.
     tolerance:
         Largest difference of outputs, absolute, and relative to the largest output above 1.
-    seed:
-        Of inputs and order.
     """
     from edgeprune.devices.opening import open_device
     from edgeprune.inspection import compare_files
@@ -166,7 +163,7 @@ def verify(
     opened = open_device(device, console.warning)
     with console.stage(f"Comparing on {opened.spec.name}") as stage:
         found = compare_files(
-            before, after, opened, tolerance=tolerance, seed=seed or 0, note=stage.note
+            before, after, opened, tolerance=tolerance, seed=common.seed or 0, note=stage.note
         )
     common.answer({"schema": 1, **found.model_dump(mode="json")})
     console.comparison(

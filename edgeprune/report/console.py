@@ -152,10 +152,13 @@ class Console:
         table = _table("", ">dense", ">slim", ">change", "how sure")
         for row in summary.compared(verdict):
             _add(table, row.what, row.dense, row.slim, row.change, row.doubt)
-        gates = _table("gate", "", ">value", ">limit", "note")
-        for gate in summary.gates(verdict):
+        judged = summary.gates(verdict)
+        notes = any(gate.note for gate in judged)
+        gates = _table("gate", "", ">value", ">limit", *(["note"] if notes else []))
+        for gate in judged:
             style = {"met": "green", "not met": "bold red"}.get(gate.state, "yellow")
-            _add(gates, gate.name, _styled(gate.state, style), gate.value, gate.limit, gate.note)
+            note = [gate.note] if notes else []
+            _add(gates, gate.name, _styled(gate.state, style), gate.value, gate.limit, *note)
         ratio = verdict.speedup
         sure = summary.ratio_doubt(verdict)
         self.title(f"{verdict.job} on {verdict.device}", verdict.kind)
@@ -211,7 +214,7 @@ class Console:
             (first, f"{figures.cost(c.first_cost, unit)}, {kind}, median over the pairs"),
             (second, f"{figures.cost(c.second_cost, unit)}, {kind}, median over the pairs"),
             (figures.ratio_name(kind, proves), named),
-            ("ratio of the minima", figures.ratio(c.minimum_ratio)),
+            ("ratio of the floors", figures.ratio(c.minimum_ratio)),
             ("pairs", f"{c.pairs} in {c.processes} processes; {stopped[c.stopped]}"),
             ("parity", _parity(parity)),
             *(("", gate.note) for gate in gates if gate.met is None),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -29,6 +29,7 @@ from edgeprune.records import (
     Sensitivity,
     WidthPlan,
 )
+from edgeprune.sections import expanded
 from edgeprune.stages.base import Run, recovery_settings
 from edgeprune.stages.improving import REFIT, improved
 from edgeprune.verify.firmware import footprints
@@ -36,10 +37,7 @@ from edgeprune.verify.firmware import footprints
 
 def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitivity) -> Task:
     """Return what allocators work on."""
-    scores: dict[str, dict[str, Tensor]] = {}
-    for key, score in load_file(run.scores).items():
-        criterion, _, group = key.partition("/")
-        scores.setdefault(criterion, {})[group] = score
+    scores = by_criterion(load_file(run.scores), expanded(run.job.prune.importance))
     return Task(
         run.model,
         run.data,
@@ -53,6 +51,21 @@ def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitiv
         kind=run.device.spec.kind,
         seed=run.job.seed,
     )
+
+
+def by_criterion(
+    scores: Mapping[str, Tensor], order: Sequence[str]
+) -> dict[str, dict[str, Tensor]]:
+    """Return criterion -> group -> scores of "criterion/group" -> scores, in the job's `order`.
+
+    A file of tensors has an order of its own, and the first criterion ranks where one ranking
+    spans groups.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, score in scores.items():
+        criterion, _, group = key.partition("/")
+        found.setdefault(criterion, {})[group] = score
+    return {name: found[name] for name in (*order, *sorted(found)) if name in found}
 
 
 def candidates_of(run: Run, table: CostTable, sensitivity: Sensitivity) -> Candidates:
