@@ -13,7 +13,7 @@ from torch import nn
 from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
-from edgeprune.errors import UsageError
+from edgeprune.errors import BudgetError, UsageError
 from edgeprune.identity import versions
 from edgeprune.importance.shared import Merge, read_all
 from edgeprune.job import Job
@@ -126,13 +126,23 @@ def attempts(this: base.Run, prices: Prices) -> Made:
     steerable = allocator(this.job.prune.allocation).steerable and prices.table.widths
     if budget.met or made.stopped or not steerable:
         return made
+    if made.plan.corrected > made.plan.budget:  # another attempt would find the same
+        this.console.warning(
+            f"allocation {made.plan.allocation} finds no plan within the budget: the cheapest "
+            f"costs {100 * made.plan.corrected / made.plan.budget:.1f} % of it"
+        )
+        return made
     this.console.warning(
         f"its cost is {100 * budget.reached / budget.limit:.1f} % of the budget: "
         "the device has changed its speed since widths were allocated; trying once more"
     )
     # Of shares, since the device's speed may have changed from the allocation to the verdict.
     tighter = (budget.reached / budget.limit) / (made.plan.corrected / made.plan.budget)
-    again = make(replace(this, attempt=f"{this.attempt}again-"), prices, tighter)
+    try:
+        again = make(replace(this, attempt=f"{this.attempt}again-"), prices, tighter)
+    except BudgetError as error:  # what is finished is still worth having
+        this.console.warning(f"no second attempt: {error.what}, of a budget tighter by what missed")
+        return made
     return min(made, again, key=_shortfall)
 
 

@@ -94,7 +94,8 @@ def carry_out(
         steps: at least one.
         advance: (state before, None at first; step) -> the state cut and recovered.
         metric: of a state on validation data, higher is better.
-        least_share: a state is good if its metric is at least this share of the first one's.
+        least_share: a state is good if its metric is at least this share of the first one's; of one
+            below 0 (a negative error), if it is worse by at most the rest of 1.
     """
     state = advance(None, steps[0])
     first = metric(state)
@@ -103,10 +104,10 @@ def carry_out(
         candidate = advance(state, step)
         value = metric(candidate)
         tried.append((candidate, value))
-        if least_share is not None and value < least_share * first:
+        if least_share is not None and value < first - (1 - least_share) * abs(first):
             reason = (
-                f"step {step.number} of {len(steps)}: the metric {value:.4g} is under "
-                f"{least_share:g} of the first step's {first:.4g}"
+                f"step {step.number} of {len(steps)}: the metric {value:.4g} is over "
+                f"{100 * (1 - least_share):g} % worse than the first step's {first:.4g}"
             )
             return Outcome(state, tuple(tried), reason)
         state = candidate

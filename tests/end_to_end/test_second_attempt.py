@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from edgeprune import pipeline
 from edgeprune.devices.protocol import Answer, Request
 from edgeprune.devices.simulated import SimulatedDevice
 from edgeprune.devices.spec import load_spec
+from edgeprune.errors import BudgetError
 from edgeprune.job import load_job
 from edgeprune.report.console import Console
 
@@ -17,11 +19,12 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
 
 
 class Drifting(SimulatedDevice):
-    """Finished models cost 4 % more than the same widths did while they were allocated.
+    """Finished models cost `factor` of what the same widths did while they were allocated.
 
     Whatever is measured beside them costs `speed` of what it did.
     """
 
+    factor = 1.04
     speed = 1.0
 
     def ask(self, request: Request) -> Answer:
@@ -29,7 +32,7 @@ class Drifting(SimulatedDevice):
         finished = [Path(asked.file).name.endswith("slim.onnx") for asked in request.models]
         if not any(finished):
             return answer
-        factors = [self.speed * (1.04 if slim else 1.0) for slim in finished]
+        factors = [self.speed * (self.factor if slim else 1.0) for slim in finished]
         models = tuple(
             answered.model_copy(update={"values": tuple(f * v for v in answered.values)})
             for f, answered in zip(factors, answer.models, strict=True)
@@ -59,3 +62,39 @@ def test_a_missed_budget_is_tried_once_more(
     )
     assert again.plan == result.plan
     assert again.verdict == result.verdict
+
+
+def test_a_finished_model_is_kept_where_a_tighter_budget_cannot_be_reached(
+    job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = load_job(job)
+    model, data = pipeline.load(settings, job.parent)
+    device, quiet = Drifting(load_spec(str(job.with_name("exact.toml")))), Console(quiet=True)
+    with pytest.raises(BudgetError) as caught:
+        pipeline.plan_only(settings.with_overrides(budget="1%"), model, data, device, quiet)
+    told = re.search(r"ask for at least (\d+%)", caught.value.hint)
+    assert told is not None
+    device.factor = 1.5
+    least, out = settings.with_overrides(budget=told[1]), tmp_path / "out"
+    result = pipeline.run(least, model, data, device, out, console=quiet)
+    assert not result.verdict.budget.met
+    assert result.plan.corrected <= result.verdict.budget.limit, "as planned it was within"
+    assert "no second attempt" in capsys.readouterr().err
+    assert (out / "model.onnx").exists()
+
+
+def test_an_allocator_that_reaches_no_less_is_not_asked_twice(
+    job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = job.read_text().replace("[prune]", '[prune]\nallocation = "layer_adaptive"')
+    assert "layer_adaptive" in text
+    job.write_text(text)
+    settings = load_job(job).with_overrides(budget="9%")
+    model, data = pipeline.load(settings, job.parent)
+    device, out = SimulatedDevice(load_spec(str(job.with_name("exact.toml")))), tmp_path / "out"
+    result = pipeline.run(settings, model, data, device, out, console=Console(quiet=True))
+    assert not result.verdict.budget.met
+    told = " ".join(capsys.readouterr().err.split())
+    assert "allocation layer_adaptive finds no plan within the budget" in told
+    assert "changed its speed" not in told
+    assert not list((out / ".run").glob("again-*"))

@@ -61,7 +61,18 @@ def test_the_last_good_state_is_returned_when_the_metric_falls() -> None:
     found = carry_out(STEPS, advance, lambda state: METRICS[state[-1]], least_share=0.8)
     assert found.state == (0.1, 0.2, 0.3)
     assert [value for _, value in found.tried] == [0.9, 0.95, 0.73, 0.71]
-    assert "step 4 of 5: the metric 0.71 is under 0.8 of the first step's 0.9" in found.stopped
+    assert (
+        "step 4 of 5: the metric 0.71 is over 20 % worse than the first step's 0.9" in found.stopped
+    )
+
+
+def test_a_metric_below_zero_may_get_worse_by_the_same_share() -> None:
+    worse = {0.1: -0.5, 0.2: -0.5, 0.3: -0.59, 0.4: -0.61, 0.5: -0.4}
+    found = carry_out(
+        STEPS, lambda _, step: step.share, lambda state: worse[state], least_share=0.8
+    )
+    assert (found.state, len(found.tried)) == (0.3, 4)
+    assert "-0.61 is over 20 % worse than the first step's -0.5" in found.stopped
 
 
 def test_without_a_least_share_every_step_is_taken() -> None:
