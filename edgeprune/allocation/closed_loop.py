@@ -208,7 +208,7 @@ def _solved(
     low, high = AIM[0] * budget, AIM[1] * budget
     if problem.resources:
         free = solve(problem, high, without=tried, seed=seed)
-        if free is None or _held(problem, free, budget):
+        if free is not None and _held(problem, free, budget):
             return free
     if number > FREE:
         closest = min(candidates, key=lambda c: abs(c.measured.cost - (low + high) / 2))

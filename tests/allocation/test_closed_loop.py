@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from edgeprune.allocation.closed_loop import BESIDE, FULL_USE, ROUNDS, Measured, close_the_loop
-from edgeprune.allocation.problem import LayerTerm, Problem
+from edgeprune.allocation.problem import LayerTerm, Problem, Resource
 from edgeprune.errors import BudgetError
 from edgeprune.records import PlannedGroup, WidthPlan
 
@@ -129,3 +130,18 @@ def test_a_budget_that_only_measuring_shows_impossible() -> None:
     budget = 0.2 * problem.cost((len(WIDTHS) - 1,) * 4)
     with pytest.raises(BudgetError, match="found"):
         loop(problem, budget, lambda widths: budget + cost_of(problem, widths))
+
+
+@pytest.mark.parametrize("slack", [1.0, 1.005, 1.02])
+def test_a_budget_that_only_the_cheapest_plan_meets_beside_another_limit(slack: float) -> None:
+    """The solver is asked for 99 % of the budget first, which nothing costs."""
+    free = a_problem(0)
+    ram = np.array([WIDTHS], dtype=float)
+    rows = (Resource("ram", "bytes", 300.0, (LayerTerm("t", None, 0, ram),), 0.0),)
+    problem = replace(free, resources=rows)
+    budget = slack * problem.cost((0,) * 4)
+    plan, _ = loop(problem, budget, lambda widths: cost_of(problem, widths))
+    assert {name: g.after for name, g in plan.groups.items()} == dict.fromkeys(
+        problem.names, WIDTHS[0]
+    )
+    assert plan.corrected <= budget
