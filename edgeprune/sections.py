@@ -361,9 +361,9 @@ class GuardsSection(Section):
 class RecoverSection(Section):
     """How accuracy is won back; `distill` learns from the dense model's outputs as well.
 
-    With `reconstruct`, layers behind a cut are first re-fitted by least squares, without labels;
-    by default so, but for masked models and the schedule lottery, whose weights it would change.
-    `adam` (AdamW) suits recurrent layers and transformers, with a learning rate near 0.003.
+    Those are classes along axis 1 or the last, or values. With `reconstruct`, layers behind a cut
+    are first re-fitted by least squares; by default so, but for masked models and the schedule
+    lottery. `adam` (AdamW) suits recurrent layers and transformers, at a rate near 0.003.
     """
 
     reconstruct: bool = True
@@ -373,6 +373,7 @@ class RecoverSection(Section):
     learning_rate: float = Field(default=0.05, gt=0)
     temperature: float = Field(default=4.0, gt=0)
     distill_weight: float = Field(default=0.9, ge=0, le=1)
+    outputs: Literal["auto", "classes", "classes_last", "values"] = "auto"
 
     @property
     def insists_on_reconstruction(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,7 @@ from edgeprune.records import (
     Narrow,
     WidthPlan,
 )
+from edgeprune.recovery.teaching import require_teachable
 from edgeprune.report.console import Console
 from edgeprune.stages import allocating, base, preparation
 from edgeprune.store import RunFolder
@@ -93,6 +94,8 @@ class Comparison:
             )
         first = self.job.with_overrides(budget=self.budgets[0], seed=self.seeds[0])
         require_layers(self.model, first.prune.keep, first.prune.floors)
+        settings = first.recover.model_copy(update={"steps": self.steps})
+        require_teachable(self.model, self.data, settings)
         for budget in self.budgets:
             parse_budget(budget).limit(1.0, self.device.spec.unit)
         seed_everything(first.seed)
@@ -113,6 +116,7 @@ class Comparison:
             dense = folder.stage("dense-accuracy", BenchDense, self._dense)
             rows = Rows(folder.file("rows.jsonl"))
             work = _Work(self, this, prices, targets, rows)
+            skipped |= self._unscored(work.task.scores, skipped)
             left = [v for v in self.variants if v.label not in skipped]
             work.plan(left)
             order = list(self._order(left))
@@ -157,11 +161,23 @@ class Comparison:
                 found[name] = "there is nothing to compare before training"
             elif name == "narrower" and self.job.bench.narrower is None:
                 found[name] = "the job has no factory with a width: [bench] narrower"
+        return self._told(found, found)
+
+    def _unscored(self, scores: Container[str], before: Mapping[str, str]) -> dict[str, str]:
+        """Return what ranks by a criterion of "auto" that cannot score the model."""
+        found = {
+            variant.label: f"importance {variant.criterion} cannot score the model"
+            for variant in self.variants
+            if variant.criterion and variant.criterion not in scores
+        }
+        return self._told(found, {**before, **found})
+
+    def _told(self, found: dict[str, str], skipped: Container[str]) -> dict[str, str]:
         for name, why in found.items():
             self.console.warning(f"{name} is left out: {why}")
-        if all(variant.label in found for variant in self.variants):
+        if all(variant.label in skipped for variant in self.variants):
             raise UsageError(
-                f"nothing is left to compare: {', '.join(found)}",
+                f"nothing is left to compare: {', '.join(v.label for v in self.variants)}",
                 "name other methods with --methods, or see to what is missing",
             )
         return found

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from edgeprune.data import Batch, Data, batches, call
 from edgeprune.errors import DataError
 from edgeprune.recovery.layout import fast_layout, training_layout
+from edgeprune.recovery.teaching import class_axis, distillation
 from edgeprune.sections import RecoverSection
 
 GRADIENT_NORM = 2.0
@@ -94,7 +95,8 @@ class Trainee:
         if weight < 1.0:
             total = total + (1.0 - weight) * self.data.loss(output, lesson.target)
         if lesson.wanted is not None:
-            taught = distillation(output, lesson.wanted, self.settings.temperature)
+            classes = class_axis(output, lesson.target, self.data, self.settings.outputs)
+            taught = distillation(output, lesson.wanted, self.settings.temperature, classes)
             total = total + weight * taught
         return total
 
@@ -152,19 +154,6 @@ def optimizer_of(
         optimizer, learning_rate, total_steps=steps + 1, pct_start=0.15
     )
     return optimizer, schedule
-
-
-def distillation(output: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """Return T^2 * KL(softmax(wanted / T) || softmax(output / T)), mean over rows [N, classes].
-
-    A single output column has no distribution over classes: there the mean squared error serves.
-    """
-    if output.shape[-1] == 1 or output.ndim < 2:
-        return nn.functional.mse_loss(output, wanted)
-    student = nn.functional.log_softmax(output / temperature, dim=1)
-    teacher = nn.functional.log_softmax(wanted / temperature, dim=1)
-    divergence = nn.functional.kl_div(student, teacher, log_target=True, reduction="none").sum(1)
-    return temperature**2 * divergence.mean()
 
 
 def endless(part: Iterable[Batch]) -> Iterator[Pair]:

@@ -39,7 +39,7 @@ def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitiv
     """Return what allocators work on."""
     scores = by_criterion(load_file(run.scores), expanded(run.job.prune.importance))
     return Task(
-        run.model,
+        run.present.model,  # as it was scored
         run.data,
         tuple(group for group in groups.groups if group.name in table.widths),
         table,

@@ -14,6 +14,7 @@ from edgeprune.records import CostTable, GroupList, Recovered, Regularised, Sche
 from edgeprune.recovery.finetuning import recover
 from edgeprune.recovery.regularisation import require_training, train_regularised
 from edgeprune.recovery.schedules import Step, epoch_steps, plan_steps, rewind
+from edgeprune.recovery.teaching import require_teachable
 from edgeprune.stages import base
 from edgeprune.transforms import masks
 from edgeprune.verify import guards
@@ -42,14 +43,15 @@ def check(job: Job, model: nn.Module, data: Data, given: base.Given | None = Non
 
     Raises:
         BudgetError: the schedule does not reach a budget that is a share of dense.
-        DataError: a guard compares classes, and model or data have none; or there is nothing to
-            train with regularisation on.
+        DataError: a guard compares classes, and model or data have none; there is nothing to train
+            with regularisation on; or it is not known what the dense model would teach.
         UsageError: the allocation cannot go on from a step, masks that the model carries would be
             lost, a layer to keep or with a floor does not exist, or given scores are of another
             model than what is scored.
     """
     require_layers(model, job.prune.keep, job.prune.floors)
     guards.check(job.guards, model, data)
+    require_teachable(model, data, job.recover)
     _masks_stay(job, model)
     if job.regularise is not None:
         require_training(data)

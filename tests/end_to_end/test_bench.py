@@ -162,3 +162,31 @@ def test_variants() -> None:
     assert len(set(labels)) == len(labels)
     with pytest.raises(UsageError, match=r"known: exact, uniform.*narrower, scratch"):
         variant("best", ())
+
+
+TRANSPOSED = """
+
+def build_transposed():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.ReLU(), nn.ConvTranspose2d(16, 8, 2, 2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    ).eval()
+"""
+
+
+def test_a_criterion_of_auto_that_cannot_score_the_model_is_left_out(job, inside, tmp_path) -> None:
+    model = job.with_name("model.py")
+    model.write_text(model.read_text() + TRANSPOSED)
+    text = job.read_text().replace('"model:build"', '"model:build_transposed"')
+    job.write_text(text.replace('weights = "dense.safetensors"\n', ""))
+    words = ["bench", job, "--device", job.with_name("exact.toml"), "--out", tmp_path / "out"]
+    done = inside(
+        *words, "--steps", "0", "--methods", "uniform/output_error,uniform/l2", "--budget", "80%",
+        "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    why = "uniform/output_error: importance output_error cannot score the model"
+    document = json.loads(done.stdout)
+    assert document["skipped"] == [why]
+    assert [row["method"] for row in document["rows"]] == ["uniform/l2"]

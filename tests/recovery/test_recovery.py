@@ -6,6 +6,7 @@ import copy
 import math
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from edgeprune.data import Data
 from edgeprune.errors import DataError
 from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
 from edgeprune.recovery.finetuning import recover
-from edgeprune.recovery.training import distillation, optimizer_of
+from edgeprune.recovery.teaching import class_axis, distillation, require_teachable
+from edgeprune.recovery.training import optimizer_of
 from edgeprune.sections import RecoverSection
 
 
@@ -64,9 +66,61 @@ def test_distillation_by_hand() -> None:
     by_hand = 4 * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
     assert float(distillation(student, teacher, 2.0)) == pytest.approx(by_hand, rel=1e-5)
     assert float(distillation(teacher, teacher, 2.0)) == pytest.approx(0.0, abs=1e-7)
-    assert float(distillation(torch.tensor([[1.0]]), torch.tensor([[3.0]]), 2.0)) == pytest.approx(
-        4.0
-    )
+    values = torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, 5.0]])
+    assert float(distillation(*values, 2.0, None)) == pytest.approx(2.0)
+    # positions are distributions of their own, wherever their classes lie
+    a, b = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+    one_by_one = [
+        distillation(x[None], y[None], 2.0) for x, y in zip(a.view(6, 5), b.view(6, 5), strict=True)
+    ]
+    for last in (
+        distillation(a, b, 2.0, -1),
+        distillation(a.transpose(1, 2), b.transpose(1, 2), 2.0, 1),
+    ):
+        assert float(last) == pytest.approx(float(torch.stack(one_by_one).mean()), rel=1e-5)
+
+
+LABELS, FLOATS = torch.zeros(4, 7, dtype=torch.long), torch.randn(4, 7)
+
+
+@pytest.mark.parametrize(
+    ("output", "target", "loss", "said", "axis"),
+    [
+        ((4, 3), LABELS[:, 0], "cross_entropy", "auto", 1),
+        ((4, 3, 7), LABELS, "cross_entropy", "auto", 1),  # as a language model of this project
+        ((4, 7, 3), LABELS, "own", "auto", -1),
+        ((4, 7, 7), LABELS, "cross_entropy", "auto", 1),  # both would do: cross-entropy decides
+        ((4, 7), FLOATS, "cross_entropy", "auto", 1),  # soft labels
+        ((4, 7), FLOATS, "own", "auto", None),
+        ((4, 1), FLOATS[:, :1], "own", "auto", None),
+        ((4,), FLOATS[:, 0], "own", "auto", None),
+        ((4, 3), torch.empty(0), "cross_entropy", "auto", 1),
+        ((4, 3, 7), torch.empty(0), "cross_entropy", "auto", 1),
+        ((4, 7), FLOATS, "own", "classes", 1),
+        ((4, 3, 7), LABELS, "own", "values", None),
+        ((4, 3, 7), LABELS, "own", "classes_last", -1),
+        ((4, 3, 7), LABELS[:, 0], "own", "auto", DataError),
+    ],
+)  # fmt: skip
+def test_what_the_dense_model_teaches(
+    output: tuple[int, ...],
+    target: Tensor,
+    loss: str,
+    said: Any,
+    axis: int | type[Exception] | None,
+) -> None:
+    own = {"own": lambda output, target: output.sum(), "cross_entropy": nn.functional.cross_entropy}
+    batch = [(torch.zeros(4, *output[1:]), target)]
+    found = Data(batch[0][0][:1], batch, batch, batch, loss=own[loss]).guarded()
+    settings = RecoverSection(outputs=said)
+    if axis is DataError:
+        with pytest.raises(DataError, match="along which axis classes lie"):
+            require_teachable(nn.Identity(), found, settings)
+        require_teachable(nn.Identity(), found, RecoverSection(distill=False))
+        require_teachable(nn.Identity(), found, RecoverSection(steps=0))
+        return
+    require_teachable(nn.Identity(), found, settings)
+    assert class_axis(torch.zeros(output), target, found, said) == axis
 
 
 def test_recovery_learns_and_keeps_the_dense_model(data: Data) -> None:
