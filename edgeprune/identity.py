@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
+from edgeprune.fingerprint import code_digest
 from edgeprune.importance.sensitivity import RECALIBRATION_SAMPLES
 from edgeprune.importance.shared import Origin
 from edgeprune.job import Job
-from edgeprune.loading import code_digest
 from edgeprune.records import GroupList
 from edgeprune.sections import PruneSection, expanded
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import random
@@ -313,20 +312,3 @@ def check_judges(model: nn.Module, data: Data) -> None:
         output = model(*inputs)
         require_finite(data.loss(output, target), len(target))
         data.metric(output, target)
-
-
-def code_digest(model: nn.Module, data: Data) -> str:
-    """Return a hash of the source of the model's classes, of the data's, of loss and metric.
-
-    What has no source (compiled code, a console) enters with its name only.
-    """
-    things = {type(module) for module in model.modules()} | {type(p) for p in data.parts().values()}
-    texts = []
-    for thing in (*things, data.loss, data.metric):
-        name = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', type(thing))}"
-        try:
-            source = "" if name.startswith("torch.") else inspect.getsource(thing)
-        except (OSError, TypeError):
-            source = ""
-        texts.append(name + source)
-    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()

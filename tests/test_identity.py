@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from edgeprune.data import Data
+from edgeprune.fingerprint import code_digest
 from edgeprune.identity import identity_of
 from edgeprune.job import Job
 
@@ -48,3 +56,97 @@ def test_a_changed_section_is_another_run_and_named(key: str, simulated) -> None
     assert names
     assert all(one.startswith(f"job.{section}") or one == "budget" for one in names)
     assert name in ("", "adam") or f"job.{key}" in names
+
+
+class Weighted(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return self.factor * F.cross_entropy(output, target)
+
+
+class Called:
+    def __init__(self, *powers: float) -> None:
+        self.powers = [{"power": power} for power in powers]
+        self.itself = self
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        return output.sum() ** self.powers[0]["power"]
+
+    def twice(self, output: Tensor, target: Tensor) -> Tensor:
+        return 2 * self(output, target)
+
+
+def enclosed(factor: float) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda output, target: factor * output.sum()
+
+
+FACTOR = 1.0
+
+
+def scaled(output: Tensor) -> Tensor:
+    return FACTOR * output.sum()
+
+
+def by_a_global(output: Tensor, target: Tensor) -> Tensor:
+    return scaled(output)
+
+
+LOSSES: dict[str, Callable[[], Any]] = {
+    "function": lambda: F.cross_entropy,
+    "other function": lambda: F.multi_margin_loss,
+    "module": nn.CrossEntropyLoss,
+    "module, smoothed": lambda: nn.CrossEntropyLoss(label_smoothing=0.1),
+    "module, weighted": lambda: nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 1.0])),
+    "module, weighted otherwise": lambda: nn.CrossEntropyLoss(torch.tensor([1.0, 3.0, 1.0])),
+    "other module": nn.MultiMarginLoss,
+    "partial": lambda: functools.partial(F.cross_entropy, label_smoothing=0.1),
+    "partial, otherwise": lambda: functools.partial(F.cross_entropy, label_smoothing=0.2),
+    "partial, other function": lambda: functools.partial(F.multi_margin_loss, margin=0.2),
+    "own module": lambda: Weighted(1.0),
+    "own module, otherwise": lambda: Weighted(2.0),
+    "own object": lambda: Called(1.0),
+    "own object, otherwise": lambda: Called(2.0),
+    "own object, a part more": lambda: Called(1.0, 2.0),
+    "method": lambda: Called(1.0).twice,
+    "method, otherwise": lambda: Called(2.0).twice,
+    "closure": lambda: enclosed(1.0),
+    "closure, otherwise": lambda: enclosed(2.0),
+    "by a global": lambda: by_a_global,
+}
+
+
+def test_code_is_told_apart_by_all_that_a_loss_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [(torch.randn(8, 4), torch.arange(8) % 3)]
+
+    def digest(name: str, part: str = "loss") -> str:
+        given = {part: LOSSES[name]()}
+        return code_digest(
+            nn.Linear(4, 3), Data(batches[0][0], None, batches, batches, **given).guarded()
+        )
+
+    for part in ("loss", "metric"):
+        found = {name: digest(name, part) for name in LOSSES}
+        assert found == {name: digest(name, part) for name in LOSSES}, "the same twice"
+        assert len(set(found.values())) == len(LOSSES)
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+    assert digest("by a global", "metric") != found["by a global"]
+
+
+def test_code_has_the_same_digest_in_another_process() -> None:
+    text = (
+        "from test_identity import *; b = [(torch.zeros(2, 4), torch.zeros(2, dtype=torch.long))]\n"
+    )
+    text += "print([code_digest(nn.Linear(4, 3), Data(b[0][0], None, b, b, loss=f())) for f in LOSSES.values()])"
+    here = Path(__file__).parent
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", text], cwd=here, env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(seen) == 1
+    assert "[" in seen.pop()

@@ -1,0 +1,96 @@
+"""Hashes of code: of what a job's functions and objects do, not of where they lie in memory."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import hashlib
+import inspect
+import sysconfig
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeprune.data import Data
+
+DEPTH = 5  # of objects that hold objects
+LARGEST = 1_000_000  # values of a tensor that are looked at; of a larger one, the first
+INSTALLED = tuple(sysconfig.get_paths().values())  # where nobody changes code between two runs
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, enum.Enum)
+
+
+def code_digest(model: nn.Module, data: Data) -> str:
+    """Return a hash of the source of the model's classes, of the data's, of loss and metric.
+
+    Of loss and metric it covers what they hold and refer to as well: parts of modules and partial
+    functions, attributes of objects, closures, globals of the user's modules. What has no source
+    (compiled code, a console) enters with its name only.
+    """
+    things = {type(module) for module in model.modules()} | {type(p) for p in data.parts().values()}
+    texts = [_source(thing) for thing in things]
+    for judge in (data.loss, data.metric):
+        texts.append("\n".join(_parts(getattr(judge, "__wrapped__", judge), set())))
+    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()
+
+
+def _source(thing: Any) -> str:
+    name = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', type(thing))}"
+    try:
+        return name + ("" if name.startswith("torch.") else inspect.getsource(thing))
+    except (OSError, TypeError):
+        return name
+
+
+def _parts(thing: Any, seen: set[int], depth: int = DEPTH) -> Iterator[str]:
+    """Yield texts that tell `thing` from another one of the same kind."""
+    if isinstance(thing, PLAIN):
+        yield repr(thing)
+    elif isinstance(thing, Tensor):
+        values = thing.detach().flatten()[:LARGEST].cpu().contiguous()
+        digest = hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()
+        yield f"{thing.dtype} {tuple(thing.shape)} {digest}"
+    elif id(thing) in seen or not depth:
+        yield type(thing).__qualname__
+    else:
+        seen.add(id(thing))
+        for name, part in _inside(thing):
+            yield name
+            yield from _parts(part, seen, depth - 1)
+
+
+def _inside(thing: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the parts of something compound, by name."""
+    if isinstance(thing, type):
+        yield _source(thing), None
+    elif isinstance(thing, functools.partial):
+        yield from (("partial", thing.func), ("", thing.args), ("", thing.keywords))
+    elif inspect.ismethod(thing):
+        yield from ((thing.__name__, thing.__func__), ("of", thing.__self__))
+    elif inspect.isfunction(thing):
+        yield _source(thing), thing.__defaults__
+        yield "", thing.__kwdefaults__
+        if not thing.__code__.co_filename.startswith(INSTALLED):
+            held = inspect.getclosurevars(thing)
+            yield from _sorted({**held.globals, **held.nonlocals})
+    elif inspect.ismodule(thing) or inspect.isbuiltin(thing):
+        yield getattr(thing, "__name__", ""), None
+    elif isinstance(thing, Mapping):
+        yield from _sorted(thing)
+    elif isinstance(thing, list | tuple):
+        yield from (("", part) for part in thing)
+    elif isinstance(thing, set | frozenset):
+        yield " ".join(sorted(map(repr, thing))), None
+    elif isinstance(thing, nn.Module):
+        yield _source(type(thing)) + repr(thing), None
+        yield from _sorted(thing.state_dict())
+        own = {name: value for name, value in vars(thing).items() if not name.startswith("_")}
+        yield from _sorted(own)
+    else:
+        yield _source(type(thing)), None
+        yield from _sorted(getattr(thing, "__dict__", {}))
+
+
+def _sorted(held: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    return iter(sorted(((str(name), part) for name, part in held.items()), key=lambda one: one[0]))
