@@ -55,6 +55,21 @@ def atomic(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """Return edgeprune's folder in the user's cache: below $XDG_CACHE_HOME, or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprune"
+
+
+def usable(folder: Path, variable: str, warn: Callable[[str], None]) -> Path | None:
+    """Return `folder` if files can be kept there; else None, and `warn` how `variable` helps."""
+    try:
+        require_writable(folder / "file")
+    except OutputError as error:
+        warn(f"nothing is kept for later jobs: {error.what}; {variable} may name another folder")
+        return None
+    return folder
+
+
 def require_writable(path: Path) -> None:
     """Make sure that a file can be put at `path`, before work is done for it.
 

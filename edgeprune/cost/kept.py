@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from edgeprune.errors import DeviceError
 from edgeprune.records import Environment, KeptPrices, ProbeCost
-from edgeprune.store import write_text
+from edgeprune.store import cache_folder, write_text
 
 FORM = 3  # of the measurement: raised when the same layer gives another price
 FOLDER = "EDGEPRUNE_PRICES"
@@ -25,8 +25,7 @@ def default_folder() -> Path:
     """Return where prices are kept: $EDGEPRUNE_PRICES, else in the user's cache."""
     if os.environ.get(FOLDER):
         return Path(os.environ[FOLDER])
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "edgeprune" / "prices"
+    return cache_folder() / "prices"
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,14 @@ class Probes:
                 [] if self.device.spec.exact else sorted(kept)[:: max(1, len(kept) // ANCHORS)]
             )
             run = {k: path for k, path in files.items() if k not in kept or k in anchors}
-            found = self._measure(run, processes, rounds, inner, progress)
+
+            def keep(costs: dict[str, ProbeCost]) -> None:
+                if self.store and costs:
+                    self.store.save(effort, costs)
+
+            # Counts are final at once; a time is only when all its processes have run.
+            each = keep if self.device.spec.exact else (lambda costs: None)
+            found = self._measure(run, processes, rounds, inner, progress, each)
             speed = _agreed([found[key].cost / kept[key].cost for key in anchors])
             if speed is None:
                 rest = {k: path for k, path in files.items() if k not in run}
@@ -123,13 +130,19 @@ class Probes:
                 kept, speed = {}, 1.0
             self.taken.update({key: cost.times(speed) for key, cost in kept.items()} | found)
             new = {key: cost.times(1 / speed) for key, cost in found.items() if key not in kept}
-            if self.store and new:
-                self.store.save(effort, new)
+            if not self.device.spec.exact:
+                keep(new)
 
     def _measure(
-        self, files: dict[str, Path], processes: int, rounds: int, inner: int, progress: Progress
+        self,
+        files: dict[str, Path],
+        processes: int,
+        rounds: int,
+        inner: int,
+        progress: Progress,
+        each: Callable[[dict[str, ProbeCost]], None] = lambda costs: None,
     ) -> dict[str, ProbeCost]:
-        """Return the least cost of each file over processes.
+        """Return the least cost of each file over processes; `each` hears of every answer.
 
         Beside each chunk runs one reference, the same all along. What else runs on the machine
         slows all that a process runs for seconds, in which a floor is no price: chunks beside which
@@ -151,6 +164,7 @@ class Probes:
             else:
                 least[number] = min(least[number], found.pop(REFERENCE).cost)
                 self._least = min(self._least, least[number])
+            each(found)
             for key, cost in found.items():
                 best[key] = min(cost, best.get(key, cost), key=lambda probe: probe.cost)
 

@@ -21,6 +21,7 @@ from edgeprune.devices.roofline import RooflineDevice
 from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
 from edgeprune.export.fragments import smallest_model
 from edgeprune.records import DeviceSpec
+from edgeprune.store import cache_folder
 
 PYTHON = "EDGEPRUNE_GPU_PYTHON"
 WEBGPU = "WebGpuExecutionProvider"
@@ -156,11 +157,6 @@ def python_of(spec: DeviceSpec) -> Path:
         "{cache}", str(cache_folder())
     )
     return Path(named).expanduser()
-
-
-def cache_folder() -> Path:
-    """Return edgeprune's folder in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprune"
 
 
 def _find(spec: DeviceSpec, python: Path) -> Found:

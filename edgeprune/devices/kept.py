@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 from edgeprune.devices.protocol import Answer, Device, Request
 from edgeprune.errors import ResumeError
 from edgeprune.records import DeviceSpec, Environment
-from edgeprune.store import sha256_of, write_text
+from edgeprune.store import cache_folder, sha256_of, write_text
 
 
 @dataclass
@@ -60,15 +59,42 @@ class KeptDevice:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class ResumedDevice:
+    """Asks `device`, whose answers must come from the `environment` that a run began in."""
+
+    device: Device
+    environment: Environment
+
+    @property
+    def spec(self) -> DeviceSpec:
+        """The profile of the device."""
+        return self.device.spec
+
+    def ask(self, request: Request) -> Answer:
+        """Return the answer to `request`.
+
+        Raises:
+            ResumeError: it comes from another environment.
+        """
+        answer = self.device.ask(request)
+        if differences := self.environment.differences(answer.environment):
+            raise ResumeError(
+                f"device {self.spec.name} is not what it was when the run began:\n  - "
+                + "\n  - ".join(differences),
+                "run without --resume to start anew",
+            )
+        return answer
+
+
 def keep(device: Device, path: Path, *, resume: bool) -> KeptDevice:
     """Return a device that keeps its answers about the model at `path` in the user's cache.
 
     Without `resume`, what an earlier measurement left is removed.
     """
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     identity = f"{device.spec.model_dump_json()} {sha256_of(path)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:24]
-    kept = KeptDevice(device, root / "edgeprune" / "profiles" / name)
+    kept = KeptDevice(device, cache_folder() / "profiles" / name)
     if not resume:
         kept.forget()
     kept.folder.mkdir(parents=True, exist_ok=True)

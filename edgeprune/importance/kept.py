@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from edgeprune.records import Sensitivity, SensitivityCurve
-from edgeprune.store import write_text
+from edgeprune.store import cache_folder, write_text
 
 FORM = 1  # of the measurement: raised when the same inputs give other curves
 
 
 def default_folder() -> Path:
     """Return where curves are kept for this user."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "edgeprune" / "sensitivity"
+    return cache_folder() / "sensitivity"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Literal
 
 from edgeprune.records.base import Record, Unit
 
@@ -192,6 +193,9 @@ class PlanTrial(Record):
     steps: int
 
 
+Losses = Literal["of dense", "of what is left", "scores"]
+
+
 class WidthPlan(Record):
     """How wide each group is to be.
 
@@ -205,7 +209,7 @@ class WidthPlan(Record):
     the samples of the curves: what it differs from `loss` by is what the groups' losses do not
     add up to. `trials` are plans that recovery was tried with, this one among them.
     `unheeded` are limits beside the budget that `allocation` does not know: nothing but
-    their gates judges them.
+    their gates judges them. `losses` tells what the groups' losses are.
     """
 
     groups: dict[str, PlannedGroup]
@@ -225,6 +229,7 @@ class WidthPlan(Record):
     trials: tuple[PlanTrial, ...] = ()
     explanation: Explanation | None = None
     allocation: str = "exact"
+    losses: Losses = "of dense"
     front: tuple[FrontPoint, ...] = ()
 
     @property

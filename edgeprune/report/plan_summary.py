@@ -13,13 +13,19 @@ if TYPE_CHECKING:
     from edgeprune.records import (
         CostTable,
         Kind,
+        Losses,
         MeasuredPlan,
         PlanTrial,
         Unit,
         WidthPlan,
     )
 
-LOSES = "loss of each group cut alone, by its best curve, BatchNorm recalibrated, not re-fitted"
+ALONE = "loss of each group cut alone, by its best curve, BatchNorm recalibrated, not re-fitted"
+LOSES: dict[Losses, str] = {
+    "of dense": ALONE,
+    "of what is left": f"{ALONE}; over the model that this one was cut from",
+    "scores": "summed scores of the channels that go, as [prune] loss asks for; nothing measured",
+}
 TRIALS = "loss of whole plans on validation data: cut and re-fitted, then after steps of recovery"
 
 
@@ -133,13 +139,14 @@ def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:
                 "groups; BatchNorm recalibrated, not re-fitted",
             )
         )
+    won = "score" if plan.losses == "scores" else "loss"
     for step in plan.explanation.steps if plan.explanation else ():
         changed = ", ".join(f"{n} {a} -> {b}" for n, (a, b) in step.widths.items())
         rows.append(
             (
                 f"more {step.limit}",
                 f"{figures.number(step.added)} {figures.symbol(step.unit)} more would win "
-                f"{step.wins:.4f} of loss ({step.price:.3g} a unit): {changed}",
+                f"{step.wins:.4f} of {won} ({step.price:.3g} a unit): {changed}",
             )
         )
     if plan.held_by:

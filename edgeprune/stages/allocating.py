@@ -25,6 +25,7 @@ from edgeprune.pruning.floors import group_floors
 from edgeprune.records import (
     CostTable,
     GroupList,
+    Losses,
     ModelProfile,
     Sensitivity,
     WidthPlan,
@@ -51,6 +52,13 @@ def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitiv
         kind=run.device.spec.kind,
         seed=run.job.seed,
     )
+
+
+def _losses(run: Run) -> Losses:
+    """Return what the losses of groups are."""
+    if run.job.prune.loss == "importance":
+        return "scores"
+    return "of dense" if run.left is None else "of what is left"
 
 
 def by_criterion(
@@ -203,7 +211,7 @@ def allocate(
             dense_cost=run.dense_cost(table.dense_cost),
             seed=run.job.seed,
             note=stage.note,
-        )
+        ).model_copy(update={"losses": _losses(run)})
         if run.job.prune.loss != "sensitivity" or run.left is not None:
             return plan  # the sum is no loss of the dense model's
         meter = LossMeter(run.model, run.data, run.job.prune.calibration_samples)

@@ -9,10 +9,12 @@ from pathlib import Path
 from torch import nn
 
 from edgeprune.data import Data
+from edgeprune.devices.kept import ResumedDevice
 from edgeprune.devices.protocol import Device
 from edgeprune.identity import identity_of
 from edgeprune.job import Job
 from edgeprune.loading import seed_everything
+from edgeprune.records import ModelProfile
 from edgeprune.report.console import Console
 from edgeprune.stages import base, steps
 from edgeprune.stages.preparing import prepared
@@ -47,4 +49,13 @@ def begun(
     if budgets:
         identity["budget"] = ", ".join(sorted(budgets))
     with RunFolder(out, identity, resume=resume) as folder:
-        yield prepared(base.Run(jobs[0], model, data, device, folder, console, given=given))
+        here = _as_it_began(device, folder)
+        yield prepared(base.Run(jobs[0], model, data, here, folder, console, given=given))
+
+
+def _as_it_began(device: Device, folder: RunFolder) -> Device:
+    """Return `device`, held to the environment of the run's first profile if it is resumed."""
+    for stage in ("0-profile", "2-profile"):
+        if profile := folder.load(stage, ModelProfile):
+            return ResumedDevice(device, profile.environment)
+    return device

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgeprune.cost.kept import default_folder
+from edgeprune.cost.kept import FOLDER, default_folder
 from edgeprune.cost.table import build_table
 from edgeprune.cost.whole import fit_to_whole_plans
 from edgeprune.export.onnx_graph import export
@@ -14,6 +14,7 @@ from edgeprune.pruning.floors import group_floors
 from edgeprune.pruning.groups import cut
 from edgeprune.records import CostTable, GroupList, ModelProfile
 from edgeprune.stages.base import Run
+from edgeprune.store import usable
 
 
 def price(run: Run, groups: GroupList, dense: ModelProfile, *, fit: bool = True) -> CostTable:
@@ -27,7 +28,9 @@ def price(run: Run, groups: GroupList, dense: ModelProfile, *, fit: bool = True)
             dense,
             seed=run.job.seed,
             precision=run.precision,
-            prices=None if spec.runtime == "simulated" else default_folder(),
+            prices=None
+            if spec.runtime == "simulated"
+            else usable(default_folder(), FOLDER, run.console.warning),
             floors=group_floors(run.job.prune.floors, groups),
             report=lambda what, done, total: stage.update(done, total, what),
             warn=run.console.warning,

@@ -22,7 +22,7 @@ from edgeprune.job import Job
 from edgeprune.records import BlockLoss, CostTable, GroupList, Sensitivity
 from edgeprune.sections import expanded
 from edgeprune.stages.base import Run
-from edgeprune.store import atomic
+from edgeprune.store import atomic, usable
 
 
 def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
@@ -58,12 +58,19 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
             table.widths,
             scores,
             samples=settings.calibration_samples,
-            store=CurveStore(default_folder(), curves_base(present.model, run.data, settings)),
+            store=_store(run),
             progress=stage.update,
         )
         samples = settings.calibration_samples
         blocks = block_losses(present.model, run.data, groups.blocks, samples=samples)
         return Sensitivity(curves=curves, blocks=blocks)
+
+
+def _store(run: Run) -> CurveStore | None:
+    """Return where finished curves are kept, if they can be."""
+    folder = usable(default_folder(), "XDG_CACHE_HOME", run.console.warning)
+    base = curves_base(run.present.model, run.data, run.job.prune)
+    return CurveStore(folder, base) if folder else None
 
 
 def score(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,41 @@ def test_another_environment_finds_nothing(priced, simulated) -> None:
     assert other.probes >= 0.9 * first.probes
     fresh = priced(simulated(step=4))
     assert costs(fresh) == pytest.approx(costs(other))
+
+
+class Broken:
+    """A device that counts exactly, and is lost after some answers about layers."""
+
+    def __init__(self, device: SimulatedDevice, answers: float) -> None:
+        self.device, self.answers, self.asked = device, answers, 0
+        self.spec = device.spec.model_copy(update={"figure": "emulated"})
+
+    def ask(self, request):  # type: ignore[no-untyped-def]
+        if request.task == "layers" and request.joined:
+            if self.asked == self.answers:
+                raise DeviceError("lost")
+            self.asked += 1
+        return self.device.ask(request)
+
+
+def test_exact_prices_taken_before_a_device_was_lost_are_kept(
+    exported, groups_of, simulated, tmp_path: Path
+) -> None:
+    path = exported("plain")
+    profile = profile_model(simulated(), path, name="plain")
+
+    def build(answers: float, folder: str) -> tuple[CostTable, int]:
+        device = Broken(simulated(), answers)
+        graph, groups = read_graph(path), groups_of("plain").groups
+        return build_table(device, graph, groups, profile, prices=tmp_path / folder), device.asked
+
+    whole, asked = build(math.inf, "other")
+    assert asked > 2
+    with pytest.raises(DeviceError, match="lost"):
+        build(asked - 1, "prices")
+    table, rest = build(math.inf, "prices")
+    assert costs(table) == costs(whole)
+    assert rest <= 2
 
 
 def test_prices_that_do_not_agree_on_the_speed_are_measured_anew() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from edgeprune import store
 from edgeprune.errors import DeviceError
 
 LIMIT_BYTES = 1 << 30  # of a folder in the cache
@@ -20,8 +21,7 @@ def cache_folder(part: str) -> Path:
     Raises:
         DeviceError: it cannot be written.
     """
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = root / "edgeprune" / part
+    folder = store.cache_folder() / part
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
