@@ -194,7 +194,8 @@ def weak_share(model: nn.Module, data: Data, groups: Sequence[ChannelGroup], kin
     """
     scales = kind == "bn_scale"
     weak = total = 0.0
-    scores = group_scores(model, data.example, "bn_scale" if scales else "l2")
+    names = [group.name for group in groups]
+    scores = group_scores(model, data.example, "bn_scale" if scales else "l2", names)
     for group in groups:
         if group.name not in scores:
             continue
