@@ -18,7 +18,7 @@ from edgeprune.allocation.explanation import explain
 from edgeprune.allocation.problem import Problem
 from edgeprune.importance.normalisation import mean_rank
 from edgeprune.importance.scores import keep_best
-from edgeprune.records import PlannedGroup, Round, WidthPlan
+from edgeprune.records import ChannelGroup, PlannedGroup, Round, WidthPlan
 
 Choice = tuple[int, ...]
 Groups = dict[str, PlannedGroup]
@@ -37,15 +37,17 @@ class Polish:
 
     Args:
         problem: widths, losses and prices.
-        scores: criterion -> group -> score of each channel [width].
+        scores: criterion -> group -> score of each channel [width], bundled.
+        bundles: group -> which of its channels go together.
         loss: measures the loss increase of a whole plan.
         measure: builds a plan's model and measures its cost.
-        gates: yields gates learned from what a plan keeps; None learns none.
+        gates: yields gates learned from what a plan keeps, bundled; None learns none.
         note: receives one line a step.
     """
 
     problem: Problem
     scores: Mapping[str, Mapping[str, Tensor]]
+    bundles: Mapping[str, ChannelGroup]
     loss: Callable[[Mapping[str, PlannedGroup]], float]
     measure: Callable[[Groups], Measured]
     gates: Callable[[Groups], Iterator[Mapping[str, Tensor]]] | None = None
@@ -185,7 +187,7 @@ class Polish:
         for name in sorted(cut, key=lambda n: -alone[n]):
             planned, tried = groups[name], {groups[name].kept}
             for criterion in self._rankings(name, RANKINGS // len(cut)):
-                ranking = mean_rank(_of_group(self.scores, name), criterion)
+                ranking = self._ranking(name, criterion)
                 kept = keep_best(ranking, planned.after)
                 if kept in tried:
                     continue
@@ -198,6 +200,9 @@ class Polish:
             self.note(f"ranked in context: whole loss {before:.4f} -> {loss:.4f}")
         return plan.model_copy(update={"groups": groups})
 
+    def _ranking(self, group: str, criteria: str) -> Tensor:
+        return mean_rank(_of_group(self.scores, group), criteria, self.bundles[group])
+
     def _rankings(self, group: str, most: int) -> list[str]:
         """Return a group's criteria, then pairs of them: `most`, but all criteria at least."""
         criteria = list(_of_group(self.scores, group))
@@ -208,7 +213,7 @@ class Polish:
         """Return what each group keeps at the widths of `choice`."""
         found = {}
         for name, width in self.problem.widths_of(choice).items():
-            ranking = mean_rank(_of_group(self.scores, name), rankings[name])
+            ranking = self._ranking(name, rankings[name])
             found[name] = PlannedGroup(
                 before=len(ranking),
                 after=width,
