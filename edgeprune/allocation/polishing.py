@@ -15,6 +15,7 @@ from torch import Tensor
 from edgeprune.allocation.closed_loop import GOOD, Measured
 from edgeprune.allocation.correction import NOISE, Observation, corrected
 from edgeprune.allocation.explanation import explain
+from edgeprune.allocation.neighbours import nearest
 from edgeprune.allocation.problem import Problem
 from edgeprune.importance.normalisation import mean_rank
 from edgeprune.importance.scores import keep_best
@@ -22,7 +23,6 @@ from edgeprune.records import ChannelGroup, PlannedGroup, Round, WidthPlan
 
 Choice = tuple[int, ...]
 Groups = dict[str, PlannedGroup]
-CHANGED, FAR = 3, 2  # groups that a neighbour differs in, and by how many offered widths
 LOOKED_AT, DESCENT = 14, 3  # neighbours whose loss is measured in a step down; steps
 PASSES = 2  # over widths
 MEASURED = 3  # plans that go to the device
@@ -159,8 +159,7 @@ class Polish:
             if following == best:
                 break
             best = following
-            near = [c for c in self._near(best, priced, budget) if c not in losses]
-            for choice in sorted(near, key=self.problem.loss)[:LOOKED_AT]:
+            for choice in nearest(priced, best, _aim(budget), LOOKED_AT, losses):
                 losses[choice] = self.loss(self.cut(choice, rankings))
 
     def observed(self, plan: WidthPlan) -> list[Observation]:
@@ -230,28 +229,6 @@ class Polish:
         options = zip(self.problem.names, self.problem.widths, strict=True)
         return tuple(offered.index(widths[name]) for name, offered in options)
 
-    def _near(self, choice: Choice, priced: Problem, budget: float) -> list[Choice]:
-        """Return neighbours inside the aim and all limits; what is removed stays removed."""
-        problem, found = self.problem, []
-        steps = [delta for delta in range(-FAR, FAR + 1) if delta]
-        for count in range(1, min(CHANGED, len(choice)) + 1):
-            for places in itertools.combinations(range(len(choice)), count):
-                for deltas in itertools.product(steps, repeat=count):
-                    after = list(choice)
-                    for g, delta in zip(places, deltas, strict=True):
-                        after[g] += delta
-                    if not all(self._offered(g, choice[g], after[g]) for g in places):
-                        continue
-                    if not _aimed(priced.cost(after), budget):
-                        continue
-                    if all(row.used(after) <= row.limit for row in problem.resources):
-                        found.append(tuple(after))
-        return found
-
-    def _offered(self, g: int, before: int, after: int) -> bool:
-        widths = self.problem.widths[g]
-        return 0 <= after < len(widths) and widths[before] > 0 and widths[after] > 0
-
     def changed(
         self,
         plan: WidthPlan,
@@ -286,7 +263,12 @@ def _of_group(scores: Mapping[str, Mapping[str, Tensor]], name: str) -> dict[str
 
 
 def _aimed(cost: float, budget: float) -> bool:
-    return GOOD[0] * budget <= cost <= GOOD[1] * budget
+    low, high = _aim(budget)
+    return low <= cost <= high
+
+
+def _aim(budget: float) -> tuple[float, float]:
+    return GOOD[0] * budget, GOOD[1] * budget
 
 
 def observation(choice: Choice, cost: float, low: float, high: float) -> Observation:
