@@ -15,14 +15,14 @@ from torch import Tensor
 from edgeprune.allocation.closed_loop import GOOD, Measured
 from edgeprune.allocation.correction import NOISE, Observation, corrected
 from edgeprune.allocation.explanation import explain
+from edgeprune.allocation.neighbours import nearest
 from edgeprune.allocation.problem import Problem
 from edgeprune.importance.normalisation import mean_rank
 from edgeprune.importance.scores import keep_best
-from edgeprune.records import PlannedGroup, Round, WidthPlan
+from edgeprune.records import ChannelGroup, PlannedGroup, Round, WidthPlan
 
 Choice = tuple[int, ...]
 Groups = dict[str, PlannedGroup]
-CHANGED, FAR = 3, 2  # groups that a neighbour differs in, and by how many offered widths
 LOOKED_AT, DESCENT = 14, 3  # neighbours whose loss is measured in a step down; steps
 PASSES = 2  # over widths
 MEASURED = 3  # plans that go to the device
@@ -37,15 +37,17 @@ class Polish:
 
     Args:
         problem: widths, losses and prices.
-        scores: criterion -> group -> score of each channel [width].
+        scores: criterion -> group -> score of each channel [width], bundled.
+        bundles: group -> which of its channels go together.
         loss: measures the loss increase of a whole plan.
         measure: builds a plan's model and measures its cost.
-        gates: yields gates learned from what a plan keeps; None learns none.
+        gates: yields gates learned from what a plan keeps, bundled; None learns none.
         note: receives one line a step.
     """
 
     problem: Problem
     scores: Mapping[str, Mapping[str, Tensor]]
+    bundles: Mapping[str, ChannelGroup]
     loss: Callable[[Mapping[str, PlannedGroup]], float]
     measure: Callable[[Groups], Measured]
     gates: Callable[[Groups], Iterator[Mapping[str, Tensor]]] | None = None
@@ -157,8 +159,7 @@ class Polish:
             if following == best:
                 break
             best = following
-            near = [c for c in self._near(best, priced, budget) if c not in losses]
-            for choice in sorted(near, key=self.problem.loss)[:LOOKED_AT]:
+            for choice in nearest(priced, best, _aim(budget), LOOKED_AT, losses):
                 losses[choice] = self.loss(self.cut(choice, rankings))
 
     def observed(self, plan: WidthPlan) -> list[Observation]:
@@ -185,7 +186,7 @@ class Polish:
         for name in sorted(cut, key=lambda n: -alone[n]):
             planned, tried = groups[name], {groups[name].kept}
             for criterion in self._rankings(name, RANKINGS // len(cut)):
-                ranking = mean_rank(_of_group(self.scores, name), criterion)
+                ranking = self._ranking(name, criterion)
                 kept = keep_best(ranking, planned.after)
                 if kept in tried:
                     continue
@@ -198,6 +199,9 @@ class Polish:
             self.note(f"ranked in context: whole loss {before:.4f} -> {loss:.4f}")
         return plan.model_copy(update={"groups": groups})
 
+    def _ranking(self, group: str, criteria: str) -> Tensor:
+        return mean_rank(_of_group(self.scores, group), criteria, self.bundles[group])
+
     def _rankings(self, group: str, most: int) -> list[str]:
         """Return a group's criteria, then pairs of them: `most`, but all criteria at least."""
         criteria = list(_of_group(self.scores, group))
@@ -208,7 +212,7 @@ class Polish:
         """Return what each group keeps at the widths of `choice`."""
         found = {}
         for name, width in self.problem.widths_of(choice).items():
-            ranking = mean_rank(_of_group(self.scores, name), rankings[name])
+            ranking = self._ranking(name, rankings[name])
             found[name] = PlannedGroup(
                 before=len(ranking),
                 after=width,
@@ -224,28 +228,6 @@ class Polish:
     def _at(self, widths: Mapping[str, int]) -> Choice:
         options = zip(self.problem.names, self.problem.widths, strict=True)
         return tuple(offered.index(widths[name]) for name, offered in options)
-
-    def _near(self, choice: Choice, priced: Problem, budget: float) -> list[Choice]:
-        """Return neighbours inside the aim and all limits; what is removed stays removed."""
-        problem, found = self.problem, []
-        steps = [delta for delta in range(-FAR, FAR + 1) if delta]
-        for count in range(1, min(CHANGED, len(choice)) + 1):
-            for places in itertools.combinations(range(len(choice)), count):
-                for deltas in itertools.product(steps, repeat=count):
-                    after = list(choice)
-                    for g, delta in zip(places, deltas, strict=True):
-                        after[g] += delta
-                    if not all(self._offered(g, choice[g], after[g]) for g in places):
-                        continue
-                    if not _aimed(priced.cost(after), budget):
-                        continue
-                    if all(row.used(after) <= row.limit for row in problem.resources):
-                        found.append(tuple(after))
-        return found
-
-    def _offered(self, g: int, before: int, after: int) -> bool:
-        widths = self.problem.widths[g]
-        return 0 <= after < len(widths) and widths[before] > 0 and widths[after] > 0
 
     def changed(
         self,
@@ -281,7 +263,12 @@ def _of_group(scores: Mapping[str, Mapping[str, Tensor]], name: str) -> dict[str
 
 
 def _aimed(cost: float, budget: float) -> bool:
-    return GOOD[0] * budget <= cost <= GOOD[1] * budget
+    low, high = _aim(budget)
+    return low <= cost <= high
+
+
+def _aim(budget: float) -> tuple[float, float]:
+    return GOOD[0] * budget, GOOD[1] * budget
 
 
 def observation(choice: Choice, cost: float, low: float, high: float) -> Observation:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edgeprune.importance.gradients import mean_gradients
 from edgeprune.importance.scoring import BATCH, Scores, Scoring
@@ -90,14 +91,14 @@ def _products(
 
 @contextlib.contextmanager
 def _twice_differentiable(scoring: Scoring) -> Iterator[None]:
-    """Keep to kernels with a second derivative: oneDNN's recurrent layers have none."""
-    if not any(isinstance(layer, RECURRENT) for layer in scoring.layers.values()):
+    """Keep to kernels with a second derivative: fused attention and oneDNN's RNNs have none."""
+    with contextlib.ExitStack() as kept:
+        kept.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if any(isinstance(layer, RECURRENT) for layer in scoring.layers.values()):
+            kept.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", "TF32 acceleration")  # torch: of Intel GPUs only
+            kept.enter_context(torch.backends.mkldnn.flags(enabled=False))
         yield
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "TF32 acceleration")  # torch: said of Intel GPUs only
-        with torch.backends.mkldnn.flags(enabled=False):
-            yield
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -8,9 +8,10 @@ straight-through estimator (arXiv 1308.3432), used to find subnetworks by "edge-
     mask[k] = 1 if g[k] is among the `width` largest of its group, else 0
     d mask[k] / d g[k] := sigmoid'(g[k])
 
-BatchNorm layers normalise by the statistics of the batch, as they will after recalibration. All
-groups are chosen together, which no score of single channels can. Made for plans that no training
-follows: what trains well afterwards is something else (docs/methods.md).
+Channels that can only go in bundles are chosen by the mean gate of each bundle. BatchNorm layers
+normalise by the statistics of the batch, as they will after recalibration. All groups are chosen
+together, which no score of single channels can. Made for plans that no training follows: what
+trains well afterwards is something else (docs/methods.md).
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from torch import Tensor, nn
 from edgeprune.data import Data, call, first_batches
 from edgeprune.errors import UsageError
 from edgeprune.importance.activations import consumers, watching
-from edgeprune.importance.scores import keep_best
+from edgeprune.importance.scores import bundled, keep_best
 from edgeprune.importance.scoring import Scores, Scoring
 from edgeprune.pruning.groups import members
+from edgeprune.records import ChannelGroup
 from edgeprune.recovery.batchnorm import NORMS
 from edgeprune.recovery.training import finite
 
@@ -37,15 +39,21 @@ SAMPLES, BATCH = 2000, 128  # calibration samples at most, and in a step
 
 
 def learned_gates(
-    model: nn.Module, data: Data, kept: Mapping[str, Sequence[int]], *, seed: int = 0
+    model: nn.Module,
+    data: Data,
+    groups: Sequence[ChannelGroup],
+    kept: Mapping[str, Sequence[int]],
+    *,
+    seed: int = 0,
 ) -> Iterator[Scores]:
-    """Yield group -> gates [width] every 10 steps; the last after 200.
+    """Yield group -> gates [width], those of a bundle alike, every 10 steps; the last after 200.
 
     Groups whose consumers cannot be read keep what they have, and are not among the gates.
 
     Args:
         model: the dense model; it is left alone.
         data: labelled calibration batches and the loss.
+        groups: those of the model, for their bundles.
         kept: group -> channels that stay, for a start; they say how many.
         seed: of the order of the batches.
 
@@ -56,6 +64,7 @@ def learned_gates(
     masks = {name: _indicator(width, kept[name]) for name, width in scoring.widths.items()}
     if not masks:
         return
+    bundles = {group.name: group for group in groups}
     gates = {name: (2 * mask - 1).requires_grad_() for name, mask in masks.items()}
     chosen = first_batches(data.calibration, SAMPLES, "calibration")
     parts = [
@@ -76,7 +85,8 @@ def learned_gates(
             inputs, target = parts[waiting.pop()]
             for name, gate in gates.items():
                 soft = torch.sigmoid(gate)
-                hard = _indicator(len(gate), keep_best(gate.detach(), len(kept[name])))
+                best = keep_best(bundled(gate.detach(), bundles[name]), len(kept[name]))
+                hard = _indicator(len(gate), best)
                 masks[name] = hard + soft - soft.detach()
             loss = data.loss(call(scoring.model, inputs), target)
             finite(loss, step, "[prune] polish to false")
@@ -85,7 +95,7 @@ def learned_gates(
             optimizer.step()
             schedule.step()
             if step % EVERY == 0:
-                yield {name: gate.detach().clone() for name, gate in gates.items()}
+                yield {n: bundled(gate.detach().clone(), bundles[n]) for n, gate in gates.items()}
 
 
 def _scoring(model: nn.Module, data: Data, kept: Mapping[str, Sequence[int]]) -> Scoring:

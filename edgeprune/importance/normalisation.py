@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import UsageError
-from edgeprune.importance.scores import keep_best
+from edgeprune.importance.scores import bundled, keep_best
 from edgeprune.pruning.groups import lamp_of
+from edgeprune.records import ChannelGroup
 
 TINY = 1e-12
 NORMALISATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -48,15 +49,22 @@ def normalise(scores: Mapping[str, Tensor], how: str) -> dict[str, Tensor]:
     return {name: NORMALISATIONS[how](score) for name, score in scores.items()}
 
 
-def mean_rank(scores: Mapping[str, Tensor], criteria: str) -> Tensor:
+def mean_rank(scores: Mapping[str, Tensor], criteria: str, group: ChannelGroup) -> Tensor:
     """Return the mean place of each channel [width] by several criteria, "taylor+l2"; 1 is best.
 
-    A single name gives that criterion's own scores.
+    A single name gives that criterion's own scores. Places are those of whole bundles of channels:
+    equal scores of a bundle get places of their own, whose means two criteria would mix.
+
+    Args:
+        scores: criterion -> scores [width] of the group, bundled.
+        criteria: one name, or several joined by "+".
+        group: whose channels are ranked.
     """
     names = criteria.split("+")
     if len(names) == 1:
         return scores[criteria]
-    return torch.stack([NORMALISATIONS["rank"](scores[name].double()) for name in names]).mean(0)
+    places = [NORMALISATIONS["rank"](scores[name].double()) for name in names]
+    return bundled(torch.stack(places).mean(0), group)
 
 
 def layer_wise(scores: Mapping[str, Tensor], share: float) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,8 @@
 """Criteria that look at weights alone: no data, no gradients.
 
 torch-pruning scores convolutions, linear layers and normalisations; `rest` adds the layer types
-that its classes pass over (depthwise convolutions, recurrent layers, embeddings).
+that its classes pass over (depthwise convolutions, recurrent layers, embeddings, and for `fpgm`
+inputs of grouped convolutions).
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from torch import Tensor, nn
 
 from edgeprune.errors import UsageError
 from edgeprune.importance.scoring import Scores, Scoring, gather
-from edgeprune.pruning.channels import CONVOLUTIONS, TRANSPOSED, is_carrier
+from edgeprune.pruning.channels import (
+    CONVOLUTIONS,
+    TRANSPOSED,
+    Member,
+    is_carrier,
+    reads_in_parts,
+)
 from edgeprune.pruning.groups import group_scores, lamp_of
 from edgeprune.pruning.recurrent import RECURRENT
 
@@ -43,13 +50,13 @@ def fpgm(scoring: Scoring) -> Scores:
     """Sum over channels j of ||abs(w[k]) - abs(w[j])||_2 (arXiv 1811.00250, as torch-pruning).
 
     A channel close to the geometric median of all can be expressed by the others and goes first.
+    Those that a grouped convolution consumes are compared by how each weighs in its own part.
     """
     return rest(
         scoring,
         "fpgm",
         scoring.weights(),
         lambda rows: torch.cdist(rows.abs(), rows.abs()).sum(1),
-        carriers=False,
     )
 
 
@@ -59,7 +66,7 @@ def bn_scale(scoring: Scoring) -> Scores:
     Raises:
         UsageError: a group has no BatchNorm layer.
     """
-    found = group_scores(scoring.model, scoring.data.example, "bn_scale")
+    found = group_scores(scoring.model, scoring.data.example, "bn_scale", scoring.members)
     for name, members in scoring.members.items():
         if name not in found:
             raise UsageError(
@@ -87,8 +94,6 @@ def rest(
     criterion: str,
     values: Mapping[str, Tensor],
     of: Callable[[Tensor], Tensor],
-    *,
-    carriers: bool = True,
 ) -> Scores:
     """Return torch-pruning's scores by `criterion` plus `of` what its classes pass over.
 
@@ -97,16 +102,15 @@ def rest(
         criterion: name that torch-pruning's class goes by in `group_scores`.
         values: parameter -> tensor whose rows [channels, n] are scored.
         of: rows [channels, n] -> scores [channels].
-        carriers: whether depthwise convolutions count.
 
     Raises:
-        UsageError: a group has no layer that either can score.
+        UsageError: a group has no layer that either can score, or torch-pruning fails at it.
     """
-    known = group_scores(scoring.model, scoring.data.example, criterion)
+    known = group_scores(scoring.model, scoring.data.example, criterion, scoring.members)
     scores: Scores = {}
     for name, members in scoring.members.items():
         total = torch.zeros(len(members[0].indices), dtype=torch.float64)
-        others = [m for m in members if _passed_over(scoring.layers[m.layer], carriers=carriers)]
+        others = [m for m in members if _passed_over(scoring.layers[m.layer], m, criterion)]
         for member in others:
             rows = scoring.rows(member, values)
             if rows is not None:
@@ -122,8 +126,10 @@ def rest(
     return scores
 
 
-def _passed_over(layer: nn.Module, *, carriers: bool) -> bool:
-    """Whether torch-pruning 1.6.1 counts no weights of the layer."""
+def _passed_over(layer: nn.Module, member: Member, criterion: str) -> bool:
+    """Whether `group_scores` counts no weights of the layer on this side, but should."""
     if isinstance(layer, CONVOLUTIONS + TRANSPOSED):
-        return carriers and is_carrier(layer)
+        if criterion == "fpgm":  # depthwise ones count for nothing there
+            return member.side == "in" and reads_in_parts(layer)
+        return is_carrier(layer)
     return isinstance(layer, (nn.Embedding, *RECURRENT))

@@ -41,6 +41,13 @@ def is_carrier(module: nn.Module) -> bool:
     return not isinstance(module, (nn.Linear, nn.Embedding, *RECURRENT))
 
 
+def reads_in_parts(module: nn.Module) -> bool:
+    """Whether the layer is a grouped convolution whose parts hold several input channels each."""
+    if not isinstance(module, CONVOLUTIONS + TRANSPOSED):
+        return False
+    return module.groups > 1 and not is_carrier(module)
+
+
 def require_layers(model: nn.Module, keep: Iterable[str], floors: Iterable[str] = ()) -> None:
     """Make sure that `keep` names layers of `model`, or prefixes of them, and `floors` layers.
 

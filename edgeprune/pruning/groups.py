@@ -13,13 +13,14 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from edgeprune.errors import InternalCheckError, UnsupportedModelError
+from edgeprune.errors import InternalCheckError, UnsupportedModelError, UsageError
 from edgeprune.pruning import recurrent
 from edgeprune.pruning.blocks import remove, silence
 from edgeprune.pruning.channels import (
     ROOTS,
     Member,
     is_carrier,
+    reads_in_parts,
     require_layers,
     width_of,
     zero,
@@ -28,6 +29,8 @@ from edgeprune.pruning.proof import describe, halves, proved
 from edgeprune.records import ChannelGroup, GroupList, ResidualBlock, SkippedGroup
 
 Inputs = tuple[Tensor, ...]
+# What torch-pruning raises on layers that it takes for others:
+UNKNOWN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def find_groups(model: nn.Module, inputs: Inputs, keep: Sequence[str] = ()) -> GroupList:
@@ -183,14 +186,18 @@ def members(model: nn.Module, inputs: Inputs) -> dict[str, tuple[Member, ...]]:
     return found
 
 
-def group_scores(model: nn.Module, inputs: Inputs, criterion: str) -> dict[str, Tensor]:
-    """Return torch-pruning's score of every channel of every group that it can score.
+def group_scores(
+    model: nn.Module, inputs: Inputs, criterion: str, wanted: Iterable[str]
+) -> dict[str, Tensor]:
+    """Return torch-pruning's score of each channel [width] of the `wanted` groups it can score.
 
     `taylor` needs the gradients of the loss in `.grad` (arXiv 1906.10771), `l1`, `l2`, `bn_scale`
     (arXiv 1708.06519) and `fpgm` (arXiv 1811.00250) only weights. Scores are summed over the layers
-    of a group, not normalised. Depthwise and recurrent layers are not counted.
+    of a group, not normalised. Depthwise and recurrent layers are not counted, nor, by `fpgm`, the
+    inputs of grouped convolutions.
 
     Raises:
+        UsageError: torch-pruning fails at a group.
         InternalCheckError: a score is not finite or not one per channel.
     """
     plain: dict[str, Any] = {"group_reduction": "sum", "normalizer": None}
@@ -202,20 +209,34 @@ def group_scores(model: nn.Module, inputs: Inputs, criterion: str) -> dict[str, 
         "fpgm": lambda: tp.importance.FPGMImportance(p=1, **plain),
     }[criterion]()
     names = {module: name for name, module in model.named_modules()}
-    scores: dict[str, Tensor] = {}
+    chosen, scores = set(wanted), dict[str, Tensor]()
     for group in _all_groups(_graph(model, inputs)):
         root = group[0].dep.target.module
-        score = importance(group)
+        name = names.get(root)
+        if name is None or name not in chosen:
+            continue  # torch-pruning may fail at what is never cut
+        try:  # torch-pruning 1.6.1 fails to repeat the rows of FPGM for the parts
+            score = importance([i for i in group if criterion != "fpgm" or not _in_parts(i)])
+        except UNKNOWN as error:
+            raise UsageError(
+                f"importance {criterion} cannot score group {name}: torch-pruning fails at it: "
+                f"{type(error).__name__}: {error}",
+                "keep the layer with [prune] keep, or take another criterion: edgeprune methods",
+            ) from error
         if score is None:
             continue
         score = score.detach().clone()
-        name = names[root]
         if score.shape != (width_of(root),) or not bool(torch.isfinite(score).all()):
             raise InternalCheckError(
                 f"importance {criterion} of group {name} is not one finite score a channel"
             )
         scores[name] = score
     return scores
+
+
+def _in_parts(item: Any) -> bool:
+    """Whether an item of a group of torch-pruning is the input of a grouped convolution."""
+    return item.dep.handler == tp.prune_conv_in_channels and reads_in_parts(item.dep.target.module)
 
 
 def lamp_of(scores: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def recover(
         return Recovery(model.eval(), best, recalibrated, (), rebuilt)
     checks = {max(1, round(share * settings.steps)) for share in CHECKS}
     trainee = Trainee(model, data, settings)
-    for step, lesson in enumerate(lessons(dense, data, settings), start=1):
+    for step, lesson in enumerate(lessons(dense, data, settings, [model]), start=1):
         running = trainee.learn(lesson, step)
         if step in checks:
             metric = metric_on(trainee.averaged, data, checked)

@@ -15,6 +15,7 @@ from edgeprune.methods import METHODS, unknown
 from edgeprune.pruning.channels import CONVOLUTIONS, is_carrier
 from edgeprune.pruning.groups import group_scores, regulariser
 from edgeprune.records import ChannelGroup
+from edgeprune.recovery.batchnorm import Measurable
 from edgeprune.recovery.finetuning import CHECK_SAMPLES, metric_on
 from edgeprune.recovery.layout import fast_layout, training_layout
 from edgeprune.recovery.training import GRADIENT_NORM, endless, finite, optimizer_of
@@ -152,7 +153,7 @@ def train_regularised(
     before = metric_on(trained, data, checked)
     penalty = regularise(trained, data.example, groups, settings.kind, settings.strength)
     optimizer, schedule = optimizer_of(trained, settings.learning_rate, settings.steps)
-    stream, layout = endless(train), training_layout(trained)
+    stream, layout = endless(train, Measurable([trained])), training_layout(trained)
     history: list[tuple[int, float, float]] = []
     grown = max(1, settings.steps // GROWTHS)
     running = 0.0
@@ -194,7 +195,8 @@ def weak_share(model: nn.Module, data: Data, groups: Sequence[ChannelGroup], kin
     """
     scales = kind == "bn_scale"
     weak = total = 0.0
-    scores = group_scores(model, data.example, "bn_scale" if scales else "l2")
+    names = [group.name for group in groups]
+    scores = group_scores(model, data.example, "bn_scale" if scales else "l2", names)
     for group in groups:
         if group.name not in scores:
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgeprune.data import Batch, Data, batches, call
 from edgeprune.errors import DataError
+from edgeprune.recovery.batchnorm import Measurable, too_small
 from edgeprune.recovery.layout import fast_layout, training_layout
 from edgeprune.recovery.teaching import class_axis, distillation
 from edgeprune.sections import RecoverSection
@@ -31,11 +32,17 @@ class Lesson:
     wanted: Tensor | None
 
 
-def lessons(dense: nn.Module, data: Data, settings: RecoverSection) -> Iterator[Lesson]:
-    """Yield `settings.steps` lessons: batches of training data, or of calibration without any."""
+def lessons(
+    dense: nn.Module, data: Data, settings: RecoverSection, models: Sequence[nn.Module]
+) -> Iterator[Lesson]:
+    """Yield `settings.steps` lessons: batches of training data, or of calibration without any.
+
+    Those of one sample that any of the `models` to be trained cannot take are left out.
+    """
     teacher = fast_layout(copy.deepcopy(dense)).eval()
     layout = training_layout(teacher)
-    stream = endless(data.train if data.train is not None else data.calibration)
+    part = data.train if data.train is not None else data.calibration
+    stream = endless(part, Measurable(models))
     for inputs, target in itertools.islice(stream, settings.steps):
         wanted = None
         if _weight(data, settings) > 0.0:
@@ -110,7 +117,7 @@ def side_by_side(
     model are in memory at once, the activations of one.
     """
     trainees = [Trainee(model, data, settings) for model in models]
-    for step, lesson in enumerate(lessons(dense, data, settings), start=1):
+    for step, lesson in enumerate(lessons(dense, data, settings, models), start=1):
         for trainee in trainees:
             trainee.learn(lesson, step)
         yield step, [trainee.averaged for trainee in trainees]
@@ -156,12 +163,20 @@ def optimizer_of(
     return optimizer, schedule
 
 
-def endless(part: Iterable[Batch]) -> Iterator[Pair]:
-    """Yield batches of `part` over and over."""
+def endless(part: Iterable[Batch], usable: Callable[[tuple[Tensor, ...]], bool]) -> Iterator[Pair]:
+    """Yield batches of `part` over and over, those whose inputs are `usable`.
+
+    Raises:
+        DataError: a pass found no batch, or none that is usable.
+    """
     while True:
-        count = 0
-        for pair in batches(part, "train"):
+        count = used = 0
+        for inputs, target in batches(part, "train"):
             count += 1
-            yield pair
+            if usable(inputs):
+                used += 1
+                yield inputs, target
         if count == 0:
             raise DataError("data: train is empty or can be iterated only once")
+        if used == 0:
+            raise too_small("train")

@@ -49,7 +49,7 @@ def improved(
 
     def gates(planned: Mapping[str, PlannedGroup]) -> Iterator[Mapping[str, Tensor]]:
         kept = {name: group.kept for name, group in planned.items()}
-        return learned_gates(run.model, run.data, kept, seed=run.job.seed)
+        return learned_gates(run.model, run.data, groups.groups, kept, seed=run.job.seed)
 
     def recovered(plans: Sequence[Groups]) -> list[tuple[float, float]]:
         short = settings.model_copy(update={"steps": steps})
@@ -71,7 +71,8 @@ def improved(
         after = [mean_loss(model, run.data, samples) for model in models]
         return list(zip(before, after, strict=True))
 
-    polish = Polish(problem, scores, loss, candidates.measure, gates, stage.note)
+    bundles = {group.name: group for group in groups.groups}
+    polish = Polish(problem, scores, bundles, loss, candidates.measure, gates, stage.note)
     if not steps and not settings.reconstruct:
         return polish(plan)
     ranked = _Ranking(run, groups, candidates, stage.note)

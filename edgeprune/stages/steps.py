@@ -11,6 +11,7 @@ from edgeprune.job import Job
 from edgeprune.pruning.channels import require_layers
 from edgeprune.pruning.remainder import Remainder
 from edgeprune.records import CostTable, GroupList, Recovered, Regularised, ScheduleStep, WidthPlan
+from edgeprune.recovery.batchnorm import require_measurable
 from edgeprune.recovery.finetuning import recover
 from edgeprune.recovery.regularisation import require_training, train_regularised
 from edgeprune.recovery.schedules import Step, epoch_steps, plan_steps, rewind
@@ -44,7 +45,8 @@ def check(job: Job, model: nn.Module, data: Data, given: base.Given | None = Non
     Raises:
         BudgetError: the schedule does not reach a budget that is a share of dense.
         DataError: a guard compares classes, and model or data have none; there is nothing to train
-            with regularisation on; or it is not known what the dense model would teach.
+            with regularisation on; BatchNorm finds no variance in any batch; or it is not known
+            what the dense model would teach.
         UsageError: the allocation cannot go on from a step, masks that the model carries would be
             lost, a layer to keep or with a floor does not exist, or given scores are of another
             model than what is scored.
@@ -55,6 +57,9 @@ def check(job: Job, model: nn.Module, data: Data, given: base.Given | None = Non
     _masks_stay(job, model)
     if job.regularise is not None:
         require_training(data)
+    if job.prune.loss == "sensitivity":  # without, a plan takes no statistics
+        training = job.recover.steps > 0 or job.regularise is not None
+        require_measurable(model, data, training=training)
     if given is not None and given.shared:
         _scored_as_given(job, model)
     kind, allocation = job.schedule.kind, job.prune.allocation

@@ -36,12 +36,14 @@ def collect(
     for key, score in scores.items():
         criterion, _, name = key.partition("/")
         by_group.setdefault(name, {})[criterion] = score
+    by_name = {group.name: group for group in groups.groups}
     spreads = tuple(
         ScoreSpread(
             group=name,
             criterion=planned.criterion,
             scores=tuple(
-                float(f"{value:.6g}") for value in mean_rank(by_group[name], planned.criterion)
+                float(f"{value:.6g}")
+                for value in mean_rank(by_group[name], planned.criterion, by_name[name])
             ),
             kept=planned.kept,
         )

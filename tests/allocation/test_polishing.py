@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from edgeprune.allocation.closed_loop import Measured
 from edgeprune.allocation.polishing import Polish
 from edgeprune.allocation.problem import LayerTerm, Problem
-from edgeprune.records import PlannedGroup, WidthPlan
+from edgeprune.importance.scores import bundled, keep_best
+from edgeprune.records import ChannelGroup, PlannedGroup, WidthPlan
 
 WIDTHS = (1, 2, 3, 4)
 # Each group costs 25 a channel; the sum of losses prefers narrow a and b, which together lose most.
@@ -25,6 +27,7 @@ PROBLEM = Problem(
     ),
     fixed=0.0,
 )
+BUNDLES = {n: ChannelGroup(name=n, width=4, outputs=(n,), inputs=()) for n in "abc"}
 SCORES = {"l2": {name: torch.tensor([4.0, 3.0, 2.0, 1.0]) for name in "abc"}}
 
 
@@ -65,7 +68,7 @@ def test_it_takes_what_loses_less_as_a_whole_and_fits(
         cost = error * 25 * sum(group.after for group in groups.values())
         return Measured(cost, cost, cost, {"ram": 1.0})  # seen, not limited
 
-    found = Polish(PROBLEM, SCORES, whole, measure)(plan(2, 2, 4))
+    found = Polish(PROBLEM, SCORES, BUNDLES, whole, measure)(plan(2, 2, 4))
     after = tuple(found.groups[name].after for name in "abc")
     # a and b are alike: either may be the narrow one
     assert after in (widths, (widths[1], widths[0], widths[2]))
@@ -86,7 +89,7 @@ def test_a_plan_that_is_best_stays_and_nothing_is_measured() -> None:
     def never(groups: dict[str, PlannedGroup]) -> Measured:
         raise AssertionError("measured")
 
-    assert Polish(PROBLEM, SCORES, whole, never)(best) == best
+    assert Polish(PROBLEM, SCORES, BUNDLES, whole, never)(best) == best
 
 
 def test_channels_are_ranked_anew_beside_the_other_cuts() -> None:
@@ -102,7 +105,7 @@ def test_channels_are_ranked_anew_beside_the_other_cuts() -> None:
     def never(groups: dict[str, PlannedGroup]) -> Measured:
         raise AssertionError("measured")
 
-    found = Polish(PROBLEM, scores, loss, never)(best)
+    found = Polish(PROBLEM, scores, BUNDLES, loss, never)(best)
     assert {name: group.kept for name, group in found.groups.items()} == {
         "a": (0, 1, 2, 3),
         "b": (3,),
@@ -123,9 +126,45 @@ def test_the_mean_rank_of_two_criteria_is_a_ranking_too() -> None:
     def never(groups: dict[str, PlannedGroup]) -> Measured:
         raise AssertionError("measured")
 
-    found = Polish(PROBLEM, scores, lambda g: 1.0 - 0.1 * (g["a"].kept == (0, 3)), never)(start)
+    found = Polish(PROBLEM, scores, BUNDLES, lambda g: 1.0 - 0.1 * (g["a"].kept == (0, 3)), never)(
+        start
+    )
     assert (found.groups["a"].kept, found.groups["a"].criterion) == ((0, 3), "l2+fpgm")
     assert found.groups["b"] == start.groups["b"]
+
+
+def test_bundles_of_channels_stay_whole_in_all_that_is_tried() -> None:
+    """Equal scores of a bundle have places of their own: means over two criteria would split it."""
+    group = ChannelGroup(name="a", width=24, outputs=("a",), inputs=(), divisor=4)
+    bundles = group.bundles()
+    seed = torch.Generator().manual_seed(0)
+    scores = {
+        c: {"a": bundled(torch.rand(24, generator=seed), group)} for c in ("l2", "fpgm", "taylor")
+    }
+    ranks = [scores[c]["a"].argsort().argsort() for c in scores]
+    split = [set(keep_best(sum(pair), 12)) for pair in itertools.combinations(ranks, 2)]
+    assert any(kept & set(b) and not kept.issuperset(b) for kept in split for b in bundles)
+    problem = Problem(
+        names=("a",), widths=((8, 12, 24),), losses=((0.4, 0.2, 0.0),),
+        layers=(LayerTerm("l", None, 0, np.array([[8.0, 12.0, 24.0]])),), fixed=0.0,
+    )  # fmt: skip
+    start = WidthPlan(
+        groups={"a": PlannedGroup(before=24, after=12, kept=keep_best(scores["l2"]["a"], 12), criterion="l2")},
+        budget=12.1, unit="us", predicted=12.0, predicted_error=0.0, corrected=12.0, gap=0.0, loss=0.2,
+    )  # fmt: skip
+    tried: list[set[int]] = []
+
+    def loss(groups: Mapping[str, PlannedGroup]) -> float:
+        tried.append(set(groups["a"].kept))
+        return 1.0 / len(tried)  # whatever comes later is better, and so is taken
+
+    def measure(groups: dict[str, PlannedGroup]) -> Measured:
+        raise AssertionError("measured")
+
+    found = Polish(problem, scores, {"a": group}, loss, measure)(start)
+    assert len({frozenset(kept) for kept in tried}) > 3  # more than the three criteria give
+    assert all(kept.issuperset(b) or not kept & set(b) for kept in tried for b in bundles)
+    assert "+" in found.groups["a"].criterion
 
 
 def test_gates_that_lose_less_take_the_place_of_scores() -> None:
@@ -144,7 +183,7 @@ def test_gates_that_lose_less_take_the_place_of_scores() -> None:
     def never(groups: dict[str, PlannedGroup]) -> Measured:
         raise AssertionError("measured")
 
-    found = Polish(PROBLEM, SCORES, loss, never, gates)(best)
+    found = Polish(PROBLEM, SCORES, BUNDLES, loss, never, gates)(best)
     assert (found.groups["b"].kept, found.groups["b"].criterion) == ((1, 3), "gates")
     assert {n: found.groups[n] for n in "ac"} == {n: best.groups[n] for n in "ac"}
     assert asked == [best.groups]
@@ -164,7 +203,7 @@ def test_gates_of_the_first_pass_serve_the_second() -> None:
         cost = 25.0 * sum(group.after for group in groups.values())
         return Measured(cost, cost, cost, {})
 
-    found = Polish(PROBLEM, SCORES, loss, measure, gates)(plan(2, 2, 4))
+    found = Polish(PROBLEM, SCORES, BUNDLES, loss, measure, gates)(plan(2, 2, 4))
     assert sorted(found.groups[name].after for name in "ab") == [1, 4]
     narrow = min(found.groups["a"], found.groups["b"], key=lambda group: group.after)
     assert (narrow.kept, narrow.criterion) == ((3,), "gates")

@@ -12,7 +12,7 @@ from edgeprune.allocation.closed_loop import Measured
 from edgeprune.allocation.polishing import Polish
 from edgeprune.allocation.trials import COUNT, MEASURED, Trials, trial_steps
 from edgeprune.records import PlannedGroup
-from tests.allocation.test_polishing import PROBLEM, SCORES, plan, whole
+from tests.allocation.test_polishing import BUNDLES, PROBLEM, SCORES, plan, whole
 
 RANKINGS = dict.fromkeys("abc", "l2")
 Groups = Mapping[str, PlannedGroup]
@@ -39,7 +39,7 @@ class Bench:
         self.error = error or {}
         self.recovered = recovered
         self.other_channels = False
-        polish = Polish(PROBLEM, SCORES, whole, self._measure)
+        polish = Polish(PROBLEM, SCORES, BUNDLES, whole, self._measure)
         self.trials = Trials(polish, self._recover, RANKINGS, self._ranked, steps=100)
 
     def _measure(self, groups: Groups) -> Measured:

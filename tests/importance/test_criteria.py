@@ -127,6 +127,39 @@ def test_hessian_is_the_trace_by_hutchinson() -> None:
     assert scores("hessian", loss=half_square, probes=4000) == pytest.approx(expected, rel=0.1)
 
 
+class Attention(nn.Module):
+    """Two heads over three tokens; `fused` leaves the product of attention to torch."""
+
+    def __init__(self, *, fused: bool) -> None:
+        super().__init__()
+        self.fused = fused
+        self.q, self.k, self.v = (nn.Linear(4, 8) for _ in range(3))
+        self.out, self.head = nn.Linear(8, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).unflatten(-1, (2, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        if self.fused:
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        else:
+            mixed = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1) @ v
+        return self.head(self.out(mixed.transpose(1, 2).flatten(2)).tanh().mean(1))
+
+
+@pytest.mark.parametrize("criterion", ["hessian", "grasp"])
+def test_fused_attention_has_the_curvature_of_its_formula(criterion: str) -> None:
+    torch.manual_seed(0)
+    models = [Attention(fused=fused).eval() for fused in (False, True)]
+    models[1].load_state_dict(models[0].state_dict())
+    x = torch.randn(12, 3, 4)
+    data = Data(x[:1], None, [(x, torch.arange(12) % 2)], [], loss=nn.functional.cross_entropy)
+    groups = find_groups(models[0], (x[:1],)).groups
+    plain, fused = (score_channels(m, data, groups, criterion, samples=12) for m in models)
+    assert "out" in plain
+    for name, scores in plain.items():
+        torch.testing.assert_close(fused[name], scores, rtol=1e-3, atol=1e-6)
+    assert torch.backends.cuda.flash_sdp_enabled()  # as before
+
+
 def test_few_batches_get_more_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[int, ...]] = []
     real = curvature._signs

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from edgeprune.data import Data
+from edgeprune.errors import UsageError
 from edgeprune.importance import curvature
 from edgeprune.importance.normalisation import globally, layer_wise
 from edgeprune.importance.registry import CRITERIA
@@ -93,6 +94,14 @@ CASES = {
         (2, 5, 5), "2",
         lambda w, k: [w["0.weight"][k], w["2.weight"][k], w["3.weight"][:, k]],
     ),
+    "grouped": Case(
+        chain(
+            nn.Conv2d(2, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 3, 1),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        ),
+        (2, 5, 5), "2",
+        lambda w, k: [w["2.weight"][k], w["4.weight"][:, k]],
+    ),
     "rnn": Case(lambda: Recurrent(nn.RNN(2, 3, batch_first=True)), (5, 2), "layer", recurrent(1)),
     "gru": Case(lambda: Recurrent(nn.GRU(2, 3, batch_first=True)), (5, 2), "layer", recurrent(3)),
     "lstm": Case(lambda: Recurrent(nn.LSTM(2, 3, batch_first=True)), (5, 2), "layer", recurrent(4)),
@@ -111,6 +120,7 @@ def differentiable_twice(model: nn.Module) -> Iterator[None]:
             yield
 
 
+REFUSED = ("output_error", "refit_error")  # read no consumers that are grouped convolutions
 DENSE = ("depthwise", "rnn", "gru", "lstm")  # what is consumed is never 0: no ReLU in front
 SAMPLES = 40  # a batch of 32 and one of 8
 
@@ -263,6 +273,10 @@ def test_every_criterion_ranks_every_type_of_layer_alone_and_globally(
     found = setting(case)
     data = Data(found.x[:1], None, [(found.x, found.y)], [])
     groups = find_groups(found.model, (found.x[:1],)).groups
+    if name == "grouped" and criterion in REFUSED:
+        with pytest.raises(UsageError, match="it is a grouped convolution"):
+            score_channels(found.model, data, groups, criterion, samples=SAMPLES)
+        return
     scores = score_channels(found.model, data, groups, criterion, samples=SAMPLES)
     told_apart = len(set(scores[case.group].tolist())) > 1
     assert told_apart != (criterion == "apoz" and name in DENSE)
