@@ -11,7 +11,7 @@ from torch import nn
 
 from edgeprune.allocation.problem import LayerTerm, Resource, layer_terms
 from edgeprune.export.fragments import template
-from edgeprune.export.segments import Graph, Segment
+from edgeprune.export.segments import ANCHORS, Graph, Segment
 from edgeprune.pruning.channels import is_carrier
 from edgeprune.pruning.recurrent import RECURRENT
 from edgeprune.records import ChannelGroup, CostTable, PricedLayer
@@ -100,26 +100,26 @@ def file_bytes(table: CostTable, graph: Graph, size: int) -> Resource:
     What is no weight (names, shapes, scales) is taken to be as large as in the dense file.
     """
     segments = {segment.name: segment for segment in graph.segments}
-    shapes = {s.name: template(graph, s) for s in graph.segments}
-    weights = sum(segment.parameter_bytes for segment in graph.segments)
+    depthwise = {s.name: template(graph, s).depthwise for s in graph.segments}
+    weights = sum(segments[name].weight_bytes[w] for name, ws in graph.stored.items() for w in ws)
 
     def value(layer: PricedLayer, width_in: int, width_out: int) -> float:
         found = segments[layer.name]
-        if not found.parameter_bytes:
-            return 0.0
-        share_in, share_out = width_in / layer.width_in, width_out / layer.width_out
-        vectors = sum(math.prod(s) for s in found.weights.values() if len(s) == 1)
-        matrices = found.parameters - vectors
-        of_vectors = found.parameter_bytes * vectors / max(1, found.parameters)
-        if graph.element_bytes.get(found.output) == 1 and found.parameters:
-            of_vectors = 4.0 * vectors  # biases of int8 models take four bytes
-        of_matrices = found.parameter_bytes - of_vectors if matrices else 0.0
-        if not shapes[layer.name].depthwise:
-            of_matrices *= share_in
-        return share_out * (of_matrices + of_vectors)
+        total = 0.0
+        for name in graph.stored[layer.name]:
+            size = found.weight_bytes[name] * width_out / layer.width_out
+            if _is_matrix(found, name) and not depthwise[layer.name]:
+                size *= width_in / layer.width_in
+            total += size
+        return total
 
     terms, fixed = layer_terms(table, value)
     return Resource("flash", "bytes", math.inf, _busy(terms), fixed + size - weights)
+
+
+def _is_matrix(segment: Segment, weight: str) -> bool:
+    """Whether a weight has both widths of its layer; biases and scales have that of its output."""
+    return segment.operator in ANCHORS and weight == segment.nodes[0].input[1]
 
 
 def activations(table: CostTable, graph: Graph, limit: float) -> list[Resource]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.fragments import KEEPS_CHANNELS, Template, template
 from edgeprune.export.onnx_graph import RECURRENT
-from edgeprune.export.segments import ANCHORS, Graph
+from edgeprune.export.segments import ANCHORS, Graph, Segment
 from edgeprune.records import ChannelGroup, PricedLayer
 
 
@@ -76,22 +76,24 @@ def _layers(
     tensor_group: dict[str, ChannelGroup] = {}
     layers: list[PricedLayer] = []
     templates: dict[str, Template] = {}
+    calls = _calls(graph)
     for segment in graph.segments:
-        group_in = feeding.get(segment.name) or carried.get(segment.name)
-        group_out = fed.get(segment.name) or carried.get(segment.name)
+        layer = calls.get(segment.name, segment.name)
+        group_in = feeding.get(layer) or carried.get(layer)
+        group_out = fed.get(layer) or carried.get(layer)
         if segment.operator not in ANCHORS and segment.inputs:
             group_in = tensor_group.get(segment.inputs[0])
             group_out = group_in
-        stacked = segment.operator in RECURRENT and fed.get(segment.name.partition("/")[0])
-        if stacked and group_out is None:  # a further layer of a stack reads what it writes
-            group_in = group_out = stacked
+        stacked = fed.get(segment.layer) if segment.operator in RECURRENT else None
+        if stacked and tensor_group.get(segment.inputs[0]) is stacked:
+            group_in = group_out = stacked  # a further layer of a stack reads what it writes
         if group_out is not None:
             tensor_group[segment.output] = group_out
         shape = template(graph, segment, group_in.width if group_in else None)
         touched = group_in is not None or group_out is not None
         resizable = shape.resizable and touched and _fits(shape, group_in, group_out)
         if touched and not resizable and segment.macs:
-            sources = {g.name for g in feeders.get(segment.name, ()) or (group_in, group_out) if g}
+            sources = {g.name for g in feeders.get(layer, ()) or (group_in, group_out) if g}
             raise _UnpricedError(
                 f"layer {segment.name} ({segment.operator}, {segment.input_shape} -> "
                 f"{segment.output_shape}) cannot be priced at other widths",
@@ -112,6 +114,25 @@ def _layers(
         if resizable:
             templates[segment.name] = shape
     return layers, templates
+
+
+def _calls(graph: Graph) -> dict[str, str]:
+    """Return segment -> torch layer, for those that run the weights of a layer.
+
+    A layer that is called more than once (shared towers or heads) runs as a segment a call.
+    """
+    weights = {s.name: _weight(s) for s in graph.segments if s.operator in ANCHORS}
+    return {
+        segment.name: segment.layer
+        for segment in graph.segments
+        if weights.get(segment.name) and weights[segment.name] == weights.get(segment.layer)
+    }
+
+
+def _weight(segment: Segment) -> tuple[int, ...]:
+    """Return the dimensions of the weight; MatMul holds that of a linear layer transposed."""
+    names = segment.nodes[0].input[1:2]
+    return tuple(sorted(d for name in names for d in segment.weights.get(name, ())))
 
 
 def _fits(shape: Template, group_in: ChannelGroup | None, group_out: ChannelGroup | None) -> bool:
