@@ -6,6 +6,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 
+from pydantic import Field
+
 from edgeprune.records.base import Record, Unit
 
 
@@ -18,6 +20,9 @@ class ChannelGroup(Record):
     Channels go in bundles of `divisor`, so widths are multiples of it, and two bundles stay (else a
     grouped convolution would be a depthwise one): the same place in each of `divisor` equal parts,
     or (`contiguous`) whole parts of that size, such as heads of attention.
+
+    `entries` tells of each layer of `inputs` that does not read one entry a channel (flattened
+    channels have several) how many of its input's entries are the group's.
     """
 
     name: str
@@ -27,6 +32,11 @@ class ChannelGroup(Record):
     carriers: tuple[str, ...] = ()
     divisor: int = 1
     contiguous: bool = False
+    entries: dict[str, int] = Field(default_factory=dict)
+
+    def entries_in(self, layer: str) -> int:
+        """Return how many entries of the input of `layer`, one of `inputs`, are the group's."""
+        return self.entries.get(layer, self.width)
 
     @property
     def narrowest(self) -> int:
