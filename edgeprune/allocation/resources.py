@@ -11,6 +11,7 @@ from torch import nn
 
 from edgeprune.allocation.problem import LayerTerm, Resource, layer_terms
 from edgeprune.export.fragments import template
+from edgeprune.export.onnx_graph import RECURRENT as RECURRENT_OPERATORS
 from edgeprune.export.segments import ANCHORS, Graph, Segment
 from edgeprune.pruning.channels import is_carrier
 from edgeprune.pruning.recurrent import RECURRENT
@@ -78,17 +79,22 @@ def resource_rows(
 def macs(table: CostTable, graph: Graph) -> Resource:
     """Return the multiply-accumulates of a run, without a limit.
 
-    Those of a layer are proportional to both of its widths, of a depthwise one to its width.
+    Those of a layer are proportional to both of its widths, of a depthwise one to its width. A
+    recurrent layer has in * out for each gate and step, and out * out from one step to the next.
     """
     segments = {segment.name: segment for segment in graph.segments}
     depthwise = {s.name: template(graph, s).depthwise for s in graph.segments if s.macs}
 
     def value(layer: PricedLayer, width_in: int, width_out: int) -> float:
-        count = segments[layer.name].macs
-        if not count:
+        found = segments[layer.name]
+        if not found.macs:
             return 0.0
         share = width_out / layer.width_out
-        return count * share * (1.0 if depthwise[layer.name] else width_in / layer.width_in)
+        if found.operator in RECURRENT_OPERATORS:
+            share *= (width_in + width_out) / (layer.width_in + layer.width_out)
+        elif not depthwise[layer.name]:
+            share *= width_in / layer.width_in
+        return found.macs * share
 
     terms, fixed = layer_terms(table, value)
     return Resource("macs", "MACs", math.inf, _busy(terms), fixed)
@@ -107,19 +113,29 @@ def file_bytes(table: CostTable, graph: Graph, size: int) -> Resource:
         found = segments[layer.name]
         total = 0.0
         for name in graph.stored[layer.name]:
-            size = found.weight_bytes[name] * width_out / layer.width_out
-            if _is_matrix(found, name) and not depthwise[layer.name]:
+            size, kind = float(found.weight_bytes[name]), _kind(found, name)
+            if kind == "hidden":
+                size *= width_out / layer.width_out
+            elif kind == "in" and not depthwise[layer.name]:
                 size *= width_in / layer.width_in
-            total += size
+            total += size * width_out / layer.width_out
         return total
 
     terms, fixed = layer_terms(table, value)
     return Resource("flash", "bytes", math.inf, _busy(terms), fixed + size - weights)
 
 
-def _is_matrix(segment: Segment, weight: str) -> bool:
-    """Whether a weight has both widths of its layer; biases and scales have that of its output."""
-    return segment.operator in ANCHORS and weight == segment.nodes[0].input[1]
+def _kind(segment: Segment, weight: str) -> str:
+    """Return on which width a weight depends besides that of its layer's output.
+
+    "in" for the weight of the operator, "hidden" for the recurrent one, which has the output's
+    width twice, and "" for biases, scales and initial states.
+    """
+    operands = list(segment.nodes[0].input)
+    if segment.operator in ANCHORS and weight == operands[1]:
+        return "in"
+    hidden = segment.operator in RECURRENT_OPERATORS and weight == operands[2]
+    return "hidden" if hidden else ""
 
 
 def activations(table: CostTable, graph: Graph, limit: float) -> list[Resource]:
