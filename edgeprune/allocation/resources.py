@@ -11,7 +11,8 @@ from torch import nn
 
 from edgeprune.allocation.problem import LayerTerm, Resource, layer_terms
 from edgeprune.export.fragments import template
-from edgeprune.export.segments import Graph, Segment
+from edgeprune.export.onnx_graph import RECURRENT as RECURRENT_OPERATORS
+from edgeprune.export.segments import ANCHORS, Graph, Segment
 from edgeprune.pruning.channels import is_carrier
 from edgeprune.pruning.recurrent import RECURRENT
 from edgeprune.records import ChannelGroup, CostTable, PricedLayer
@@ -78,17 +79,22 @@ def resource_rows(
 def macs(table: CostTable, graph: Graph) -> Resource:
     """Return the multiply-accumulates of a run, without a limit.
 
-    Those of a layer are proportional to both of its widths, of a depthwise one to its width.
+    Those of a layer are proportional to both of its widths, of a depthwise one to its width. A
+    recurrent layer has in * out for each gate and step, and out * out from one step to the next.
     """
     segments = {segment.name: segment for segment in graph.segments}
     depthwise = {s.name: template(graph, s).depthwise for s in graph.segments if s.macs}
 
     def value(layer: PricedLayer, width_in: int, width_out: int) -> float:
-        count = segments[layer.name].macs
-        if not count:
+        found = segments[layer.name]
+        if not found.macs:
             return 0.0
         share = width_out / layer.width_out
-        return count * share * (1.0 if depthwise[layer.name] else width_in / layer.width_in)
+        if found.operator in RECURRENT_OPERATORS:
+            share *= (width_in + width_out) / (layer.width_in + layer.width_out)
+        elif not depthwise[layer.name]:
+            share *= width_in / layer.width_in
+        return found.macs * share
 
     terms, fixed = layer_terms(table, value)
     return Resource("macs", "MACs", math.inf, _busy(terms), fixed)
@@ -100,26 +106,36 @@ def file_bytes(table: CostTable, graph: Graph, size: int) -> Resource:
     What is no weight (names, shapes, scales) is taken to be as large as in the dense file.
     """
     segments = {segment.name: segment for segment in graph.segments}
-    shapes = {s.name: template(graph, s) for s in graph.segments}
-    weights = sum(segment.parameter_bytes for segment in graph.segments)
+    depthwise = {s.name: template(graph, s).depthwise for s in graph.segments}
+    weights = sum(segments[name].weight_bytes[w] for name, ws in graph.stored.items() for w in ws)
 
     def value(layer: PricedLayer, width_in: int, width_out: int) -> float:
         found = segments[layer.name]
-        if not found.parameter_bytes:
-            return 0.0
-        share_in, share_out = width_in / layer.width_in, width_out / layer.width_out
-        vectors = sum(math.prod(s) for s in found.weights.values() if len(s) == 1)
-        matrices = found.parameters - vectors
-        of_vectors = found.parameter_bytes * vectors / max(1, found.parameters)
-        if graph.element_bytes.get(found.output) == 1 and found.parameters:
-            of_vectors = 4.0 * vectors  # biases of int8 models take four bytes
-        of_matrices = found.parameter_bytes - of_vectors if matrices else 0.0
-        if not shapes[layer.name].depthwise:
-            of_matrices *= share_in
-        return share_out * (of_matrices + of_vectors)
+        total = 0.0
+        for name in graph.stored[layer.name]:
+            size, kind = float(found.weight_bytes[name]), _kind(found, name)
+            if kind == "hidden":
+                size *= width_out / layer.width_out
+            elif kind == "in" and not depthwise[layer.name]:
+                size *= width_in / layer.width_in
+            total += size * width_out / layer.width_out
+        return total
 
     terms, fixed = layer_terms(table, value)
     return Resource("flash", "bytes", math.inf, _busy(terms), fixed + size - weights)
+
+
+def _kind(segment: Segment, weight: str) -> str:
+    """Return on which width a weight depends besides that of its layer's output.
+
+    "in" for the weight of the operator, "hidden" for the recurrent one, which has the output's
+    width twice, and "" for biases, scales and initial states.
+    """
+    operands = list(segment.nodes[0].input)
+    if segment.operator in ANCHORS and weight == operands[1]:
+        return "in"
+    hidden = segment.operator in RECURRENT_OPERATORS and weight == operands[2]
+    return "hidden" if hidden else ""
 
 
 def activations(table: CostTable, graph: Graph, limit: float) -> list[Resource]:

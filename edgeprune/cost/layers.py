@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.fragments import KEEPS_CHANNELS, Template, template
 from edgeprune.export.onnx_graph import RECURRENT
-from edgeprune.export.segments import ANCHORS, Graph
+from edgeprune.export.segments import ANCHORS, Graph, Segment
 from edgeprune.records import ChannelGroup, PricedLayer
 
 
@@ -30,8 +30,8 @@ class Layers:
 def priceable(graph: Graph, groups: Sequence[ChannelGroup], warn: Callable[[str], None]) -> Layers:
     """Return which layers of `graph` have which groups on their sides, and how to resize them.
 
-    Groups that feed a layer which cannot be priced at other widths (a convolution behind a
-    concatenation) are left alone, and `warn` is told.
+    Groups that feed a layer which cannot be priced at other widths (a convolution or a linear layer
+    behind a concatenation) are left alone, and `warn` is told.
 
     Raises:
         UnsupportedModelError: no group is left.
@@ -70,32 +70,35 @@ def _layers(
     for group in groups:
         for name in group.inputs:
             feeders.setdefault(name, []).append(group)
-    feeding = {name: found[0] for name, found in feeders.items()}
     fed = {layer: g for g in groups for layer in g.outputs}
     carried = {layer: g for g in groups for layer in g.carriers}
     tensor_group: dict[str, ChannelGroup] = {}
     layers: list[PricedLayer] = []
     templates: dict[str, Template] = {}
+    calls = _calls(graph)
     for segment in graph.segments:
-        group_in = feeding.get(segment.name) or carried.get(segment.name)
-        group_out = fed.get(segment.name) or carried.get(segment.name)
+        layer = calls.get(segment.name, segment.name)
+        sources = feeders.get(layer, [])
+        group_in = sources[0] if sources else carried.get(layer)
+        group_out = fed.get(layer) or carried.get(layer)
         if segment.operator not in ANCHORS and segment.inputs:
             group_in = tensor_group.get(segment.inputs[0])
-            group_out = group_in
-        stacked = segment.operator in RECURRENT and fed.get(segment.name.partition("/")[0])
-        if stacked and group_out is None:  # a further layer of a stack reads what it writes
-            group_in = group_out = stacked
+            group_out, sources = group_in, []
+        stacked = fed.get(segment.layer) if segment.operator in RECURRENT else None
+        if stacked and tensor_group.get(segment.inputs[0]) is stacked:
+            # a further layer of a stack reads what it writes
+            group_in, group_out, sources = stacked, stacked, []
         if group_out is not None:
             tensor_group[segment.output] = group_out
         shape = template(graph, segment, group_in.width if group_in else None)
         touched = group_in is not None or group_out is not None
         resizable = shape.resizable and touched and _fits(shape, group_in, group_out)
+        resizable &= not sources or _feeds_alone(sources, layer, shape)
         if touched and not resizable and segment.macs:
-            sources = {g.name for g in feeders.get(segment.name, ()) or (group_in, group_out) if g}
             raise _UnpricedError(
                 f"layer {segment.name} ({segment.operator}, {segment.input_shape} -> "
                 f"{segment.output_shape}) cannot be priced at other widths",
-                sources,
+                {group.name for group in sources or (group_in, group_out) if group},
             )
         layers.append(
             PricedLayer(
@@ -114,6 +117,25 @@ def _layers(
     return layers, templates
 
 
+def _calls(graph: Graph) -> dict[str, str]:
+    """Return segment -> torch layer, for those that run the weights of a layer.
+
+    A layer that is called more than once (shared towers or heads) runs as a segment a call.
+    """
+    weights = {s.name: _weight(s) for s in graph.segments if s.operator in ANCHORS}
+    return {
+        segment.name: segment.layer
+        for segment in graph.segments
+        if weights.get(segment.name) and weights[segment.name] == weights.get(segment.layer)
+    }
+
+
+def _weight(segment: Segment) -> tuple[int, ...]:
+    """Return the dimensions of the weight; MatMul holds that of a linear layer transposed."""
+    names = segment.nodes[0].input[1:2]
+    return tuple(sorted(d for name in names for d in segment.weights.get(name, ())))
+
+
 def _fits(shape: Template, group_in: ChannelGroup | None, group_out: ChannelGroup | None) -> bool:
     """Whether the layer's channels are exactly the groups' (a concatenation has more)."""
     if shape.segment.operator in KEEPS_CHANNELS:
@@ -121,3 +143,11 @@ def _fits(shape: Template, group_in: ChannelGroup | None, group_out: ChannelGrou
     return (group_in is None or shape.width_in == group_in.width) and (
         group_out is None or shape.width_out == group_out.width
     )
+
+
+def _feeds_alone(sources: Sequence[ChannelGroup], layer: str, shape: Template) -> bool:
+    """Whether one group feeds the whole input of `layer`: none beside it, and no other features.
+
+    The width of an input that several groups feed does not follow that of one of them.
+    """
+    return len(sources) == 1 and sources[0].entries_in(layer) == shape.width_in * shape.flat

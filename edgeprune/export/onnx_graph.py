@@ -8,6 +8,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,7 +179,8 @@ def _quiet() -> Iterator[None]:
 def _fold_recurrent_weights(model: ir.Model) -> None:
     """Put the gates of recurrent layers into ONNX's order once, not in every run.
 
-    torch.onnx leaves this to slices and concatenations of the weights, twenty nodes a layer.
+    torch.onnx leaves this to slices and concatenations of the weights, twenty nodes a layer, and a
+    call: what several calls of a layer share is stored once.
     """
     from onnxscript import optimizer
 
@@ -194,6 +196,13 @@ def _fold_recurrent_weights(model: ir.Model) -> None:
         optimizer.fold_constants(
             model, input_size_limit=limit, output_size_limit=limit, should_fold=folded.__contains__
         )
+    stored: dict[object, ir.Value] = {}
+    for node in (node for node in model.graph if node.op_type in RECURRENT):
+        for index, value in enumerate(node.inputs):
+            if index and value is not None and value.const_value is not None:
+                array = value.const_value.numpy()
+                key = array.dtype.str, array.shape, sha256(array.tobytes()).digest()
+                node.replace_input_with(index, stored.setdefault(key, value))
 
 
 def _rename(model: ir.Model, layers: set[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,10 @@ Shape = tuple[int, ...]
 class Segment:
     """A layer as a runtime executes it.
 
-    `name` is the torch layer where known; `nodes` start with the anchor; `output` is what
-    other layers read; `addends` are activations that a fused Add reads besides the chain;
-    `constants` holds the values of scalar operands and of short ones of integers.
+    `name` is the torch layer where known, with a number for further calls, and `layer` is without
+    one; `nodes` start with the anchor; `output` is what other layers read; `addends` are
+    activations that a fused Add reads besides the chain; `constants` holds the values of scalar
+    operands and of short ones of integers; `weight_bytes` the sizes of what counts as a parameter.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Segment:
     parameters: int = 0
     parameter_bytes: int = 0
     activation_bytes: int = 0
+    layer: str = ""
+    weight_bytes: dict[str, int] = field(default_factory=dict)
 
     @property
     def aliases(self) -> set[str]:
@@ -87,8 +91,21 @@ class Graph:
 
     @property
     def parameters(self) -> int:
-        """Number of weights."""
-        return sum(segment.parameters for segment in self.segments)
+        """Number of weights; those that several layers read count once."""
+        return sum(math.prod(s.weights[n]) for s in self.segments for n in self.stored[s.name])
+
+    @cached_property
+    def stored(self) -> dict[str, tuple[str, ...]]:
+        """Layer -> its weights without those of other layers: the file holds each of them once.
+
+        A weight that several layers read is the first one's, of weighted operators before others.
+        """
+        found: dict[str, tuple[str, ...]] = {}
+        seen: set[str] = set()
+        for segment in sorted(self.segments, key=lambda s: s.operator not in ANCHORS):
+            found[segment.name] = tuple(n for n in segment.weight_bytes if n not in seen)
+            seen |= {*segment.weight_bytes}
+        return found
 
     def peak_activation_bytes(self) -> int:
         """Return the largest sum of activations alive at one time, fused layers as one step."""
@@ -174,19 +191,22 @@ def read_graph(path: Path) -> Graph:
 
 def as_int8(graph: Graph) -> Graph:
     """Return the layers of a float graph with the bytes of int8: biases take four, the rest one."""
-    segments = tuple(
-        replace(
-            segment,
-            parameter_bytes=sum(
-                math.prod(shape) * (4 if len(shape) == 1 else 1)
-                for name, shape in segment.weights.items()
-                if shape and graph.element_bytes.get(name) == 4
-            ),
-            activation_bytes=math.prod(segment.output_shape),
+    segments = []
+    for segment in graph.segments:
+        sizes = {
+            name: math.prod(segment.weights[name]) * (4 if len(segment.weights[name]) == 1 else 1)
+            for name in segment.weight_bytes
+        }
+        segments.append(
+            replace(
+                segment,
+                weight_bytes=sizes,
+                parameter_bytes=sum(sizes.values()),
+                activation_bytes=math.prod(segment.output_shape),
+            )
         )
-        for segment in graph.segments
-    )
-    return replace(graph, segments=segments, element_bytes=dict.fromkeys(graph.element_bytes, 1))
+    element_bytes = dict.fromkeys(graph.element_bytes, 1)
+    return replace(graph, segments=tuple(segments), element_bytes=element_bytes)
 
 
 def _operands(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
@@ -261,6 +281,7 @@ def _make_unique(segments: list[Segment]) -> None:
     """Number layers of the same name; the one with the weights keeps it."""
     seen: dict[str, int] = {}
     for segment in sorted(segments, key=lambda segment: segment.operator not in ANCHORS):
+        segment.layer = segment.name
         seen[segment.name] = seen.get(segment.name, 0) + 1
         if seen[segment.name] > 1:
             segment.name = f"{segment.name}/{segment.operator}_{seen[segment.name]}"
@@ -280,7 +301,8 @@ def _measure(
     # Axes, limits and target shapes are operands, not weights.
     counted = {name: shape for name, shape in segment.weights.items() if name in floats and shape}
     segment.parameters = sum(math.prod(shape) for shape in counted.values())
-    segment.parameter_bytes = sum(math.prod(s) * sizes.get(n, 4) for n, s in counted.items())
+    segment.weight_bytes = {n: math.prod(s) * sizes.get(n, 4) for n, s in counted.items()}
+    segment.parameter_bytes = sum(segment.weight_bytes.values())
     weight = constants.get(node.input[1]) if len(node.input) > 1 else None
     first_output = shapes.get(node.output[0], ())
     if not first_output:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from edgeprune.devices.gpu_times import HEAVY
@@ -22,6 +23,8 @@ def sub_graph(inside: Sequence[Segment], compilers: Mapping[str, int]) -> Segmen
     if not inside:
         return Segment(name, "sub-graph", [], [], name)
     first, last = inside[0], inside[-1]
+    shapes = {name: segment.weights[name] for segment in inside for name in segment.weight_bytes}
+    sizes = {name: size for segment in inside for name, size in segment.weight_bytes.items()}
     return Segment(
         name,
         "sub-graph",
@@ -31,8 +34,8 @@ def sub_graph(inside: Sequence[Segment], compilers: Mapping[str, int]) -> Segmen
         input_shape=first.input_shape,
         output_shape=last.output_shape,
         macs=sum(segment.macs for segment in inside),
-        parameters=sum(segment.parameters for segment in inside),
-        parameter_bytes=sum(segment.parameter_bytes for segment in inside),
+        parameters=sum(map(math.prod, shapes.values())),
+        parameter_bytes=sum(sizes.values()),
         activation_bytes=last.activation_bytes,
     )
 

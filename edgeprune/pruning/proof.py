@@ -27,12 +27,18 @@ def describe(
         ]
         return tuple(dict.fromkeys(chosen))
 
+    inputs = listed("in", roots=True)
+    read: dict[str, set[int]] = {name: set() for name in inputs}
+    for member in members:  # a layer that is called again is a member again
+        if member.side == "in" and member.layer in read:
+            read[member.layer] |= {entry for at in member.indices for entry in at}
     return ChannelGroup(
         name=name,
         width=width,
         outputs=listed("out", roots=True),
-        inputs=listed("in", roots=True),
+        inputs=inputs,
         carriers=listed("", roots=False),
+        entries={layer: len(found) for layer, found in read.items() if len(found) != width},
     )
 
 

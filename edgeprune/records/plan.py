@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Literal
 
+from pydantic import Field
+
 from edgeprune.records.base import Record, Unit
 
 
@@ -19,6 +21,9 @@ class ChannelGroup(Record):
     Channels go in bundles of `divisor`, so widths are multiples of it, and two bundles stay (else a
     grouped convolution would be a depthwise one): the same place in each of `divisor` equal parts,
     or (`contiguous`) whole parts of that size, such as heads of attention.
+
+    `entries` tells of each layer of `inputs` that does not read one entry a channel (flattened
+    channels have several) how many of its input's entries are the group's.
     """
 
     name: str
@@ -28,6 +33,11 @@ class ChannelGroup(Record):
     carriers: tuple[str, ...] = ()
     divisor: int = 1
     contiguous: bool = False
+    entries: dict[str, int] = Field(default_factory=dict)
+
+    def entries_in(self, layer: str) -> int:
+        """Return how many entries of the input of `layer`, one of `inputs`, are the group's."""
+        return self.entries.get(layer, self.width)
 
     @property
     def narrowest(self) -> int:

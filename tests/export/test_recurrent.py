@@ -59,6 +59,28 @@ def test_weights_are_put_in_order_once(kind, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_a_layer_that_is_called_twice_are_stored_once(kind, tmp_path: Path) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = KINDS[kind][0](48, 32, batch_first=True)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.layer(a)[0] - self.layer(b)[0]
+
+    torch.manual_seed(0)
+    model, inputs = Both().eval(), (torch.randn(1, 5, 48), torch.randn(1, 5, 48))
+    size = export(model, inputs, tmp_path / "model.onnx", opset=20).file_bytes
+    assert size < 4 * sum(p.numel() for p in model.parameters()) + 6000
+    session = onnxruntime.InferenceSession(
+        tmp_path / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    given = {f"input_{i}": tensor.numpy() for i, tensor in enumerate(inputs)}
+    (found,) = session.run(None, given)
+    np.testing.assert_allclose(found, model(*inputs).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_recurrent_layer_bears_its_name_and_counts_its_work(kind, tmp_path: Path) -> None:
     model, inputs = a_tagger(kind)
     export(model, inputs, tmp_path / "model.onnx", opset=20)
