@@ -10,6 +10,7 @@ import sysconfig
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,15 +25,41 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.d
 def code_digest(model: nn.Module, data: Data) -> str:
     """Return a hash of the source of the model's classes, of the data's, of loss and metric.
 
-    Of loss and metric it covers what they hold and refer to as well: parts of modules and partial
-    functions, attributes of objects, closures, globals of the user's modules. What has no source
-    (compiled code, a console) enters with its name only.
+    Of the user's modules, of loss and metric it covers what they hold and refer to as well: parts
+    of modules and partial functions, attributes of objects, closures, globals of their files. What
+    has no source (compiled code, a console) enters with its name only.
     """
     things = {type(module) for module in model.modules()} | {type(p) for p in data.parts().values()}
     texts = [_source(thing) for thing in things]
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        if not type(module).__module__.startswith("torch."):
+            own = (("", _methods(type(module))), ("", _attributes(module)))
+            held = (text for _, part in own for text in _parts(part, seen))
+            texts.append("\n".join((name, *held)))
     for judge in (data.loss, data.metric):
         texts.append("\n".join(_parts(getattr(judge, "__wrapped__", judge), set())))
     return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()
+
+
+def _methods(kind: type) -> dict[str, Any]:
+    """Return the functions of a class of modules and of its bases, up to torch's own."""
+    user = [one for one in kind.__mro__ if not one.__module__.startswith(("torch.", "builtins"))]
+    return {
+        f"{one.__qualname__}.{name}": part
+        for one in user
+        for name, part in vars(one).items()
+        if inspect.isfunction(part)
+    }
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """Return what a module holds besides parameters, buffers and modules, and its mode."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and name != "training"
+    }
 
 
 def _source(thing: Any) -> str:
@@ -51,6 +78,9 @@ def _parts(thing: Any, seen: set[int], depth: int = DEPTH) -> Iterator[str]:
         values = thing.detach().flatten()[:LARGEST].cpu().contiguous()
         digest = hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).hexdigest()
         yield f"{thing.dtype} {tuple(thing.shape)} {digest}"
+    elif isinstance(thing, np.ndarray) and thing.dtype != object:
+        taken = np.ascontiguousarray(thing.reshape(-1)[:LARGEST])
+        yield f"{thing.dtype} {thing.shape} {hashlib.sha256(taken.tobytes()).hexdigest()}"
     elif id(thing) in seen or not depth:
         yield type(thing).__qualname__
     else:
@@ -71,6 +101,7 @@ def _inside(thing: Any) -> Iterator[tuple[str, Any]]:
     elif inspect.isfunction(thing):
         yield _source(thing), thing.__defaults__
         yield "", thing.__kwdefaults__
+        yield "wraps", getattr(thing, "__wrapped__", None)
         if not thing.__code__.co_filename.startswith(INSTALLED):
             held = inspect.getclosurevars(thing)
             yield from _sorted({**held.globals, **held.nonlocals})
@@ -85,8 +116,7 @@ def _inside(thing: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(thing, nn.Module):
         yield _source(type(thing)) + repr(thing), None
         yield from _sorted(thing.state_dict())
-        own = {name: value for name, value in vars(thing).items() if not name.startswith("_")}
-        yield from _sorted(own)
+        yield from _sorted(_attributes(thing))
     else:
         yield _source(type(thing)), None
         yield from _sorted(getattr(thing, "__dict__", {}))

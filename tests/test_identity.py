@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -94,6 +95,30 @@ def by_a_global(output: Tensor, target: Tensor) -> Tensor:
     return scaled(output)
 
 
+WEIGHTS = {"a": np.array([1.0, 2.0]), "b": np.array([1.0, 3.0])}
+
+
+def by_an_array(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    weights = WEIGHTS[name]
+    return lambda output, target: output.sum() * float(weights[1])
+
+
+@torch.no_grad()
+def decorated(output: Tensor, target: Tensor) -> Tensor:
+    return scaled(output)
+
+
+class Net(nn.Module):
+    """A model whose function depends on an attribute, and on a function beside it."""
+
+    def __init__(self, power: float) -> None:
+        super().__init__()
+        self.layer, self.power = nn.Linear(4, 3), power
+
+    def forward(self, x: Tensor) -> Tensor:
+        return scaled(self.layer(x)) ** self.power
+
+
 LOSSES: dict[str, Callable[[], Any]] = {
     "function": lambda: F.cross_entropy,
     "other function": lambda: F.multi_margin_loss,
@@ -115,6 +140,9 @@ LOSSES: dict[str, Callable[[], Any]] = {
     "closure": lambda: enclosed(1.0),
     "closure, otherwise": lambda: enclosed(2.0),
     "by a global": lambda: by_a_global,
+    "decorated": lambda: decorated,
+    "array": lambda: by_an_array("a"),
+    "array, otherwise": lambda: by_an_array("b"),
 }
 
 
@@ -131,8 +159,14 @@ def test_code_is_told_apart_by_all_that_a_loss_holds(monkeypatch: pytest.MonkeyP
         found = {name: digest(name, part) for name in LOSSES}
         assert found == {name: digest(name, part) for name in LOSSES}, "the same twice"
         assert len(set(found.values())) == len(LOSSES)
+    data = Data(batches[0][0], None, batches, batches)
+    models = {power: code_digest(Net(power), data) for power in (1.0, 2.0)}
+    assert models == {power: code_digest(Net(power), data) for power in (1.0, 2.0)}
+    assert models[1.0] != models[2.0]
     monkeypatch.setitem(globals(), "FACTOR", 2.0)
     assert digest("by a global", "metric") != found["by a global"]
+    assert digest("decorated", "metric") != found["decorated"]
+    assert code_digest(Net(1.0), data) != models[1.0]
 
 
 def test_code_has_the_same_digest_in_another_process() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -301,6 +302,7 @@ class _Work:
                 trained = contender.train(data, seed, stage.update)
             before, after = trained.before, trained.after
             seconds = time.monotonic() - started
+            gc.collect()  # graphs of cut models hold themselves, and memory about them
         self.rows.add(
             BenchRow(
                 method=variant.label,

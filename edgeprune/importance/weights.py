@@ -1,8 +1,8 @@
 """Criteria that look at weights alone: no data, no gradients.
 
 torch-pruning scores convolutions, linear layers and normalisations; `rest` adds the layer types
-that its classes pass over (depthwise convolutions, recurrent layers, embeddings, and for `fpgm`
-inputs of grouped convolutions).
+that its classes pass over (depthwise convolutions, recurrent layers, embeddings and inputs of
+grouped convolutions).
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def rest(
 def _passed_over(layer: nn.Module, member: Member, criterion: str) -> bool:
     """Whether `group_scores` counts no weights of the layer on this side, but should."""
     if isinstance(layer, CONVOLUTIONS + TRANSPOSED):
-        if criterion == "fpgm":  # depthwise ones count for nothing there
-            return member.side == "in" and reads_in_parts(layer)
-        return is_carrier(layer)
+        if is_carrier(layer):
+            return criterion != "fpgm"  # depthwise ones count for nothing there
+        return member.side == "in" and reads_in_parts(layer)
     return isinstance(layer, (nn.Embedding, *RECURRENT))

@@ -193,7 +193,7 @@ def group_scores(
 
     `taylor` needs the gradients of the loss in `.grad` (arXiv 1906.10771), `l1`, `l2`, `bn_scale`
     (arXiv 1708.06519) and `fpgm` (arXiv 1811.00250) only weights. Scores are summed over the layers
-    of a group, not normalised. Depthwise and recurrent layers are not counted, nor, by `fpgm`, the
+    of a group, not normalised. Depthwise and recurrent layers are not counted, nor the
     inputs of grouped convolutions.
 
     Raises:
@@ -215,8 +215,8 @@ def group_scores(
         name = names.get(root)
         if name is None or name not in chosen:
             continue  # torch-pruning may fail at what is never cut
-        try:  # torch-pruning 1.6.1 fails to repeat the rows of FPGM for the parts
-            score = importance([i for i in group if criterion != "fpgm" or not _in_parts(i)])
+        try:  # torch-pruning 1.6.1 sums over the parts of a layer, or fails to repeat their rows
+            score = importance([item for item in group if not _in_parts(item)])
         except UNKNOWN as error:
             raise UsageError(
                 f"importance {criterion} cannot score group {name}: torch-pruning fails at it: "

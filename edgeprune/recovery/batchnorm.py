@@ -23,7 +23,9 @@ def has_batchnorm(model: nn.Module) -> bool:
 
 
 def recalibrate(model: nn.Module, samples: Sequence[Inputs]) -> None:
-    """Replace the running statistics by plain averages over `samples`; nothing else changes.
+    """Replace the running statistics by averages over `samples`; nothing else changes.
+
+    A batch counts by its number of samples.
 
     Only the BatchNorm layers are put into training mode, so dropout stays off. The model is left in
     eval mode. (Statistics after weight changes: arXiv 2007.02491, section 3.)
@@ -46,10 +48,13 @@ def recalibrate(model: nn.Module, samples: Sequence[Inputs]) -> None:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
         norm.train()
+    seen = 0
     with torch.no_grad():
         for inputs in chosen:
+            seen += len(inputs[0])
+            for norm in norms:
+                norm.momentum = len(inputs[0]) / seen  # of a batch in the average so far
             model(*inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -30,32 +30,48 @@ def distillation(
     return temperature**2 * divergence.sum(classes).mean()
 
 
-def class_axis(output: Tensor, target: Tensor, data: Data, said: str = "auto") -> int | None:
-    """Return the axis of `output` along which classes lie; None where it holds values.
+def class_axis(model: nn.Module, data: Data, settings: RecoverSection) -> int | None:
+    """Return the axis of outputs along which classes lie; None where they hold values.
 
-    What the job has not `said` is told by the target: one of floating point and the output's shape,
-    with another loss than cross-entropy, is made of values; one of whole numbers lacks the axis of
-    the classes. Without labels classes lie along axis 1, as cross-entropy takes them.
+    What `settings` do not say is told by labels of calibration or else validation data: those of
+    floating point and the outputs' shape, with another loss than cross-entropy, are values; whole
+    numbers lack the axis of the classes. Without labels classes lie along axis 1, as cross-entropy
+    takes them. An axis of a single class is none.
 
     Raises:
-        DataError: neither tells it.
+        DataError: nothing tells it.
     """
-    if said != "auto":
-        return {"classes": 1, "classes_last": -1, "values": None}[said]
-    shape = tuple(output.shape)
-    if output.ndim < 2 or shape[-1] == 1:  # no distribution over classes
+    if settings.outputs != "auto":
+        return {"classes": 1, "classes_last": -1, "values": None}[settings.outputs]
+    with torch.inference_mode():
+        shape = tuple(call(model, data.example).shape[1:])
+    if not shape or shape[-1] == 1:  # no distribution over classes
         return None
-    if target.is_floating_point() and target.shape == output.shape:
-        return 1 if _is_cross_entropy(data) else None
-    if output.ndim == 2 or tuple(target.shape) == (shape[0], *shape[2:]):
-        return 1
-    if tuple(target.shape) == shape[:-1]:
-        return -1
-    if not has_labels((output,), target):
-        return 1
+    crossed = _is_cross_entropy(data)
+    axis = 1 if crossed and len(shape) == 1 else _told_by_labels(shape, data, crossed)
+    return axis if axis is None or (1, *shape)[axis] > 1 else None
+
+
+def _told_by_labels(shape: tuple[int, ...], data: Data, crossed: bool) -> int | None:
+    """Return the axis of classes of outputs [N, *shape]; `crossed`: by cross-entropy."""
+    for name, part in (("calibration", data.calibration), ("validation", data.validation)):
+        inputs, target = first_batches(part, 1, name)[0]
+        if has_labels(inputs, target):
+            break
+    else:
+        if crossed:
+            return 1
+    told = tuple(target.shape[1:])
+    if has_labels(inputs, target):
+        if target.is_floating_point() and told == shape:
+            return 1 if crossed else None
+        if len(shape) == 1 or told == shape[1:]:
+            return 1
+        if told == shape[:-1]:
+            return -1
     raise DataError(
-        f"the model's outputs have shape {list(shape)} and targets {list(target.shape)}: along "
-        "which axis classes lie, which distillation has to know, does not follow",
+        f"the model's outputs have shape {[*shape]} a sample and targets {[*told]}: along which "
+        "axis classes lie, which distillation has to know, does not follow",
         '[recover] outputs = "classes" (axis 1), "classes_last" or "values" says it, or '
         "distill = false",
     )
@@ -68,9 +84,7 @@ def require_teachable(model: nn.Module, data: Data, settings: RecoverSection) ->
         DataError: it is not.
     """
     if settings.steps and (data.train is None or (settings.distill and settings.distill_weight)):
-        inputs, target = first_batches(data.calibration, 1, "calibration")[0]
-        with torch.inference_mode():
-            class_axis(call(model, inputs), target, data, settings.outputs)
+        class_axis(model, data, settings)
 
 
 def _is_cross_entropy(data: Data) -> bool:

@@ -25,11 +25,15 @@ Pair = tuple[tuple[Tensor, ...], Tensor]
 
 @dataclass(frozen=True)
 class Lesson:
-    """A batch to train on, and what the dense model makes of it where it teaches."""
+    """A batch to train on, and what the dense model makes of it where it teaches.
+
+    `classes` is the axis of its distributions; None where outputs are values.
+    """
 
     inputs: tuple[Tensor, ...]
     target: Tensor
     wanted: Tensor | None
+    classes: int | None
 
 
 def lessons(
@@ -43,12 +47,14 @@ def lessons(
     layout = training_layout(teacher)
     part = data.train if data.train is not None else data.calibration
     stream = endless(part, Measurable(models))
+    teaches = settings.steps > 0 and _weight(data, settings) > 0.0
+    classes = class_axis(dense, data, settings) if teaches else None
     for inputs, target in itertools.islice(stream, settings.steps):
         wanted = None
-        if _weight(data, settings) > 0.0:
+        if teaches:
             with torch.no_grad():
                 wanted = call(teacher, tuple(map(layout, inputs)))
-        yield Lesson(inputs, target, wanted)
+        yield Lesson(inputs, target, wanted, classes)
 
 
 class Trainee:
@@ -102,8 +108,8 @@ class Trainee:
         if weight < 1.0:
             total = total + (1.0 - weight) * self.data.loss(output, lesson.target)
         if lesson.wanted is not None:
-            classes = class_axis(output, lesson.target, self.data, self.settings.outputs)
-            taught = distillation(output, lesson.wanted, self.settings.temperature, classes)
+            settings = self.settings
+            taught = distillation(output, lesson.wanted, settings.temperature, lesson.classes)
             total = total + weight * taught
         return total
 

@@ -60,6 +60,17 @@ def test_fpgm_of_inputs_of_a_grouped_convolution_by_hand(build, groups_of) -> No
     torch.testing.assert_close(found["2"], expected)
 
 
+@pytest.mark.parametrize(("criterion", "power"), [("l1", 1), ("l2", 2)])
+def test_magnitude_of_inputs_of_a_grouped_convolution_by_hand(
+    build, groups_of, criterion: str, power: int
+) -> None:
+    model, inputs = build("grouped")
+    found = score_channels(model, data(inputs), groups_of("grouped").groups, criterion, samples=20)
+    first, grouped = (model[i].weight.detach().abs() ** power for i in (0, 2))
+    read = [grouped[4 * (k // 4) : 4 * (k // 4) + 4, k % 4].sum() for k in range(16)]
+    torch.testing.assert_close(found["0"], first.flatten(1).sum(1) + torch.stack(read))
+
+
 def test_auto_scores_a_grouped_convolution_and_names_what_cannot(build, groups_of) -> None:
     model, inputs = build("grouped")
     groups = groups_of("grouped")

@@ -49,6 +49,10 @@ def test_statistics_become_plain_averages_and_nothing_else_changes() -> None:
     recalibrate(model, [(first,), (second,)])
     assert norm.running_mean.tolist() == pytest.approx([(1 + 6) / 2, (2 + 2) / 2])
     assert norm.running_var.tolist() == pytest.approx([(2 + 8) / 2, (0 + 8) / 2])
+    third = torch.tensor([[3.0, 1.0]] * 12)  # a batch counts by its samples
+    recalibrate(model, [(first,), (third,), (second,)])
+    assert norm.running_mean.tolist() == pytest.approx([(2 + 36 + 12) / 16, (4 + 12 + 4) / 16])
+    assert norm.running_var.tolist() == pytest.approx([(4 + 0 + 16) / 16, (0 + 0 + 16) / 16])
     assert norm.momentum == 0.1
     assert torch.equal(norm.weight, weight)
     assert not any(module.training for module in model.modules())
@@ -80,7 +84,7 @@ def test_distillation_by_hand() -> None:
         assert float(last) == pytest.approx(float(torch.stack(one_by_one).mean()), rel=1e-5)
 
 
-LABELS, FLOATS = torch.zeros(4, 7, dtype=torch.long), torch.randn(4, 7)
+LABELS, FLOATS, NONE = torch.zeros(4, 7, dtype=torch.long), torch.randn(4, 7), torch.empty(0)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +97,11 @@ LABELS, FLOATS = torch.zeros(4, 7, dtype=torch.long), torch.randn(4, 7)
         ((4, 7), FLOATS, "cross_entropy", "auto", 1),  # soft labels
         ((4, 7), FLOATS, "own", "auto", None),
         ((4, 1), FLOATS[:, :1], "own", "auto", None),
+        ((4, 1, 7), LABELS, "own", "auto", None),  # a single class is no distribution
         ((4,), FLOATS[:, 0], "own", "auto", None),
-        ((4, 3), torch.empty(0), "cross_entropy", "auto", 1),
-        ((4, 3, 7), torch.empty(0), "cross_entropy", "auto", 1),
+        ((4, 3), NONE, "cross_entropy", "auto", 1),
+        ((4, 3, 7), NONE, "cross_entropy", "auto", 1),
+        ((4, 7), NONE, "own", "auto", DataError),
         ((4, 7), FLOATS, "own", "classes", 1),
         ((4, 3, 7), LABELS, "own", "values", None),
         ((4, 3, 7), LABELS, "own", "classes_last", -1),
@@ -110,17 +116,19 @@ def test_what_the_dense_model_teaches(
     axis: int | type[Exception] | None,
 ) -> None:
     own = {"own": lambda output, target: output.sum(), "cross_entropy": nn.functional.cross_entropy}
-    batch = [(torch.zeros(4, *output[1:]), target)]
-    found = Data(batch[0][0][:1], batch, batch, batch, loss=own[loss]).guarded()
-    settings = RecoverSection(outputs=said)
-    if axis is DataError:
-        with pytest.raises(DataError, match="along which axis classes lie"):
-            require_teachable(nn.Identity(), found, settings)
-        require_teachable(nn.Identity(), found, RecoverSection(distill=False))
-        require_teachable(nn.Identity(), found, RecoverSection(steps=0))
-        return
-    require_teachable(nn.Identity(), found, settings)
-    assert class_axis(torch.zeros(output), target, found, said) == axis
+    inputs = torch.zeros(4, *output[1:])
+    batch, unlabelled = [(inputs, target)], [(inputs, NONE)]
+    model, settings = nn.Identity(), RecoverSection(outputs=said)
+    for calibration in (batch, unlabelled):  # validation tells what calibration does not
+        found = Data(inputs[:1], batch, calibration, batch, loss=own[loss]).guarded()
+        if axis is DataError:
+            with pytest.raises(DataError, match="axis classes lie"):
+                require_teachable(model, found, settings)
+        else:
+            require_teachable(model, found, settings)
+            assert class_axis(model, found, settings) == axis
+        require_teachable(model, found, RecoverSection(distill=False))
+        require_teachable(model, found, RecoverSection(steps=0))
 
 
 def test_recovery_learns_and_keeps_the_dense_model(data: Data) -> None:
