@@ -148,8 +148,8 @@ def interval(
 ) -> str:
     """Return a ratio with its interval on an axis with named limits: (ratio, name)."""
     values = [median, low, high, *(value for value, _ in limits)]
-    first, last = min(values), max(values)
-    pad = 0.12 * (last - first) or 0.5
+    first, last = _apart(min(values), max(values))
+    pad = 0.12 * (last - first)
     start, end = max(0.0, first - pad), last + pad
     left, span = 24, svg.WIDTH - 48
 
@@ -157,7 +157,7 @@ def interval(
         return left + span * (value - start) / (end - start)
 
     parts = [svg.line(left, 84, left + span, 84, svg.GRID)]
-    for tick in ticks(start, end, 6):
+    for tick in (tick for tick in ticks(start, end, 6) if start <= tick <= end):
         parts.append(svg.line(place(tick), 84, place(tick), 89, svg.GRID))
         parts.append(svg.text(place(tick), 103, f"{tick:g}", "middle"))
     for index, (value, name) in enumerate(sorted(limits)):
@@ -215,14 +215,27 @@ def history(points: Sequence[tuple[int, float, float]], *, metric: str, title: s
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
-    """Return about `most` round values from at or below `low` to at or above `high`."""
-    if high <= low:
-        low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
+    """Return about `most` round values from at or below `low` to at or above `high`.
+
+    Values that agree to a millionth count as equal, and get an axis around them.
+    """
+    low, high = _apart(low, high)
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * k for k in (1, 2, 5, 10) if power * k >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [float(f"{k * step:.10g}") for k in range(first, last + 1)]
+
+
+def _apart(low: float, high: float) -> tuple[float, float]:
+    """Return both, or where they agree to a millionth a range around them.
+
+    Such values differ by rounding alone, and their ticks would round to one number.
+    """
+    size = max(abs(low), abs(high))
+    if high - low > 1e-6 * size:
+        return low, high
+    return low - 0.5 * (size or 1), high + 0.5 * (size or 1)
 
 
 def _root_ticks(most: float) -> list[float]:

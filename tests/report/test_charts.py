@@ -1,9 +1,10 @@
+import math
 import re
 from xml.etree import ElementTree
 
 import pytest
 
-from edgeprune.report import charts
+from edgeprune.report import charts, svg
 
 
 def a_bar(value, half=1.0):
@@ -135,8 +136,15 @@ def test_long_labels_keep_both_ends_and_the_full_name():
     assert len(shown) < 40
 
 
+LAST_BIT = math.nextafter(0.93, 1)
+
+
 @pytest.mark.parametrize(
-    ("low", "high"), [(0.13, 0.98), (0.0, 1e-6), (5.0, 5.0), (-3.0, 120.0), (0, 0)]
+    ("low", "high"),
+    [
+        *((0.13, 0.98), (0.0, 1e-6), (5.0, 5.0), (-3.0, 120.0), (0, 0)),
+        *((0.93, LAST_BIT), (-LAST_BIT, -0.93), (1.0, 1 + 1e-11), (1e6, 1e6 + 1e-4)),
+    ],
 )
 def test_ticks_enclose_the_values(low, high):
     ticks = charts.ticks(low, high, 5)
@@ -144,3 +152,19 @@ def test_ticks_enclose_the_values(low, high):
     assert ticks[-1] >= high
     assert 2 <= len(ticks) <= 8
     assert ticks == sorted(set(ticks))
+
+
+def test_values_that_differ_in_their_last_bits_are_drawn_inside_the_chart():
+    points = [(0, 0.5, 0.93), (10, 0.5, LAST_BIT)]
+    drawn = charts.history(points, metric="accuracy", title="t")
+    assert "nan" not in drawn
+    for left, top in numbers(drawn, "circle", "cx", "cy"):
+        assert 0 <= left <= svg.WIDTH
+        assert 20 <= top <= 170
+
+
+def test_an_interval_of_ratios_that_differ_in_their_last_bits_has_its_ticks_on_the_axis():
+    drawn = charts.interval(1.0, 1.0, 1 + 2**-52, limits=[(1.0, "dense")], text="ratio", title="t")
+    places = [left for left, _ in numbers(drawn, "text", "x", "y")]
+    assert all(0 <= left <= svg.WIDTH for left in places)
+    assert len(places) == len(set(texts(drawn)))

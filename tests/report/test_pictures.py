@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from xml.etree import ElementTree
 
@@ -199,3 +200,12 @@ def test_a_strip_has_a_ring_for_each_result_and_a_stroke_at_the_mean() -> None:
     assert number(strokes[0], "x1") == pytest.approx((rings[0] + rings[1]) / 2, abs=0.11)
     assert number(strokes[1], "x1") == pytest.approx(rings[2], abs=0.11)
     assert {"mean 0.91", "mean 0.94"} <= set(texts(picture))
+
+
+def test_results_that_differ_in_their_last_bits_are_drawn() -> None:
+    nearly = math.nextafter(0.93, 1)
+    picture = scatter([Dot("a", 0.5, 0.93), Dot("a", 0.5, nearly)], across="x", up="y", title="t")
+    heights = [number(c, "cy") for c in elements(picture, "circle")]
+    assert all(TOP <= height <= TOP + HEIGHT for height in heights)
+    picture = strip({"a": [0.93, nearly]}, across="x", title="t")
+    assert all(0 <= number(c, "cx") <= svg.WIDTH for c in elements(picture, "circle"))
