@@ -129,6 +129,11 @@ def shape(dimensions: Shape) -> str:
     return TIMES.join(map(str, dimensions)) or "scalar"
 
 
+def capital(text: str) -> str:
+    """Return `text` with its first letter in upper case and all others as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def ratio_name(kind: Kind, proves: bool = True) -> str:
     """Return what a ratio of two costs may be called.
 

@@ -160,7 +160,7 @@ def _ratio(verdict: Verdict, name: str) -> str:
         found.high,
         limits=limits,
         text=f"{name} {shown}, {summary.ratio_doubt(verdict)}",
-        title=f"{name.capitalize()} with its interval, against the dense model and the budget",
+        title=f"{figures.capital(name)} with its interval, against the dense model and the budget",
     )
 
 

@@ -197,6 +197,11 @@ def accuracy_doubt(verdict: Verdict) -> str:
     return f"95 % interval of the change {change}, {verdict.accuracy_samples:,} samples"
 
 
+def start_kept(verdict: Verdict, history: Sequence[tuple[int, float, float]]) -> bool:
+    """Whether no state of fine-tuning was better than the one before it, which then was kept."""
+    return all(metric <= verdict.recalibrated_accuracy for _, _, metric in history)
+
+
 def fine_tuning(verdict: Verdict, history: Sequence[tuple[int, float, float]]) -> str:
     """Return what fine-tuning did to the metric, in one sentence.
 
@@ -204,10 +209,15 @@ def fine_tuning(verdict: Verdict, history: Sequence[tuple[int, float, float]]) -
         verdict: of the job.
         history: (step, training loss, validation metric), at least one.
     """
-    best = max(metric for _, _, metric in history)
+    best = f"{max(metric for _, _, metric in history):.4f}"
+    before = f"{verdict.recalibrated_accuracy:.4f} before fine-tuning"
+    states = (
+        f"{before}, the state that was kept, since fine-tuning reached {best} at best"
+        if start_kept(verdict, history)
+        else f"{before}, {best} in its best state, which was kept"
+    )
     return (
-        f"{verdict.metric.capitalize()} on validation data: {verdict.recalibrated_accuracy:.4f} "
-        f"before fine-tuning, {best:.4f} in its best state, which was kept; the exported file on "
+        f"{figures.capital(verdict.metric)} on validation data: {states}; the exported file on "
         f"{verdict.accuracy_samples:,} samples of the {verdict.accuracy_on} data: "
         f"{verdict.slim.accuracy:.4f}."
     )

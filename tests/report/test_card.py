@@ -77,3 +77,9 @@ def test_estimates_are_never_called_a_speed_up():
     text = card(factories.a_document(verdict=factories.an_estimate()))
     assert not re.search(r"speed.?up", text, re.IGNORECASE)
     assert "no evidence about real hardware" in text
+
+
+def test_a_metric_keeps_its_own_letters():
+    text = card(factories.a_document(verdict=factories.a_verdict(metric="mean IoU")))
+    assert "Mean IoU comes from 10,000 samples" in text
+    assert "Mean IoU on validation data: 0.8127 before fine-tuning" in text

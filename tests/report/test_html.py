@@ -217,3 +217,15 @@ def test_a_schedule_that_stopped_is_told_with_its_steps():
     assert "Schedule progressive, 3 steps planned; it never reached the budget" in text
     assert "1 of 3" in text
     assert "script" not in found.tags
+
+
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [(0.8127, "The best state was kept."), (0.95, "The state before fine-tuning was kept")],
+)
+def test_the_caption_of_the_history_names_the_state_that_was_kept(before, kept):
+    verdict = factories.a_verdict(recalibrated_accuracy=before)
+    text = Page(render(factories.a_document(verdict=verdict))).text
+    captions = [line for line in text.splitlines() if "over the steps of fine-tuning" in line]
+    assert len(captions) == 1
+    assert kept in captions[0]

@@ -155,3 +155,13 @@ def test_fine_tuning_compares_like_with_like():
         "Top-1 accuracy on validation data: 0.9012 before fine-tuning, 0.9400 in its best state, "
         "which was kept; the exported file on 10,000 samples of the test data: 0.9281."
     )
+
+
+@pytest.mark.parametrize("reached", [0.92, 0.93])
+def test_the_state_before_fine_tuning_is_named_where_none_was_better(reached):
+    verdict = factories.a_verdict(recalibrated_accuracy=0.93, metric="mAP@50")
+    text = summary.fine_tuning(verdict, [(0, 0.5, 0.91), (20, 0.4, reached)])
+    assert text.startswith(
+        "MAP@50 on validation data: 0.9300 before fine-tuning, the state that was kept, since "
+        f"fine-tuning reached {reached:.4f} at best; the exported file on"
+    )
