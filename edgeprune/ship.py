@@ -27,12 +27,11 @@ from edgeprune.records import (
     WidthPlan,
 )
 from edgeprune.report.card import card
-from edgeprune.report.html import ReportData, render
+from edgeprune.report.html import INTEGER_MODEL, MODEL, ReportData, render
 from edgeprune.store import atomic, output_error, sha256_of, write_text
 
-MODEL, VERDICT, CARD, REPORT = "model.onnx", "verdict.json", "README.md", "report.html"
+VERDICT, CARD, REPORT, CODE = "verdict.json", "README.md", "report.html", "c"
 MANIFEST, CHECKSUMS = "manifest.json", "SHA256SUMS"
-INTEGER_MODEL, CODE = "model.int8.onnx", "c"
 REPORT_DATA, STAGED = Path(".run", "report_data.json"), Path(".run", "shipping")
 
 
@@ -113,6 +112,7 @@ def ship(
             shutil.copyfile(model, partial)
         forms, code = _integer_forms(folder, integer_model, chip, verdict.job)
         write_text(folder / VERDICT, _json(verdict.model_dump(mode="json", by_alias=True)))
+        hashes = {name: sha256_of(folder / name) for name in (MODEL, *forms, VERDICT)}
         document = ReportData(
             title=job_title,
             verdict=verdict,
@@ -124,7 +124,7 @@ def ship(
             history=tuple(history),
             skipped=tuple(skipped),
             artifact=artifact.model_copy(update={"path": MODEL}),
-            files={},
+            files=hashes,
             versions=versions,
             licence=licence,
             code=code,
@@ -132,7 +132,7 @@ def ship(
         )
         write_text(folder / CARD, card(document))
         written = (MODEL, *forms, VERDICT, CARD)
-        hashes = {name: sha256_of(folder / name) for name in written}
+        hashes = {**hashes, CARD: sha256_of(folder / CARD)}
         document = document.model_copy(update={"files": hashes})
         write_text(folder / REPORT_DATA, document.model_dump_json(by_alias=True, indent=1))
         write_text(folder / REPORT, render(document))

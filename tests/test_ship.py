@@ -282,6 +282,11 @@ def test_forms_of_an_older_model_go(tmp_path, model):
     out = tmp_path / "out"
     ship_into(out, model, integer_model=model)
     assert (out / "model.int8.onnx").exists()
+    assert '"model.int8.onnx", options' in (out / "README.md").read_text()
+    assert "&#34;model.int8.onnx&#34;, options" in (out / "report.html").read_text()
+    assert list(json.loads((out / REPORT_DATA).read_text())["files"]) == [
+        *("model.onnx", "model.int8.onnx", "verdict.json", "README.md")
+    ]
     (out / "c").mkdir()
     (out / "c" / "network.c").write_text("old")
     (out / "notes.txt").write_text("mine")

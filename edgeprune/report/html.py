@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgeprune.records import (
     Artifact,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
 MOST_BARS = 24
+MODEL, INTEGER_MODEL = "model.onnx", "model.int8.onnx"
 TEMPLATES = Path(__file__).parent
 
 
@@ -54,6 +55,16 @@ class ReportData(Record):
     licence: str | None = None
     code: CSource | None = None
     views: Views = Views()
+
+    @property
+    def precision(self) -> Literal["float32", "int8"]:
+        """The precision that costs, and the accuracy of the slim model, are of."""
+        return "int8" if INTEGER_MODEL in self.files else "float32"
+
+    @property
+    def model(self) -> str:
+        """Name of the shipped file in that precision."""
+        return INTEGER_MODEL if self.precision == "int8" else MODEL
 
 
 def render(document: ReportData) -> str:

@@ -52,15 +52,20 @@ class GateRow:
     note: str
 
 
-def compared(verdict: Verdict) -> tuple[Row, ...]:
-    """Return dense against slim: cost, accuracy, parameters, MACs, file, activations."""
+def compared(verdict: Verdict, precision: str = "") -> tuple[Row, ...]:
+    """Return dense against slim: cost, accuracy, parameters, MACs, file, activations.
+
+    Args:
+        verdict: of the job.
+        precision: what the costs are of, where it is known: float32 or int8.
+    """
     dense, slim, ratio = verdict.dense, verdict.slim, verdict.speedup
     pairs = f"{ratio.pairs} pairs" if ratio.pairs > 1 else "1 pair"
     change = figures.span(1 / ratio.high, 1 / ratio.low)
     sure = f"{figures.percent(ratio.confidence)} interval of the change {change}, {pairs}"
     rows = [
         Row(
-            f"cost ({verdict.kind})",
+            f"cost ({verdict.kind}{f', {precision}' if precision else ''})",
             figures.cost(dense.cost, verdict.unit),
             figures.cost(slim.cost, verdict.unit),
             figures.ratio(1 / ratio.median, 0.01),
@@ -281,8 +286,11 @@ def listed(names: tuple[str, ...]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""
 
 
-def usage(artifact: Artifact, environment: Environment) -> str:
-    """Return a Python program that runs the shipped model in plain onnxruntime."""
+def usage(artifact: Artifact, environment: Environment, model: str) -> str:
+    """Return a Python program that runs the shipped file `model` in plain onnxruntime.
+
+    All shipped forms of a model have the inputs and outputs of the `artifact`.
+    """
     threads = environment.facts.get("threads", "")
     providers = json.dumps(environment.facts.get("providers", "CPUExecutionProvider").split(","))
     shown = ", ".join(
@@ -297,7 +305,7 @@ def usage(artifact: Artifact, environment: Environment) -> str:
         "options = onnxruntime.SessionOptions()\n"
         f"{setting}"
         "session = onnxruntime.InferenceSession(\n"
-        f'    "model.onnx", options, providers={providers}\n'
+        f"    {json.dumps(model)}, options, providers={providers}\n"
         ")\n"
         f"inputs = {{{shown}}}\n"
         "outputs = session.run(None, inputs)\n"

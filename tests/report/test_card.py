@@ -83,3 +83,22 @@ def test_a_metric_keeps_its_own_letters():
     text = card(factories.a_document(verdict=factories.a_verdict(metric="mean IoU")))
     assert "Mean IoU comes from 10,000 samples" in text
     assert "Mean IoU on validation data: 0.8127 before fine-tuning" in text
+
+
+def test_an_int8_model_is_named_with_its_precision_and_its_c_code():
+    files = {"model.onnx": "0" * 64, "model.int8.onnx": "1" * 64}
+    text = card(factories.a_document(files=files, code=factories.a_code()))
+    used = text[text.index("## Use it") : text.index("## How it was made")]
+    assert '"model.int8.onnx", options' in used
+    assert "`c/README.md` says how to" in used
+    assert "A neural network in ONNX (int8)" in text
+    assert "| cost (measured, int8) |" in text
+    assert "cost on mobile_cpu in us, measured, int8" in text
+
+
+def test_a_float_model_is_the_file_to_use():
+    text = card(factories.a_document())
+    assert '"model.onnx", options' in text
+    assert "| cost (measured, float32) |" in text
+    assert "int8" not in text
+    assert "`c/" not in text

@@ -229,3 +229,20 @@ def test_the_caption_of_the_history_names_the_state_that_was_kept(before, kept):
     captions = [line for line in text.splitlines() if "over the steps of fine-tuning" in line]
     assert len(captions) == 1
     assert kept in captions[0]
+
+
+def test_an_int8_model_is_named_with_its_precision_and_its_c_code():
+    files = {"model.onnx": "0" * 64, "model.int8.onnx": "1" * 64}
+    document = factories.a_document(files=files, code=factories.a_code())
+    text = " ".join(Page(render(document)).text.split())
+    assert "measured on the device int8 fashion_resnet" in text
+    assert "cost (measured, int8)" in text
+    use = text[text.index("Use the model") :]
+    assert '"model.int8.onnx", options' in use
+    assert "c/README.md says how to compile" in use
+
+
+def test_a_float_model_is_the_file_to_use(page):
+    assert '"model.onnx", options' in page.text
+    assert "cost (measured, float32)" in page.text
+    assert "int8" not in page.text
