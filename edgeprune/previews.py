@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from edgeprune.data import Data, batches
+from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import OutputError, UsageError
 from edgeprune.identity import identity_of, origin_of
@@ -48,11 +48,25 @@ def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -
         groups = base.find(job, model, data)
     with console.stage(f"Scoring channels by {', '.join(expanded(job.prune.importance))}"):
         scores = weighing.score(job, model, data, groups, console.info)
-    available = sum(len(target) for _, target in batches(data.calibration, "calibration"))
-    samples = min(job.prune.calibration_samples, available)
-    origin = origin_of(job, model, groups, samples, tuple(scores))
+    origin = origin_of(job, model, groups, scored_samples(job, data), tuple(scores))
     write_scores(out, scores, origin)
     return origin
+
+
+def scored_samples(job: Job, data: Data) -> int:
+    """Return from how many calibration samples scores are: those asked for, if there are."""
+    return min(job.prune.calibration_samples, _samples(job, data))
+
+
+def curve_samples(job: Job, data: Data) -> int:
+    """Return from how many calibration samples curves are: losses are measured on whole batches."""
+    measured = job.prune.loss == "sensitivity"
+    return _samples(job, data) if measured else scored_samples(job, data)
+
+
+def _samples(job: Job, data: Data) -> int:
+    taken = first_batches(data.calibration, job.prune.calibration_samples, "calibration")
+    return sum(len(inputs[0]) for inputs, _ in taken)
 
 
 def _require_scores(out: Path) -> None:

@@ -137,7 +137,7 @@ def sensitivity(job: Path, *, device: Device, common: Common = DEFAULT) -> int:
         Name of a device profile, or the path of one: its staircase says which widths are worth it.
     """
     from edgeprune.importance.sensitivity import best_curves
-    from edgeprune.previews import sensitivity_only
+    from edgeprune.previews import curve_samples, sensitivity_only
 
     settings, model, data, opened = prepare(job, device, None, common, budget_needed=False)
     found = sensitivity_only(settings, model, data, opened, common.console)
@@ -148,7 +148,7 @@ def sensitivity(job: Path, *, device: Device, common: Common = DEFAULT) -> int:
             "job": settings.name,
             "device": opened.spec.name,
             "metric": data.metric_name,
-            "samples": settings.prune.calibration_samples,
+            "samples": curve_samples(settings, data),
             "chosen": {name: curve.criterion for name, curve in chosen.items()},
             "curves": [curve.model_dump(mode="json") for curve in found.curves],
         }

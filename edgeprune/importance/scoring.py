@@ -77,7 +77,8 @@ class Scoring:
                 )
             for start in range(0, min(len(inputs[0]), left), BATCH):
                 stop = min(start + BATCH, left)
-                yield tuple(x[start:stop] for x in inputs), target[start:stop]
+                labelled = target[start:stop] if target.ndim else target
+                yield tuple(x[start:stop] for x in inputs), labelled
                 count += 1
                 if limit is not None and count >= limit:
                     return

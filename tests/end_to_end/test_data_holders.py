@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from edgeprune.importance.shared import read_scores
 from edgeprune.stages import pricing
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
@@ -141,3 +143,37 @@ def test_sensitivity_of_a_model_that_a_mask_makes_fast_enough(job: Path, inside)
     done = inside("sensitivity", job, "--device", job.with_name("exact.toml"), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["chosen"].keys() == {"0", "3", "6"}
+
+
+@pytest.mark.parametrize("target", ["torch.empty(0)", "torch.tensor(0.0)"])
+def test_scores_of_data_without_labels_count_its_samples(  # type: ignore[no-untyped-def]
+    target: str, job: Path, inside, tmp_path: Path
+) -> None:
+    data = job.with_name("data.py")
+    unlabelled = f"[(x, {target}) for x, _ in batches(192, 2)]"
+    data.write_text(data.read_text().replace("batches(192, 2)", unlabelled))
+    job.write_text(job.read_text().replace("[prune]", '[prune]\nimportance = ["l2", "activation"]'))
+    for wanted, used in ((100, 100), (500, 192)):
+        text = job.read_text()
+        job.write_text(
+            re.sub(r"calibration_samples = \d+", f"calibration_samples = {wanted}", text)
+        )
+        out = tmp_path / f"{wanted}.safetensors"
+        done = inside("importance", job, "--out", out, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["samples"] == used
+        assert read_scores(out).origin.samples == used
+
+
+@pytest.mark.parametrize(
+    ("wanted", "used", "loss"),
+    [(100, 128, "sensitivity"), (5000, 192, "sensitivity"), (100, 100, "importance")],
+)
+def test_the_look_at_curves_tells_the_samples_that_they_are_from(  # type: ignore[no-untyped-def]
+    wanted: int, used: int, loss: str, job: Path, inside
+) -> None:
+    text = job.read_text().replace("samples = 128", f'samples = {wanted}\nloss = "{loss}"')
+    job.write_text(text.replace("[prune]", '[prune]\nimportance = "l2"'))
+    done = inside("sensitivity", job, "--device", job.with_name("exact.toml"), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["samples"] == used
