@@ -75,6 +75,13 @@ def cost_interval(
     return f"{value_} {scale.name} [{low_}, {high_}]"
 
 
+def single(value: float, unit: Unit, kind: Kind) -> str:
+    """Return a cost that has no interval, with what it is: a median, exact, or by formula."""
+    if kind == "measured":
+        return f"{cost(value, unit)} (median)"
+    return cost_interval(value, value, value, unit, kind)
+
+
 def ratio(value: float, spread: float = 0.0) -> str:
     """Return a ratio as a decimal number followed by the sign of multiplication."""
     decimals = 3 if 0 < spread < 0.02 else 2

@@ -165,13 +165,14 @@ def _ratio(verdict: Verdict, name: str) -> str:
     if verdict.budget.limit > 0:
         limits.append((verdict.dense.cost / verdict.budget.limit, f"budget {verdict.budget.asked}"))
     shown = figures.ratio(found.median, found.high - found.low)
+    interval = " with its interval" if found.low < found.high else ""
     return charts.interval(
         found.median,
         found.low,
         found.high,
         limits=limits,
         text=f"{name} {shown}, {summary.ratio_doubt(verdict)}",
-        title=f"{figures.capital(name)} with its interval, against the dense model and the budget",
+        title=f"{figures.capital(name)}{interval}, against the dense model and the budget",
     )
 
 

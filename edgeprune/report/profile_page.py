@@ -36,6 +36,7 @@ def render(profile: ModelProfile) -> str:
         whole=summary.profiled_run(profile),
         facts=facts(profile),
         bars=Markup(bars),
+        bars_note=summary.bars_note(layers, profile.kind),
         roofline=Markup(roof),
         rate=rate,
         of_limit=of_limit,
@@ -64,8 +65,9 @@ def facts(profile: ModelProfile) -> list[tuple[str, str]]:
     p = profile
     total = figures.cost_interval(p.total, p.total_low, p.total_high, p.unit, p.kind)
     runs = f"{p.runs} runs in {p.processes} processes" if p.processes > 1 else "one process"
+    how = f"; without the profiler, {runs}" if p.kind == "measured" else ""
     rows = [
-        ("total", f"{total}, {p.kind}; without the profiler, {runs}"),
+        ("total", f"{total}, {p.kind}{how}"),
         ("coverage", f"{figures.percent(p.coverage)} of a run belongs to named layers"),
         (
             "sum of the layers",

@@ -40,7 +40,7 @@ def show(console: Console, profile: ModelProfile) -> None:
                 "operator": "no layer",
                 "share": f"{100 * share:.1f} %",
                 "": console.bar(share),
-                "cost": f"{figures.cost(profile.layout, profile.unit)} (median)",
+                "cost": figures.single(profile.layout, profile.unit, profile.kind),
             }
         )
     titles = [title for title in COLUMNS if any(row.get(title) for row in rows)]

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
         Artifact,
         Environment,
         Gate,
+        Kind,
+        LayerProfile,
         ModelProfile,
         Unit,
         Verdict,
@@ -60,9 +62,9 @@ def compared(verdict: Verdict, precision: str = "") -> tuple[Row, ...]:
         precision: what the costs are of, where it is known: float32 or int8.
     """
     dense, slim, ratio = verdict.dense, verdict.slim, verdict.speedup
-    pairs = f"{ratio.pairs} pairs" if ratio.pairs > 1 else "1 pair"
     change = figures.span(1 / ratio.high, 1 / ratio.low)
-    sure = f"{figures.percent(ratio.confidence)} interval of the change {change}, {pairs}"
+    level = figures.percent(ratio.confidence)
+    sure = f"{level} interval of the change {change}, {pairs(verdict)}"
     rows = [
         Row(
             f"cost ({verdict.kind}{f', {precision}' if precision else ''})",
@@ -126,6 +128,27 @@ def ratio_doubt(verdict: Verdict) -> str:
     """Return how sure the ratio of costs is."""
     ratio = verdict.speedup
     return figures.doubt(ratio.low, ratio.high, ratio.confidence, verdict.kind)
+
+
+def pairs(verdict: Verdict) -> str:
+    """Return how many pairs of runs were compared: '900 pairs'."""
+    return f"{verdict.speedup.pairs} pairs" if verdict.speedup.pairs > 1 else "1 pair"
+
+
+def both_costs(verdict: Verdict) -> str:
+    """Return what the costs of dense and slim model are, in one sentence."""
+    return {
+        "measured": "Both costs are medians over the same pairs of runs.",
+        "emulated": "Both costs are exact counts of the emulator.",
+        "estimated": "Both costs come from the same formula.",
+    }[verdict.kind]
+
+
+def bars_note(layers: Sequence[LayerProfile], kind: Kind) -> str:
+    """Return how sure the bars of layers are."""
+    if kind == "measured" or any(layer.low < layer.high for layer in layers):
+        return "the line across the end of a bar is the 95 % interval of the median"
+    return "counts are exact" if kind == "emulated" else "costs are by formula"
 
 
 def commands(verdict: Verdict) -> tuple[str, ...]:

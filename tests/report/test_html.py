@@ -10,12 +10,14 @@ from edgeprune.records import (
     ScheduleHistory,
     ScheduleStep,
     ScoreSpread,
+    Speedup,
     TensorInfo,
     Views,
     WeightPattern,
 )
 from edgeprune.report.html import ReportData, render
 from tests import factories
+from tests.report.counted import a_count
 
 VOID = {"meta", "br"}  # elements of SVG close themselves
 EVIL = '<script>alert("1")</script>'
@@ -246,3 +248,45 @@ def test_a_float_model_is_the_file_to_use(page):
     assert '"model.onnx", options' in page.text
     assert "cost (measured, float32)" in page.text
     assert "int8" not in page.text
+
+
+def text_without_intervals(kind, unit):
+    exact = Speedup(median=2.0, low=2.0, high=2.0, confidence=0.95, pairs=1)
+    document = factories.a_document(
+        verdict=factories.a_verdict(kind=kind, unit=unit, speedup=exact),
+        dense_profile=a_count(kind=kind, unit=unit),
+        slim_profile=a_count(slim=True, kind=kind, unit=unit),
+    )
+    return " ".join(Page(render(document)).text.split())
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "both", "bars", "layout"),
+    [
+        (
+            *("emulated", "instructions", "Both costs are exact counts of the emulator."),
+            *("The costliest layers; counts are exact.", "14 instructions, exact"),
+        ),
+        (
+            *("estimated", "us", "Both costs come from the same formula."),
+            *("The costliest layers; costs are by formula.", "14.2 µs, by formula"),
+        ),
+    ],
+)
+def test_counts_and_formulas_are_not_told_as_times(kind, unit, both, bars, layout):
+    text = text_without_intervals(kind, unit)
+    assert both in text
+    assert bars in text
+    assert f"changes of layoutno layer{layout}" in text.replace(" no layer ", "no layer")
+    assert ", 1 pair)." in text
+    assert "over cost of the slim one, " + kind + ". Dashed" in text
+    for wrong in ("median", "with its interval", "without the profiler", "1 pairs"):
+        assert wrong not in text
+
+
+def test_times_are_told_with_their_intervals(page):
+    text = " ".join(page.text.split())
+    assert "Both costs are medians over the same pairs of runs." in text
+    assert "the line across the end of a bar is the 95" in text
+    assert "14.2 µs (median)" in text
+    assert "900 pairs)." in text

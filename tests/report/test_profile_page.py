@@ -8,10 +8,12 @@ import pytest
 
 from edgeprune.errors import UsageError
 from edgeprune.records import Bandwidth, Peaks, Slice
+from edgeprune.report.console import Console
 from edgeprune.report.profile_page import of_limit, render
 from edgeprune.report.roofline import roofline
 from edgeprune.report.trace import chrome_trace
 from tests import factories
+from tests.report.counted import a_count
 from tests.trace_format import check_trace
 
 PEAKS = Peaks(
@@ -180,3 +182,32 @@ def test_an_unstable_profile_says_so(profile) -> None:
 def test_a_layer_without_limit_says_nothing(profile) -> None:
     assert of_limit(factories.a_profile().layers[0]) == ""
     assert of_limit(profile.layers[0]) == "50 % of compute"
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "bars", "layout"),
+    [
+        ("emulated", "instructions", "counts are exact", "14 instructions, exact"),
+        ("estimated", "us", "costs are by formula", "14.2 µs, by formula"),
+    ],
+)
+def test_counts_and_formulas_are_not_told_as_times(kind, unit, bars, layout, capsys) -> None:
+    counted = a_count(kind=kind, unit=unit)
+    page = render(counted)
+    assert f"The most expensive layers; {bars}." in page
+    assert layout in page
+    Console().profile(counted)
+    shown = capsys.readouterr()
+    assert layout in shown.out + shown.err
+    for told in (page, shown.out + shown.err):
+        assert not re.search(r"median|95.% interval|without the profiler", told)
+
+
+def test_times_are_told_with_their_intervals(profile, capsys) -> None:
+    page = render(profile)
+    assert "is the 95\N{NO-BREAK SPACE}% interval of the median." in page
+    assert "14.2 µs (median)" in page
+    assert "without the profiler" in page
+    Console().profile(profile)
+    shown = capsys.readouterr()
+    assert "14.2 µs (median)" in shown.out + shown.err
