@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from edgeprune.report import svg
 
+ROW = 14  # from one line of text to the next
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -156,30 +158,36 @@ def interval(
     def place(value: float) -> float:
         return left + span * (value - start) / (end - start)
 
-    parts = [svg.line(left, 84, left + span, 84, svg.GRID)]
+    raised = _rows([(place(limit), name) for limit, name in limits])
+    axis = 84 + ROW * max(raised, default=0)
+    parts = [svg.line(left, axis, left + span, axis, svg.GRID)]
     for tick in (tick for tick in ticks(start, end, 6) if start <= tick <= end):
-        parts.append(svg.line(place(tick), 84, place(tick), 89, svg.GRID))
-        parts.append(svg.text(place(tick), 103, f"{tick:g}", "middle"))
-    for index, (value, name) in enumerate(sorted(limits)):
-        parts.append(
-            svg.line(
-                place(value), 44, place(value), 84, svg.LIMIT if index else svg.DENSE, dash="4 3"
-            )
-        )
-        parts.append(svg.text(*svg.beside(place(value), 40, name), name, "start"))
-    parts.append(svg.line(place(low), 64, place(high), 64, svg.SLIM, thick=3))
+        parts.append(svg.line(place(tick), axis, place(tick), axis + 5, svg.GRID))
+        parts.append(svg.text(place(tick), axis + 19, f"{tick:g}", "middle"))
+    for index, ((limit, name), row) in enumerate(zip(limits, raised, strict=True)):
+        x, colour = place(limit), svg.LIMIT if index else svg.DENSE
+        parts.append(svg.line(x, axis - 40, x, axis, colour, dash="4 3"))
+        parts.append(svg.text(svg.centre(x, name), axis - 44 - ROW * row, name, "middle"))
+    parts.append(svg.line(place(low), axis - 20, place(high), axis - 20, svg.SLIM, thick=3))
     for edge in (low, high):
-        parts.append(svg.line(place(edge), 58, place(edge), 70, svg.SLIM, thick=2))
-    parts.append(f'<circle cx="{place(median):.1f}" cy="64" r="5" style="fill:{svg.SLIM}"/>')
-    anchor = (
-        "middle"
-        if 120 < place(median) < svg.WIDTH - 120
-        else "end"
-        if place(median) > 120
-        else "start"
-    )
-    parts.append(svg.text(place(median), 18, text, anchor, bold=True))
-    return svg.chart(title, 108, parts)
+        parts.append(svg.line(place(edge), axis - 26, place(edge), axis - 14, svg.SLIM, thick=2))
+    x = place(median)
+    parts.append(f'<circle cx="{x:.1f}" cy="{axis - 20}" r="5" style="fill:{svg.SLIM}"/>')
+    parts.append(svg.text(svg.centre(x, text), 18, text, "middle", bold=True))
+    return svg.chart(title, axis + 24, parts)
+
+
+def _rows(labels: Sequence[tuple[float, str]]) -> list[int]:
+    """Return on which line, counted upwards, each label (x, text) meets no other."""
+    taken: list[tuple[int, float, float]] = []
+    for x, name in labels:
+        half = svg.CHARACTER * len(name) / 2
+        left, right = svg.centre(x, name) - half, svg.centre(x, name) + half
+        row = 0
+        while any(r == row and left < b + ROW and a - ROW < right for r, a, b in taken):
+            row += 1
+        taken.append((row, left, right))
+    return [row for row, _, _ in taken]
 
 
 def history(points: Sequence[tuple[int, float, float]], *, metric: str, title: str) -> str:

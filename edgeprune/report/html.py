@@ -163,7 +163,7 @@ def _ratio(verdict: Verdict, name: str) -> str:
     found = verdict.speedup
     limits = [(1.0, "dense model")]
     if verdict.budget.limit > 0:
-        limits.append((verdict.dense.cost / verdict.budget.limit, f"budget {verdict.budget.asked}"))
+        limits.append((verdict.dense.cost / verdict.budget.limit, "cost limit"))
     shown = figures.ratio(found.median, found.high - found.low)
     interval = " with its interval" if found.low < found.high else ""
     return charts.interval(
@@ -172,7 +172,7 @@ def _ratio(verdict: Verdict, name: str) -> str:
         found.high,
         limits=limits,
         text=f"{name} {shown}, {summary.ratio_doubt(verdict)}",
-        title=f"{figures.capital(name)}{interval}, against the dense model and the budget",
+        title=f"{figures.capital(name)}{interval}, against the dense model and the limit of cost",
     )
 
 

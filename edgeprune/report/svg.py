@@ -93,9 +93,10 @@ def shortened(text: str, room: float) -> str:
     return f"{text[: most // 2 - 1]}…{text[len(text) - (most - most // 2) :]}"
 
 
-def beside(x: float, y: float, text: str) -> tuple[float, float]:
-    """Return where a text under `x` starts so that it stays within the chart."""
-    return max(4.0, min(x - CHARACTER * len(text) / 2, WIDTH - 4 - CHARACTER * len(text))), y
+def centre(x: float, text: str) -> float:
+    """Return where the middle of a text at `x` has to be so that it stays within the chart."""
+    half = CHARACTER * len(text) / 2
+    return max(4 + half, min(x, WIDTH - 4 - half))
 
 
 def printable(text: str) -> str:

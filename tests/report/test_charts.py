@@ -1,3 +1,4 @@
+import itertools
 import math
 import re
 from xml.etree import ElementTree
@@ -168,3 +169,45 @@ def test_an_interval_of_ratios_that_differ_in_their_last_bits_has_its_ticks_on_t
     places = [left for left, _ in numbers(drawn, "text", "x", "y")]
     assert all(0 <= left <= svg.WIDTH for left in places)
     assert len(places) == len(set(texts(drawn)))
+
+
+def boxes(drawn):
+    """What each text takes at the width that charts reckon with: (text, left, right, baseline)."""
+    found = []
+    for element in ElementTree.fromstring(drawn).iter("text"):
+        name, x, width = element.text, float(element.get("x")), svg.CHARACTER * len(element.text)
+        left = {"start": x, "middle": x - width / 2, "end": x - width}[element.get("text-anchor")]
+        found.append((name, left, left + width, float(element.get("y"))))
+    return found
+
+
+@pytest.mark.parametrize("limit", [1.0, 1.02, 1.5, 1.9, 5.0])
+@pytest.mark.parametrize("median", [1.0, 1.9, 2.3])
+def test_names_of_limits_do_not_meet_and_stay_inside(limit, median):
+    drawn = charts.interval(
+        median,
+        median - 0.01,
+        median + 0.01,
+        limits=[(1.0, "dense model"), (limit, "cost limit")],
+        text="speed-up 2.300\N{MULTIPLICATION SIGN}, 95 % interval 2.290 to 2.310",
+        title="t",
+    )
+    found = boxes(drawn)
+    height = float(ElementTree.fromstring(drawn).get("viewBox").split()[3])
+    assert {"dense model", "cost limit"} <= {name for name, *_ in found}
+    for name, left, right, y in found:
+        assert left >= 0, name
+        assert right <= svg.WIDTH, name
+        assert 12 <= y <= height, name
+    for one, other in itertools.combinations(found, 2):
+        apart = one[2] <= other[1] or other[2] <= one[1] or abs(one[3] - other[3]) >= 12
+        assert apart, (one, other)
+
+
+def test_limits_keep_their_colours_whichever_is_larger():
+    drawn = charts.interval(
+        1.0, 0.9, 1.1, limits=[(1.0, "dense"), (0.8, "limit")], text="ratio", title="t"
+    )
+    dashed = [e for e in ElementTree.fromstring(drawn).iter("line") if e.get("stroke-dasharray")]
+    colours = [line.get("style") for line in sorted(dashed, key=lambda e: float(e.get("x1")))]
+    assert ["--chart-limit" in c for c in colours] == [True, False]

@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 import pytest
 
 from edgeprune.records import (
+    Budget,
     ChannelGroup,
     GroupList,
     Regularised,
@@ -290,3 +291,12 @@ def test_times_are_told_with_their_intervals(page):
     assert "the line across the end of a bar is the 95" in text
     assert "14.2 µs (median)" in text
     assert "900 pairs)." in text
+
+
+def test_the_limit_of_cost_stands_apart_from_what_was_asked():
+    budget = Budget(asked="macs 50%, ram_kb 256.0", limit=985.3, reached=486.0, met=True)
+    text = Page(render(factories.a_document(verdict=factories.a_verdict(budget=budget)))).text
+    assert "Budget macs 50%, ram_kb 256.0; cost at most 985 µs." in text
+    assert "that is 985" not in text
+    assert "cost limit" in text
+    assert "budget macs" not in text
