@@ -8,12 +8,12 @@ Each chart names itself in `<title>`, and states its figures as text too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeprune.report import svg
 
-ROW = 14  # from one line of text to the next
+ROW, LEGEND = 14, 22  # from one line of text to the next, of labels and of a legend
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,9 @@ def curves(panels: Sequence[Panel], *, title: str, columns: int = 3) -> str:
     names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
     gap, left, height = 22, 40, 92
     width = (svg.WIDTH - left - gap * (columns - 1)) / columns
-    parts = _legend(
-        [(name, svg.SLIM, svg.DASHES[i % len(svg.DASHES)]) for i, name in enumerate(names)],
-        left,
-        14,
-    )
-    top_of = 44 if len(names) > 1 else 22
+    styles = {name: _style(index) for index, name in enumerate(names)}
+    parts, lines = _legend(styles, left, 14)
+    top_of = 22 + LEGEND * lines
     for index, panel in enumerate(panels):
         x0 = left + (index % columns) * (width + gap)
         y0 = top_of + (index // columns) * (height + 52)
@@ -133,8 +130,8 @@ def curves(panels: Sequence[Panel], *, title: str, columns: int = 3) -> str:
             side = "end" if panel.mark > 0.6 else "start"
             parts.append(svg.text(x + (-4 if side == "end" else 4), y0 + 10, panel.mark_text, side))
         for line in panel.lines:
-            dash = svg.DASHES[names.index(line.name) % len(svg.DASHES)]
-            parts.append(svg.path([(across(x), down(y)) for x, y in line.points], svg.SLIM, dash))
+            colour, dash = styles[line.name]
+            parts.append(svg.path([(across(x), down(y)) for x, y in line.points], colour, dash))
     rows = -(-len(panels) // columns)
     return svg.chart(title, top_of + rows * (height + 52) - 24, parts)
 
@@ -265,10 +262,25 @@ def _bar(bar: Bar, top: float, place: Callable[[float], float], colour: str) -> 
     return parts
 
 
-def _legend(entries: Sequence[tuple[str, str, str]], x: float, y: float) -> list[str]:
+def _style(index: int) -> tuple[str, str]:
+    """Return colour and dashes of a line: dashes first, since print has no colours."""
+    colours = (svg.SLIM, svg.DENSE, svg.LIMIT)
+    count = len(svg.DASHES)
+    return colours[index // count % len(colours)], svg.DASHES[index % count]
+
+
+def _legend(styles: Mapping[str, tuple[str, str]], left: float, y: float) -> tuple[list[str], int]:
+    """Return the legend of name -> (colour, dashes), and its lines of text: 0 for a single name."""
+    if len(styles) < 2:
+        return [], 0
     parts: list[str] = []
-    for name, colour, dash in entries if len(entries) > 1 else ():
-        parts.append(svg.line(x, y - 4, x + 26, y - 4, colour, thick=2, dash=dash))
-        parts.append(svg.text(x + 32, y, name))
-        x += 32 + svg.CHARACTER * len(name) + 24
-    return parts
+    x, lines = left, 1
+    for name, (colour, dash) in styles.items():
+        width = 32 + svg.CHARACTER * len(name)
+        if x > left and x + width > svg.WIDTH:
+            x, lines = left, lines + 1
+        at = y + LEGEND * (lines - 1)
+        parts.append(svg.line(x, at - 4, x + 26, at - 4, colour, thick=2, dash=dash))
+        parts.append(svg.text(x + 32, at, name))
+        x += width + 24
+    return parts, lines

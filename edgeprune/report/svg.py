@@ -16,7 +16,7 @@ DENSE, SLIM, LIMIT = (
 )
 GRID, TRACK = "var(--chart-grid,currentColor)", "var(--chart-track,none)"
 TEXT, PAGE = "currentColor", "var(--page,none)"
-DASHES = ("", "5 3", "1.5 3", "8 3 2 3")
+DASHES = ("", "5 3", "1.5 3", "8 3 2 3", "14 4", "2 7", "8 3 2 3 2 3", "6 9")
 
 
 def chart(title: str, height: float, parts: Sequence[str]) -> str:

@@ -211,3 +211,37 @@ def test_limits_keep_their_colours_whichever_is_larger():
     dashed = [e for e in ElementTree.fromstring(drawn).iter("line") if e.get("stroke-dasharray")]
     colours = [line.get("style") for line in sorted(dashed, key=lambda e: float(e.get("x1")))]
     assert ["--chart-limit" in c for c in colours] == [True, False]
+
+
+def curves_of(names):
+    lines = tuple(charts.Line(name, ((0.0, 1.0), (1.0, 0.0))) for name in names)
+    return charts.curves([charts.Panel("a", lines)], title="t")
+
+
+@pytest.mark.parametrize("count", [5, 8, 20])
+def test_lines_of_many_criteria_look_different(count):
+    root = ElementTree.fromstring(curves_of([f"criterion {n}" for n in range(count)]))
+    looks = [(e.get("stroke-dasharray"), e.get("style")) for e in root.iter("polyline")]
+    assert len(looks) == len(set(looks)) == count
+    dashes = {dash for dash, _ in looks}
+    assert len(dashes) == min(count, 8)  # print has no colours
+    shown = [
+        (e.get("stroke-dasharray"), e.get("style").replace("stroke:", ""))
+        for e in root.iter("line")
+        if e.get("stroke-width") == "2"
+    ]
+    assert shown == [(dash, style.split("stroke:")[1].rstrip(";")) for dash, style in looks]
+
+
+@pytest.mark.parametrize("count", [1, 5, 19])
+def test_the_legend_stays_inside_and_above_the_panels(count):
+    drawn = curves_of([f"output_error_{n}" for n in range(count)])
+    found = boxes(drawn)
+    (title,) = [y for name, *_, y in found if name == "a"]
+    named = [box for box in found if box[0].startswith("output_error")]
+    assert len(named) == (count if count > 1 else 0)
+    for name, _, right, y in named:
+        assert right <= svg.WIDTH, name
+        assert y <= title - 12, name
+    for one, other in itertools.combinations(named, 2):
+        assert one[2] <= other[1] or other[2] <= one[1] or one[3] != other[3]
