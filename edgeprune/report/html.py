@@ -22,7 +22,7 @@ from edgeprune.records import (
     WidthPlan,
 )
 from edgeprune.report import arena, charts, figures, plan_summary, summary, transforms
-from edgeprune.report.pictures import pictures
+from edgeprune.report.pictures import captions, pictures
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -72,7 +72,14 @@ def render(document: ReportData) -> str:
     from markupsafe import Markup
 
     drawn = {name: Markup(svg) for name, svg in _charts(document).items()}
-    page = fill("report.html.j2", document, charts=drawn, layers=_layers(document), arena=arena)
+    page = fill(
+        "report.html.j2",
+        document,
+        charts=drawn,
+        captions=captions(document.views, document.dense_profile, document.slim_profile),
+        layers=_layers(document),
+        arena=arena,
+    )
     return page.replace(" %", "\N{NO-BREAK SPACE}%")
 
 

@@ -71,17 +71,45 @@ def _heatmap(curves: Sequence[SensitivityCurve], plan: WidthPlan) -> str:
     return heatmap(best, planned, title="Increase of the loss by group and share of channels kept")
 
 
-def _parameters(dense: ModelProfile, slim: ModelProfile) -> str:
-    after = {layer.name: layer for layer in slim.layers}
-    rows = [
-        charts.Pair(layer.name, _bytes(layer), _bytes(after[layer.name]))
-        for layer in dense.layers
-        if layer.parameter_bytes and layer.name in after
-    ]
-    largest = sorted(rows, key=lambda row: -row.before.value)[:MOST_BARS]
-    return charts.bars(
-        [row for row in rows if row in largest], title="Parameters of the layers, dense above slim"
+def captions(views: Views, dense: ModelProfile, slim: ModelProfile | None) -> dict[str, str]:
+    """Return name -> caption of the pictures that do not always show everything."""
+    rows = _weighted(dense, slim)
+    which = (
+        f"the {MOST_BARS} largest of {len(rows)} layers" if len(rows) > MOST_BARS else "each layer"
     )
+    gone = any(row.after is None for row in _largest(rows))
+    count = len(views.spreads)
+    cut_off = count > MOST_PANELS
+    shown = f"the first {MOST_PANELS} of {count} groups, each" if cut_off else "each group"
+    return {
+        "parameters": f"Bytes of weights of {which}, before and after."
+        + (" A layer without a second bar is gone." if gone else ""),
+        "scores": f"How many channels have which score; {shown} by the criterion of its plan and on "
+        "axes of its own. Scores of different groups cannot be compared.",
+    }
+
+
+def _parameters(dense: ModelProfile, slim: ModelProfile) -> str:
+    return charts.bars(
+        _largest(_weighted(dense, slim)), title="Parameters of the layers, dense above slim"
+    )
+
+
+def _weighted(dense: ModelProfile, slim: ModelProfile | None) -> list[charts.Pair]:
+    """Return the layers with weights, before and after; those of a removed branch have no after."""
+    after = {layer.name: layer for layer in slim.layers} if slim else {}
+    return [
+        charts.Pair(
+            layer.name, _bytes(layer), _bytes(after[layer.name]) if layer.name in after else None
+        )
+        for layer in dense.layers
+        if layer.parameter_bytes
+    ]
+
+
+def _largest(rows: Sequence[charts.Pair]) -> list[charts.Pair]:
+    largest = sorted(rows, key=lambda row: -row.before.value)[:MOST_BARS]
+    return [row for row in rows if row in largest]
 
 
 def _steps(schedule: ScheduleHistory, whole: float) -> str:

@@ -300,3 +300,40 @@ def test_the_limit_of_cost_stands_apart_from_what_was_asked():
     assert "that is 985" not in text
     assert "cost limit" in text
     assert "budget macs" not in text
+
+
+def a_wide_model(count):
+    """A dense model of `count` layers with weights, and a slim one without the second of them."""
+    plain = factories.a_profile()
+    layers = tuple(
+        plain.layers[0].model_copy(update={"name": f"conv{n}", "parameter_bytes": 1000 + n})
+        for n in range(count)
+    )
+    spreads = tuple(
+        ScoreSpread(group=f"conv{n}", criterion="taylor", scores=(0.5, 0.1), kept=(0,))
+        for n in range(count)
+    )
+    source = render(
+        factories.a_document(
+            dense_profile=plain.model_copy(update={"layers": layers}),
+            slim_profile=plain.model_copy(update={"layers": layers[:1] + layers[2:]}),
+            views=Views(spreads=spreads),
+        )
+    )
+    start = source.index('aria-label="Parameters of the layers')
+    return source[start : source.index("</svg>", start)], " ".join(Page(source).text.split())
+
+
+def test_a_removed_layer_is_in_the_chart_of_parameters():
+    chart, text = a_wide_model(4)
+    assert all(f">conv{n}</text>" in chart for n in range(4))
+    assert chart.count("<rect") == 2 * 4 - 1
+    assert "Bytes of weights of each layer, before and after. A layer without a second" in text
+    assert "which score; each group by the criterion" in text
+
+
+def test_captions_tell_what_charts_leave_out():
+    chart, text = a_wide_model(30)
+    assert chart.count("<rect") == 2 * 24  # conv1 is not among the largest
+    assert "Bytes of weights of the 24 largest of 30 layers, before and after. Importance" in text
+    assert "which score; the first 12 of 30 groups, each by the criterion" in text
