@@ -86,7 +86,8 @@ def profile_anything(
     kept = keep(device, path, resume=resume)
     found = profile_model(kept, path, name=name, seconds=seconds, seed=seed, note=note)
     kept.forget()
-    return found
+    told = (device.spec.note,) if device.spec.note else ()
+    return found.model_copy(update={"warnings": (*told, *found.warnings)})
 
 
 def read_profile(path: Path) -> ModelProfile:

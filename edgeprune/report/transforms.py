@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeprune.report import figures
+from edgeprune.report import figures, summary
 
 if TYPE_CHECKING:
-    from edgeprune.records import Collapse, Comparison, Kind, Masks, StoredSize, Verdict
+    from edgeprune.records import Collapse, Comparison, Masks, StoredSize, Verdict
 
 
 def sentences(verdict: Verdict) -> tuple[str, ...]:
@@ -15,17 +15,17 @@ def sentences(verdict: Verdict) -> tuple[str, ...]:
     done = verdict.prepared
     if done is None:
         return ()
-    found = [_collapse(one, verdict.kind) for one in done.collapses]
+    found = [_collapse(one, verdict) for one in done.collapses]
     if done.masks is not None:
         found += _masks(done.masks)
     if done.gain is not None:
-        found.append(f"Before any width was chosen: {_ratio(done.gain, verdict.kind)}.")
+        found.append(f"Before any width was chosen: {_ratio(done.gain, verdict)}.")
     if verdict.stored is not None:
         found += _stored(*verdict.stored)
     return tuple(found)
 
 
-def _collapse(one: Collapse, kind: Kind) -> str:
+def _collapse(one: Collapse, verdict: Verdict) -> str:
     chain = f"{one.chain.first} to {one.chain.last} ({one.inputs} -> {one.outputs})"
     what = "Collapsed into one Linear" if one.accepted else "Left as they are"
     facts = [
@@ -37,7 +37,7 @@ def _collapse(one: Collapse, kind: Kind) -> str:
             f"validation metric {one.metric_before:.4f} -> {one.metric_after:.4f} before recovery"
         )
     if one.cost is not None:
-        facts.append(_ratio(one.cost, kind))
+        facts.append(_ratio(one.cost, verdict))
     return f"{what}: {chain}: {one.reason}; {', '.join(facts)}."
 
 
@@ -80,9 +80,9 @@ def _stored(dense: StoredSize, slim: StoredSize) -> list[str]:
     return [f"Stored: {one('dense', dense)}; {one('slim', slim)} (exact)."]
 
 
-def _ratio(found: Comparison, kind: Kind) -> str:
-    name = figures.ratio_name(kind)
-    sure = figures.doubt(found.low, found.high, found.confidence, kind)
+def _ratio(found: Comparison, verdict: Verdict) -> str:
+    name = summary.ratio_name(verdict)
+    sure = figures.doubt(found.low, found.high, found.confidence, verdict.kind)
     text = f"{name} {figures.ratio(found.median, found.high - found.low)}, {sure}"
     if found.low <= 1 <= found.high:
         return f"{text}: none"

@@ -247,3 +247,16 @@ def _within(seconds: float, check):
     while not (found := check()) and time.monotonic() < until:
         time.sleep(0.1)
     return found
+
+
+def test_what_a_profile_says_of_its_device_stands_beside_the_costs(
+    run, model: Path, tmp_path: Path
+) -> None:
+    device, page = profile_file(tmp_path / "noted.toml", noise=0.0), tmp_path / "page.html"
+    note = "times of this device mean nothing"
+    device.write_text(f'note = "{note}"\n' + device.read_text())
+    code, out, err = run(model, "--device", device, "--json", "--html", page)
+    assert code == 0, err
+    assert ModelProfile.model_validate_json(out).warnings[0] == note
+    assert f"warning: {note}" in page.read_text()
+    assert note in err
