@@ -84,8 +84,8 @@ def captions(views: Views, dense: ModelProfile, slim: ModelProfile | None) -> di
     return {
         "parameters": f"Bytes of weights of {which}, before and after."
         + (" A layer without a second bar is gone." if gone else ""),
-        "scores": f"How many channels have which score; {shown} by the criterion of its plan and on "
-        "axes of its own. Scores of different groups cannot be compared.",
+        "scores": f"How many channels have which score; {shown} by the criterion of its plan and "
+        "on axes of its own. Scores of different groups cannot be compared.",
     }
 
 
