@@ -31,6 +31,7 @@ from edgeprune.errors import (
 )
 from edgeprune.job import Job
 
+BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 UNSAFE = re.compile(r"GLOBAL (\S+)")  # what torch.load names when it refuses to import it
 GARBAGE = (  # what torch.load raises on files that are none of its own
     OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
@@ -263,13 +264,26 @@ def check_form(model: nn.Module) -> None:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise WeightsError if a parameter or buffer holds NaN or infinity."""
+    """Make sure that no weight is NaN or infinite, nor any statistic of BatchNorm.
+
+    Other buffers may hold infinity, as causal masks do, but not NaN.
+
+    Raises:
+        WeightsError: one is.
+    """
     check_form(model)
+    weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, BATCHNORMS):
+            weights |= {f"{path}.{name}".lstrip(".") for name, _ in module.named_buffers()}
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            count = int((~torch.isfinite(tensor)).sum())
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        bad = ~torch.isfinite(tensor) if name in weights else torch.isnan(tensor)
+        if bool(bad.any()):
+            what = "NaN or infinite" if name in weights else "NaN"
             raise WeightsError(
-                f"model.weights: {name} holds {count} NaN or infinite values of {tensor.numel()}",
+                f"model.weights: {name} holds {int(bad.sum())} {what} values of {tensor.numel()}",
                 "train again or restore a good checkpoint: nothing can be measured on such a model",
             )
 
