@@ -230,12 +230,13 @@ def _model_file(
         return (fix_shapes(file, sizes, copy) if sizes else with_names(file, copy)), file.name
     import torch
 
-    from edgeprune.loading import call_factory, check_runs, load_data, load_model
+    from edgeprune.loading import call_factory, check_inputs_kept, check_runs, load_data, load_model
 
     precision = Precision()
     if what.endswith(".toml"):
         job, folder = load_job(Path(what)), Path(what).resolve().parent
         model, data = load_model(job, folder), load_data(job, folder)
+        check_inputs_kept(model, data)
         check_runs(model, data)
         inputs, name, precision = data.example, job.name, Precision.of(job, data)
     elif FACTORY.fullmatch(what):

@@ -288,6 +288,39 @@ def check_finite(model: nn.Module) -> None:
             )
 
 
+def check_inputs_kept(model: nn.Module, data: Data) -> None:
+    """Make sure that the model leaves its inputs as they are.
+
+    It is run on a copy of the example inputs. Where these are all the same value, such as zeros,
+    what a model does to them may not show: then on the first calibration batch too. That it runs
+    at all is for `check_runs` to say.
+
+    Raises:
+        UnsupportedModelError: it writes into them, so that whoever uses them next finds others.
+    """
+    samples = [data.example]
+    if any(bool((tensor == tensor.flatten()[:1]).all()) for tensor in data.example):
+        samples.append(first_batches(data.calibration, 1, "calibration")[0][0])
+    for inputs in samples:
+        given = tuple(tensor.clone() for tensor in inputs)
+        try:
+            with torch.inference_mode():
+                model(*given)
+        except Exception:  # noqa: BLE001 - foreign code may raise anything; see above
+            continue
+        if not all(map(_same, given, inputs)):
+            raise UnsupportedModelError(
+                "the model changes its input in place",
+                "use x = x - mean, not x.sub_(mean); nor may its first layer work in place",
+            )
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and bool(
+        torch.isclose(first, second, rtol=0.0, atol=0.0, equal_nan=True).all()
+    )
+
+
 def check_runs(model: nn.Module, data: Data) -> Tensor:
     """Run the model on the example inputs and return its output.
 
