@@ -40,7 +40,13 @@ from edgeprune.profiler.stats import (
     settled_from,
     unrounded,
 )
-from edgeprune.profiler.sub_graphs import not_layout, not_told_apart, sub_graph
+from edgeprune.profiler.sub_graphs import (
+    above_their_cost,
+    not_layout,
+    not_told_apart,
+    sub_graph,
+    without_bodies,
+)
 from edgeprune.records import Environment, LayerProfile, ModelProfile, Peaks, Slice
 
 Values = tuple[float, ...]
@@ -167,7 +173,7 @@ def _one_process(
         seed=seed,
     )
     answer = device.ask(request)
-    model = answer.models[0]
+    model = without_bodies(answer.models[0])
     values = model.values
     if calibration is None:
         plain = device.ask(Request(task="time", models=models, rounds=rounds, seed=seed))
@@ -264,6 +270,7 @@ def _profile(
         peaks=peaks,
         warnings=(
             *not_told_apart(inside, found.compilers),
+            *(above_their_cost(found.last) if calibration else ()),
             *warnings_about(found.totals, found.environments, measured=calibration is not None),
         ),
         timeline=timeline(graph, found.last, together),
