@@ -76,6 +76,8 @@ def require_writable(path: Path) -> None:
     Raises:
         OutputError: it cannot.
     """
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder", "name a file")
     probe = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
