@@ -9,6 +9,8 @@ import re
 import struct
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -102,7 +104,8 @@ def load_data(job: Job, folder: Path) -> Data:
 def call_factory(factory: str, folder: Path, key: str, **offered: Any) -> Any:
     """Import "module:function" beside the job or from sys.path, and call it.
 
-    Those of the `offered` keyword arguments that the function names are passed.
+    It finds modules beside the job when it is called, too. Those of the `offered` keyword arguments
+    that the function names are passed.
 
     Raises:
         FactoryError: import or call failed; says how.
@@ -122,7 +125,8 @@ def call_factory(factory: str, folder: Path, key: str, **offered: Any) -> Any:
     except (TypeError, ValueError):
         named = set()
     try:
-        return function(**{name: value for name, value in offered.items() if name in named})
+        with _beside(folder):
+            return function(**{name: value for name, value in offered.items() if name in named})
     except EdgepruneError:
         raise
     except (KeyboardInterrupt, MemoryError):
@@ -148,23 +152,33 @@ def _import(name: str, folder: Path, key: str) -> Any:
         if origin is None or Path(origin).resolve() not in own:
             for module in [m for m in sys.modules if m == top or m.startswith(f"{top}.")]:
                 del sys.modules[module]
-    sys.path.insert(0, str(local))
     try:
-        importlib.invalidate_caches()
-        return importlib.import_module(name)
+        with _beside(local):
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name in (name, top):
             hint = f"it is looked for in {local} and on sys.path"
             raise FactoryError(f"{key}: no module named {name!r}", hint) from None
         raise FactoryError(f"{key}: {name} needs {error.name!r}, which is not installed") from error
-    except EdgepruneError:
+    except (EdgepruneError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise FactoryError(
             f"{key}: importing {name} failed: {type(error).__name__}: {error}"
         ) from error
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[None]:
+    """Have modules looked for in `folder` first."""
+    local = str(folder.resolve())
+    sys.path.insert(0, local)
+    importlib.invalidate_caches()
+    try:
+        yield
     finally:
-        sys.path.remove(str(local))
+        with suppress(ValueError):  # foreign code may have changed the path
+            sys.path.remove(local)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
