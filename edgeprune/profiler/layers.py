@@ -23,6 +23,7 @@ from edgeprune.devices.protocol import (
     file_of,
 )
 from edgeprune.errors import DeviceError, UnsupportedModelError
+from edgeprune.export.external import size_of
 from edgeprune.export.segments import Graph, Segment, as_int8, read_graph
 from edgeprune.profiler.calibration import (
     Calibration,
@@ -253,7 +254,7 @@ def _profile(
         runtime_peak_bytes=found.peak_bytes,
         parameters=graph.parameters,
         macs=graph.macs,
-        file_bytes=path.stat().st_size,
+        file_bytes=size_of(path),
         environment=worst(found.environments),
         layers=tuple(rows),
         sum_of_layers=layers,
