@@ -12,7 +12,7 @@ from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
 from edgeprune.job import job_of
-from edgeprune.loading import check_finite, check_judges, check_runs
+from edgeprune.loading import check_finite, check_inputs_kept, check_judges, check_runs
 from edgeprune.pipeline import Result, run
 from edgeprune.report.console import Console
 from edgeprune.stages import base
@@ -69,7 +69,8 @@ def slim(
     check_finite(model)
     data.check()
     data = data.guarded()
-    check_runs(model.eval(), data)
+    check_inputs_kept(model.eval(), data)
+    check_runs(model, data)
     check_judges(model, data)
     folder = Path(out) if out is not None else Path("deploy", opened.spec.name, name)
     given = base.Given(initial=initial)
