@@ -24,10 +24,9 @@ from edgeprune.pruning.remainder import Remainder
 from edgeprune.records import Sensitivity, Verdict, WidthPlan
 from edgeprune.report import figures
 from edgeprune.report.console import Console
-from edgeprune.ship import require_ours
+from edgeprune.ship import require_ours, ship_index
 from edgeprune.stages import allocating, base
 from edgeprune.stages.beginning import begun
-from edgeprune.store import write_text
 
 INDEX, PAGE = "index.json", "README.md"
 
@@ -76,6 +75,8 @@ def run(
 ) -> Family:
     """Make a model for each budget and ship each into `out`/<budget>, with an index in `out`.
 
+    What an earlier run for a single budget shipped into `out` itself goes.
+
     Raises:
         UsageError: a budget is named twice.
         EdgepruneError: any of its kinds; finished stages stay in `out`/.run.
@@ -97,8 +98,8 @@ def run(
             left = Remainder.of(made.model, made.plan)
         family = Family(tuple(members))
         with console.stage("Writing the index"):
-            write_text(out / PAGE, page(family))
-            write_text(out / INDEX, json.dumps(_index(family), indent=2) + "\n")
+            index = json.dumps(_index(family), indent=2) + "\n"
+            ship_index(out, {PAGE: page(family), INDEX: index})
         return family
 
 

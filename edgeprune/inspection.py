@@ -20,6 +20,7 @@ from edgeprune.profiler.layers import profile_model
 from edgeprune.profiler.timing import compare
 from edgeprune.records import (
     Comparison,
+    DeviceSpec,
     Environment,
     Gate,
     Kind,
@@ -32,9 +33,9 @@ from edgeprune.records import (
     Unit,
 )
 from edgeprune.report.profile_page import render
-from edgeprune.report.trace import chrome_trace
+from edgeprune.report.trace import chrome_trace, require_times
 from edgeprune.sections import FACTORY
-from edgeprune.store import write_text
+from edgeprune.store import require_writable, write_text
 from edgeprune.verify.files import file_parity
 from edgeprune.verify.gates import speed_gate
 from edgeprune.verify.inference import numeric_device
@@ -69,10 +70,12 @@ def profile_anything(
     resume: bool = False,
     seed: int = 0,
     note: Callable[[str], None] = lambda _: None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> ModelProfile:
     """Profile a job.toml, an .onnx file, or pkg.module:factory with inputs of the given `shapes`.
 
     What is measured is kept until the profile is whole; `resume` uses what an earlier call left.
+    Where nothing can be kept, `warn` is told.
 
     Raises:
         UsageError: `what` is none of these, or a factory comes without a shape.
@@ -83,9 +86,10 @@ def profile_anything(
     if not device.spec.computes_outputs:
         read_graph(path)  # which says what to do about shapes that are open
         require_valid(path)
-    kept = keep(device, path, resume=resume)
-    found = profile_model(kept, path, name=name, seconds=seconds, seed=seed, note=note)
-    kept.forget()
+    kept = keep(device, path, resume=resume, warn=warn)
+    found = profile_model(kept or device, path, name=name, seconds=seconds, seed=seed, note=note)
+    if kept:
+        kept.forget()
     told = (device.spec.note,) if device.spec.note else ()
     return found.model_copy(update={"warnings": (*told, *found.warnings)})
 
@@ -150,8 +154,22 @@ def differences(before: ModelProfile, after: ModelProfile, where: str) -> Profil
     )
 
 
-def write_outputs(profile: ModelProfile, *, trace: Path | None, html: Path | None) -> list[Path]:
-    """Write the trace and the page that were asked for, and return their paths.
+def require_outputs(spec: DeviceSpec, *, trace: Path | None, html: Path | None) -> None:
+    """Make sure that the files can be written that are asked for, before anything is measured.
+
+    Raises:
+        UsageError: a trace of a device whose figures are not times.
+        OutputError: a file cannot be written.
+    """
+    if trace:
+        require_times(spec.name, spec.unit)
+    for path in (trace, html):
+        if path:
+            require_writable(path)
+
+
+def write_outputs(profile: ModelProfile, *, trace: Path | None, html: Path | None) -> None:
+    """Write the trace and the page that were asked for.
 
     Raises:
         UsageError: a trace of a device whose figures are not times.
@@ -161,7 +179,6 @@ def write_outputs(profile: ModelProfile, *, trace: Path | None, html: Path | Non
         write_text(trace, chrome_trace(profile))
     if html:
         write_text(html, render(profile))
-    return [path for path in (trace, html) if path]
 
 
 def compare_files(
@@ -231,12 +248,13 @@ def _model_file(
         return (fix_shapes(file, sizes, copy) if sizes else with_names(file, copy)), file.name
     import torch
 
-    from edgeprune.loading import call_factory, check_runs, load_data, load_model
+    from edgeprune.loading import call_factory, check_inputs_kept, check_runs, load_data, load_model
 
     precision = Precision()
     if what.endswith(".toml"):
         job, folder = load_job(Path(what)), Path(what).resolve().parent
         model, data = load_model(job, folder), load_data(job, folder)
+        check_inputs_kept(model, data)
         check_runs(model, data)
         inputs, name, precision = data.example, job.name, Precision.of(job, data)
     elif FACTORY.fullmatch(what):

@@ -12,7 +12,7 @@ from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
 from edgeprune.job import job_of
-from edgeprune.loading import check_finite, check_judges, check_runs
+from edgeprune.loading import check_finite, check_inputs_kept, check_judges, check_runs
 from edgeprune.pipeline import Result, run
 from edgeprune.report.console import Console
 from edgeprune.stages import base
@@ -22,7 +22,7 @@ def slim(
     model: nn.Module,
     data: Data,
     *,
-    device: str | Device = "mobile_cpu",
+    device: str | Path | Device = "mobile_cpu",
     latency: str = "50%",
     max_accuracy_drop: float = 0.01,
     out: str | Path | None = None,
@@ -43,7 +43,7 @@ def slim(
         out: folder to ship to; deploy/<device>/<name> by default.
         name: of the job.
         seed: of everything that is drawn.
-        quiet: whether to keep progress from stderr.
+        quiet: whether to keep progress from stderr; warnings are told all the same.
         initial: state of the model before it was trained, for schedule `lottery`.
         sections: `prune`, `schedule`, `recover` and the others, as in a job file.
 
@@ -53,7 +53,8 @@ def slim(
     Raises:
         EdgepruneError: with a message that says what to do.
     """
-    opened = open_device(device) if isinstance(device, str) else device
+    console = Console(quiet=quiet)
+    opened = open_device(str(device), console.warning) if isinstance(device, str | Path) else device
     job = job_of(
         {
             "name": name,
@@ -68,9 +69,9 @@ def slim(
     check_finite(model)
     data.check()
     data = data.guarded()
-    check_runs(model.eval(), data)
+    check_inputs_kept(model.eval(), data)
+    check_runs(model, data)
     check_judges(model, data)
     folder = Path(out) if out is not None else Path("deploy", opened.spec.name, name)
     given = base.Given(initial=initial)
-    console = Console(quiet=quiet)
     return run(job, model, data, opened, folder, console=console, given=given)

@@ -9,6 +9,8 @@ import re
 import struct
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -31,6 +33,7 @@ from edgeprune.errors import (
 )
 from edgeprune.job import Job
 
+BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 UNSAFE = re.compile(r"GLOBAL (\S+)")  # what torch.load names when it refuses to import it
 GARBAGE = (  # what torch.load raises on files that are none of its own
     OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
@@ -101,7 +104,8 @@ def load_data(job: Job, folder: Path) -> Data:
 def call_factory(factory: str, folder: Path, key: str, **offered: Any) -> Any:
     """Import "module:function" beside the job or from sys.path, and call it.
 
-    Those of the `offered` keyword arguments that the function names are passed.
+    It finds modules beside the job when it is called, too. Those of the `offered` keyword arguments
+    that the function names are passed.
 
     Raises:
         FactoryError: import or call failed; says how.
@@ -121,7 +125,8 @@ def call_factory(factory: str, folder: Path, key: str, **offered: Any) -> Any:
     except (TypeError, ValueError):
         named = set()
     try:
-        return function(**{name: value for name, value in offered.items() if name in named})
+        with _beside(folder):
+            return function(**{name: value for name, value in offered.items() if name in named})
     except EdgepruneError:
         raise
     except (KeyboardInterrupt, MemoryError):
@@ -147,23 +152,33 @@ def _import(name: str, folder: Path, key: str) -> Any:
         if origin is None or Path(origin).resolve() not in own:
             for module in [m for m in sys.modules if m == top or m.startswith(f"{top}.")]:
                 del sys.modules[module]
-    sys.path.insert(0, str(local))
     try:
-        importlib.invalidate_caches()
-        return importlib.import_module(name)
+        with _beside(local):
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name in (name, top):
             hint = f"it is looked for in {local} and on sys.path"
             raise FactoryError(f"{key}: no module named {name!r}", hint) from None
         raise FactoryError(f"{key}: {name} needs {error.name!r}, which is not installed") from error
-    except EdgepruneError:
+    except (EdgepruneError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise FactoryError(
             f"{key}: importing {name} failed: {type(error).__name__}: {error}"
         ) from error
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[None]:
+    """Have modules looked for in `folder` first."""
+    local = str(folder.resolve())
+    sys.path.insert(0, local)
+    importlib.invalidate_caches()
+    try:
+        yield
     finally:
-        sys.path.remove(str(local))
+        with suppress(ValueError):  # foreign code may have changed the path
+            sys.path.remove(local)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -263,15 +278,61 @@ def check_form(model: nn.Module) -> None:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise WeightsError if a parameter or buffer holds NaN or infinity."""
+    """Make sure that no weight is NaN or infinite, nor any statistic of BatchNorm.
+
+    Other buffers may hold infinity, as causal masks do, but not NaN.
+
+    Raises:
+        WeightsError: one is.
+    """
     check_form(model)
+    weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, BATCHNORMS):
+            weights |= {f"{path}.{name}".lstrip(".") for name, _ in module.named_buffers()}
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            count = int((~torch.isfinite(tensor)).sum())
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        bad = ~torch.isfinite(tensor) if name in weights else torch.isnan(tensor)
+        if bool(bad.any()):
+            what = "NaN or infinite" if name in weights else "NaN"
             raise WeightsError(
-                f"model.weights: {name} holds {count} NaN or infinite values of {tensor.numel()}",
+                f"model.weights: {name} holds {int(bad.sum())} {what} values of {tensor.numel()}",
                 "train again or restore a good checkpoint: nothing can be measured on such a model",
             )
+
+
+def check_inputs_kept(model: nn.Module, data: Data) -> None:
+    """Make sure that the model leaves its inputs as they are.
+
+    It is run on a copy of the example inputs. Where these are all the same value, such as zeros,
+    what a model does to them may not show: then on the first calibration batch too. That it runs
+    at all is for `check_runs` to say.
+
+    Raises:
+        UnsupportedModelError: it writes into them, so that whoever uses them next finds others.
+    """
+    samples = [data.example]
+    if any(bool((tensor == tensor.flatten()[:1]).all()) for tensor in data.example):
+        samples.append(first_batches(data.calibration, 1, "calibration")[0][0])
+    for inputs in samples:
+        given = tuple(tensor.clone() for tensor in inputs)
+        try:
+            with torch.inference_mode():
+                model(*given)
+        except Exception:  # noqa: BLE001 - foreign code may raise anything; see above
+            continue
+        if not all(map(_same, given, inputs)):
+            raise UnsupportedModelError(
+                "the model changes its input in place",
+                "use x = x - mean, not x.sub_(mean); nor may its first layer work in place",
+            )
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and bool(
+        torch.isclose(first, second, rtol=0.0, atol=0.0, equal_nan=True).all()
+    )
 
 
 def check_runs(model: nn.Module, data: Data) -> Tensor:

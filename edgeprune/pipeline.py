@@ -17,7 +17,14 @@ from edgeprune.errors import BudgetError, UsageError
 from edgeprune.identity import versions
 from edgeprune.importance.shared import Merge, read_all
 from edgeprune.job import Job
-from edgeprune.loading import check_judges, check_runs, initial_state, load_data, load_model
+from edgeprune.loading import (
+    check_inputs_kept,
+    check_judges,
+    check_runs,
+    initial_state,
+    load_data,
+    load_model,
+)
 from edgeprune.pruning.remainder import Remainder
 from edgeprune.records import (
     Artifact,
@@ -73,6 +80,7 @@ class Planned:
 def load(job: Job, folder: Path) -> tuple[nn.Module, Data]:
     """Return the job's model and data, checked to fit each other."""
     model, data = load_model(job, folder), load_data(job, folder)
+    check_inputs_kept(model, data)
     check_runs(model, data)
     check_judges(model, data)
     return model, data

@@ -142,6 +142,30 @@ def ship(
     return tuple(out / name for name in (*names, CHECKSUMS))
 
 
+def ship_index(out: Path, texts: Mapping[str, str]) -> None:
+    """Write the `texts` (name -> content) that describe several models into `out`.
+
+    What was shipped there of a single model goes, as its manifest lists it: no checksum would fit.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    with _staged(out, older=_listed(out)) as folder:
+        for name, text in texts.items():
+            write_text(folder / name, text)
+
+
+def _listed(out: Path) -> tuple[str, ...]:
+    """Return the names in `out` that its manifest lists, and itself; none where there is none."""
+    try:
+        manifest, _ = _shipped(out)
+    except UsageError:
+        return ()
+    listed = {entry["name"].partition("/")[0] for entry in manifest["files"]}
+    known = (MODEL, INTEGER_MODEL, VERDICT, CARD, REPORT, CODE)
+    return (*(name for name in known if name in listed), MANIFEST, CHECKSUMS)
+
+
 @contextmanager
 def _staged(out: Path, older: Sequence[str] = ()) -> Iterator[Path]:
     """Yield an empty folder whose files take their places in `out` if the block succeeds.

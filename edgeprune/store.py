@@ -76,6 +76,8 @@ def require_writable(path: Path) -> None:
     Raises:
         OutputError: it cannot.
     """
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder", "name a file")
     probe = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +123,7 @@ class RunFolder:
         resume: go on with what is there; otherwise an older state is set aside.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or has no locks.
         ResumeError: another process holds the folder, or its identity differs.
     """
 
@@ -135,12 +137,17 @@ class RunFolder:
             raise output_error(out, error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             self._lock.close()
-            raise ResumeError(
-                f"{out} is in use by another run",
-                "wait for it, or choose another folder with --out",
-            ) from None
+            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+                raise ResumeError(
+                    f"{out} is in use by another run",
+                    "wait for it, or choose another folder with --out",
+                ) from None
+            raise OutputError(
+                f"{out / '.run.lock'} cannot be locked: {error.strerror or error}",
+                "some network file systems have no locks: choose another folder with --out",
+            ) from error
         recorded = self._path / "identity.json"
         if resume and recorded.is_file():
             try:

@@ -141,6 +141,7 @@ def test_a_folder_without_modules_is_not_a_factory(folder: Path) -> None:
         ),
         ("def build(:", "importing toy_broken failed: SyntaxError"),
         ("1 / 0", "importing toy_broken failed: ZeroDivisionError"),
+        ("import sys\nsys.exit(0)", "importing toy_broken failed: SystemExit: 0"),
     ],
 )
 def test_modules_that_cannot_be_imported(folder: Path, source: str, message: str) -> None:

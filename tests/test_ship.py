@@ -10,7 +10,7 @@ import pytest
 
 from edgeprune.errors import InternalCheckError, OutputError, UsageError
 from edgeprune.records import Verdict
-from edgeprune.ship import REPORT_DATA, require_ours, rewrite_report, ship
+from edgeprune.ship import REPORT_DATA, require_ours, rewrite_report, ship, ship_index
 from edgeprune.store import sha256_of
 from tests import factories
 
@@ -296,6 +296,45 @@ def test_forms_of_an_older_model_go(tmp_path, model):
     (out / "c").mkdir()  # a report that is written again leaves the model's forms alone
     rewrite_report(out)
     assert (out / "c").exists()
+
+
+INDEX = {"README.md": "# several", "index.json": "{}"}
+
+
+def test_an_index_of_several_models_takes_the_place_of_a_single_one(tmp_path, model):
+    out = tmp_path / "out"
+    ship_into(out, model, integer_model=model)
+    (out / "50%").mkdir()
+    (out / "notes.txt").write_text("mine")
+    ship_index(out, INDEX)
+    ship_index(out, INDEX)  # and of itself
+    assert {path.name for path in out.iterdir()} == {*INDEX, "50%", ".run", "notes.txt"}
+    assert (out / "README.md").read_text() == "# several"
+    assert not (out / ".run" / "shipping").exists()
+
+
+def test_an_index_leaves_alone_what_no_manifest_lists(tmp_path, out):
+    (out / "c").mkdir()
+    (out / "c" / "mine.c").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.onnx").write_text("mine")
+    for folder in (out, tmp_path / "other"):
+        ship_index(folder, INDEX)
+    assert (out / "c" / "mine.c").exists()
+    assert (tmp_path / "other" / "model.onnx").read_text() == "mine"
+
+
+def test_an_index_that_cannot_be_written_leaves_the_older_shipment_whole(out, monkeypatch):
+    before = {path.name for path in out.iterdir()}
+
+    def full(self, *arguments, **named):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(out), "write_text", full)
+    with pytest.raises(OutputError, match="No space left"):
+        ship_index(out, INDEX)
+    assert {path.name for path in out.iterdir()} == before
+    assert check(out).returncode == 0
 
 
 @pytest.mark.parametrize("name", [*NAMES, "model.int8.onnx", "c/network.c"])

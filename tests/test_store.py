@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -261,6 +263,29 @@ def test_a_folder_in_use_is_refused_and_free_again_afterwards(tmp_path: Path) ->
     ):
         RunFolder(tmp_path, IDENTITY, resume=True)
     RunFolder(tmp_path, IDENTITY, resume=True).close()
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "told"),
+    [
+        (errno.EAGAIN, ResumeError, "in use by another run"),
+        (errno.EACCES, ResumeError, "in use by another run"),
+        (errno.ENOLCK, OutputError, "cannot be locked: No locks available"),
+        (errno.EOPNOTSUPP, OutputError, "cannot be locked: Operation not supported"),
+    ],
+)
+def test_a_lock_that_fails_is_told_as_what_it_is(
+    tmp_path: Path, monkeypatch, number: int, kind: type[Exception], told: str
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(kind, match=told) as caught:
+        RunFolder(tmp_path, IDENTITY, resume=False)
+    assert "--out" in caught.value.hint
+    monkeypatch.undo()
+    RunFolder(tmp_path, IDENTITY, resume=False).close()
 
 
 HOLDING = """

@@ -91,13 +91,13 @@ def run(
     from edgeprune import pipeline
 
     console = common.console
-    here = Path.cwd()  # a factory may go elsewhere
+    here, beside = Path.cwd(), job.resolve().parent  # a factory may go elsewhere
     budgets = budgets_of(budget)
     settings, model, data, opened = prepare(job, device, budgets[0], common)
     folder = out or Path("deploy", opened.spec.name, settings.name)
     folder = folder if Path.cwd() == here else here / folder
     files = [path if path.is_absolute() else here / path for path in importance or ()]
-    given = pipeline.load_given(settings, job.resolve().parent, files, merge)
+    given = pipeline.load_given(settings, beside, files, merge)
     if several := [text for text in budgets if text and len(budgets) > 1]:
         from edgeprune import family
 

@@ -101,11 +101,23 @@ def profile(
     import tempfile
 
     from edgeprune.devices.opening import open_device
-    from edgeprune.inspection import differences, profile_anything, read_profile, write_outputs
+    from edgeprune.inspection import (
+        differences,
+        profile_anything,
+        read_profile,
+        require_outputs,
+        write_outputs,
+    )
 
     earlier = read_profile(against) if against else None
     console = common.console
     opened = open_device(device, console.warning)
+    # A factory may go elsewhere: where the files belong is settled before.
+    files = {
+        "trace": trace.absolute() if trace else None,
+        "html": html.absolute() if html else None,
+    }
+    require_outputs(opened.spec, **files)
     with (
         tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch,
         console.stage(f"Profiling {what} on {opened.spec.name}") as stage,
@@ -119,12 +131,14 @@ def profile(
             resume=resume,
             seed=common.seed or 0,
             note=stage.note,
+            warn=console.warning,
         )
     document = found.model_dump(mode="json", by_alias=True)
     console.profile(found)
-    for path in write_outputs(found, trace=trace, html=html):
-        console.info(f"wrote {path}")
     common.answer(document)
+    write_outputs(found, **files)
+    for path in filter(None, (trace, html)):
+        console.info(f"wrote {path}")
     if earlier:
         difference = differences(earlier, found, str(against))
         document["against"] = difference.model_dump(mode="json")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import psutil
 
 from edgeprune.devices import gpu
+from edgeprune.devices.advice import command
 from edgeprune.devices.arm64 import place
 from edgeprune.devices.local import runtime_providers
 from edgeprune.devices.microcontroller import device as microcontroller
@@ -52,7 +53,7 @@ def diagnose() -> list[Check]:
         _firmware("cortex_m55"),
         _arm64(),
         _gpu("edge_gpu", f"name the python of a GPU build of onnxruntime in {gpu.PYTHON}"),
-        _gpu("webgpu_software", "make webgpu"),
+        _gpu("webgpu_software", command("webgpu")),
     ]
     return checks
 
@@ -66,14 +67,14 @@ def _package(name: str) -> Check:
     try:
         return Check(name, True, importlib.metadata.version(name), "", True)
     except importlib.metadata.PackageNotFoundError:
-        return Check(name, False, "not installed", "make setup", True)
+        return Check(name, False, "not installed", command("setup"), True)
 
 
 def _provider() -> Check:
     try:
         providers = runtime_providers()
     except DeviceError as error:
-        return Check("onnxruntime starts", False, error.what, "make setup", True)
+        return Check("onnxruntime starts", False, error.what, command("setup"), True)
     return Check("execution providers", True, ", ".join(providers), "", True)
 
 

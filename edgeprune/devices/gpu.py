@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeprune.devices import adapters
+from edgeprune.devices.advice import command
 from edgeprune.devices.gpu_times import require_placement, with_gpu_times
 from edgeprune.devices.local import LocalDevice, runtime_providers
 from edgeprune.devices.protocol import Answer, Device, Obstacle, Request, file_of
@@ -117,7 +118,7 @@ def obstacle(spec: DeviceSpec) -> Obstacle | None:
     found = find(spec)
     if found.device is not None:
         return None
-    helps = "make webgpu" if spec.providers == (WEBGPU,) else "edgeprune doctor"
+    helps = command("webgpu") if spec.providers == (WEBGPU,) else "edgeprune doctor"
     return Obstacle(f"no GPU answers: {found.why}", helps)
 
 

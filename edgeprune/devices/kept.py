@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from edgeprune.devices.protocol import Answer, Device, Request
 from edgeprune.errors import ResumeError
 from edgeprune.records import DeviceSpec, Environment
-from edgeprune.store import cache_folder, sha256_of, write_text
+from edgeprune.store import cache_folder, sha256_of, usable, write_text
 
 
 @dataclass
@@ -87,17 +88,22 @@ class ResumedDevice:
         return answer
 
 
-def keep(device: Device, path: Path, *, resume: bool) -> KeptDevice:
+def keep(
+    device: Device, path: Path, *, resume: bool, warn: Callable[[str], None] = lambda _: None
+) -> KeptDevice | None:
     """Return a device that keeps its answers about the model at `path` in the user's cache.
 
-    Without `resume`, what an earlier measurement left is removed.
+    Without `resume`, what an earlier measurement left is removed. None where the cache cannot be
+    written, of which `warn` is told.
     """
     identity = f"{device.spec.model_dump_json()} {sha256_of(path)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:24]
-    kept = KeptDevice(device, cache_folder() / "profiles" / name)
+    folder = usable(cache_folder() / "profiles" / name, "XDG_CACHE_HOME", warn)
+    if folder is None:
+        return None
+    kept = KeptDevice(device, folder)
     if not resume:
         kept.forget()
-    kept.folder.mkdir(parents=True, exist_ok=True)
     return kept
 
 

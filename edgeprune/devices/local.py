@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from edgeprune.devices.advice import command
 from edgeprune.devices.processes import Done, run
 from edgeprune.devices.protocol import Answer, Obstacle, Request
 from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
@@ -109,7 +110,7 @@ def failure(
 def obstacle(spec: DeviceSpec) -> Obstacle | None:
     """Return what keeps this machine from being the device: a missing runtime or provider."""
     if importlib.util.find_spec("onnxruntime") is None:
-        return Obstacle("onnxruntime is not installed", "make setup")
+        return Obstacle("onnxruntime is not installed", command("setup"))
     providers = runtime_providers()
     missing = [name for name in spec.providers if name not in providers]
     if missing:

@@ -7,7 +7,8 @@ set -euo pipefail
 readonly PYTHON=${1:-python3}
 readonly CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/edgeprune/webgpu
 CONSTRAINTS=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/constraints.txt
-readonly CONSTRAINTS
+[[ -f $CONSTRAINTS ]] && PINNED=(-c "$CONSTRAINTS") || PINNED=() # an installed package has none
+readonly PINNED
 
 fail() {
     printf 'make webgpu: %s\n' "$*" >&2
@@ -66,7 +67,7 @@ rm -rf apt
 
 printf 'Installing onnxruntime-webgpu ...\n'
 "$PYTHON" -m venv venv
-venv/bin/python -m pip install --quiet --disable-pip-version-check -c "$CONSTRAINTS" onnxruntime-webgpu numpy
+venv/bin/python -m pip install --quiet --disable-pip-version-check "${PINNED[@]}" onnxruntime-webgpu numpy
 
 cat >python.partial <<END
 #!/bin/sh

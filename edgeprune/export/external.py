@@ -40,6 +40,15 @@ def external_files(path: Path) -> dict[str, Path]:
     return {name: path.parent / name for name in sorted(names)}
 
 
+def size_of(path: Path) -> int:
+    """Return the bytes of the model at `path` with all its files.
+
+    Raises:
+        UnsupportedModelError: a file is missing.
+    """
+    return sum(file.stat().st_size for file in (path, *external_files(path).values()))
+
+
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
     for node in graph.node:

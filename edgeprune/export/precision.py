@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeprune.data import Data, first_batches
 from edgeprune.export.onnx_graph import describe
-from edgeprune.export.quantization import quantize, quantized
+from edgeprune.export.quantization import quantize, quantized, type_of
 from edgeprune.job import Job
 from edgeprune.records import Artifact
 
@@ -58,7 +58,7 @@ class Precision:
         """Return the form of a layer's float model that has the price of the shipped one.
 
         Ranges come from random inputs. An int8 model has one input: operands of the same shape
-        become one, which changes no count.
+        and type become one, which changes no count.
 
         Raises:
             UnsupportedModelError: the layer cannot be quantised.
@@ -68,8 +68,13 @@ class Precision:
         proto = onnx.load_from_string(content)
         _join_inputs(proto.graph)
         shape = [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
-        random = np.random.default_rng(seed)
-        inputs = [random.standard_normal(shape).astype(np.float32) for _ in range(FRAGMENT_SAMPLES)]
+        kind, random = type_of(proto.graph.input[0]), np.random.default_rng(seed)
+        inputs: list[NDArray[Any]] = [
+            random.standard_normal(shape).astype(kind)
+            if kind.kind == "f"
+            else random.integers(0, 2, shape).astype(kind)  # indices, even of the smallest table
+            for _ in range(FRAGMENT_SAMPLES)
+        ]
         inferred = onnx.shape_inference.infer_shapes(proto)
         content = quantized(inferred, inputs).SerializeToString(deterministic=True)
         return content
@@ -84,9 +89,7 @@ def _whole(inputs: Any, data: Data) -> int:
 def _join_inputs(graph: onnx.GraphProto) -> None:
     first = graph.input[0]
     others = {
-        value.name
-        for value in graph.input[1:]
-        if value.type.tensor_type.shape == first.type.tensor_type.shape
+        value.name for value in graph.input[1:] if value.type.tensor_type == first.type.tensor_type
     }
     for node in graph.node:
         for index, name in enumerate(node.input):

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeprune.errors import DataError, InternalCheckError, UnsupportedModelError
-from edgeprune.export.cleanup import prepare
+from edgeprune.export.cleanup import constants, prepare
 from edgeprune.export.onnx_graph import describe, fixed_shape, load
 from edgeprune.records import Artifact
 from edgeprune.store import atomic
@@ -56,7 +56,8 @@ def quantize(
 
     Raises:
         DataError: `calibration` is empty or of another shape.
-        UnsupportedModelError: not an ONNX model with one input, or the quantiser refuses it.
+        UnsupportedModelError: not an ONNX model with one input, the quantiser refuses it, or a
+            tensor reaches infinity.
         InternalCheckError: what the quantiser made is not valid ONNX.
     """
     describe(source)  # refuses what has no fixed shapes
@@ -80,11 +81,12 @@ def quantized(
 
     Raises:
         DataError: `calibration` is empty or of another shape.
-        UnsupportedModelError: the model has not one input, or the quantiser refuses it.
+        UnsupportedModelError: the model has not one input, the quantiser refuses it, or a tensor
+            reaches infinity.
         InternalCheckError: what the quantiser made is not valid ONNX.
     """
-    constants = {tensor.name for tensor in proto.graph.initializer}
-    inputs = [value for value in proto.graph.input if value.name not in constants]
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in stored]
     if len(inputs) != 1:
         raise UnsupportedModelError(
             f"the model has {len(inputs)} inputs",
@@ -93,11 +95,12 @@ def quantized(
     prepared = prepare(proto)
     entry = prepared.metadata_props.add()
     entry.key, entry.value = PREPARED, "onnxruntime.quant"
-    samples = _samples(calibration, fixed_shape(inputs[0]) or ())
+    samples = _samples(calibration, fixed_shape(inputs[0]) or (), type_of(inputs[0]))
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
         partial = Path(folder) / "int8.onnx"
         _run(prepared, partial, inputs[0].name, samples, method, percentile, activations)
         result = onnx.load(partial)
+    _require_finite_scales(result.graph)
     _finish(result, proto)
     try:
         onnx.checker.check_model(result, full_check=True)
@@ -106,18 +109,28 @@ def quantized(
     return result
 
 
+def type_of(value: onnx.ValueInfoProto) -> np.dtype[Any]:
+    """Return the numpy type of a tensor that goes into or out of a graph."""
+    return onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+
+
 def _samples(
-    calibration: Iterable[NDArray[Any]], shape: tuple[int, ...]
-) -> list[NDArray[np.float32]]:
-    """Cut batches into arrays of exactly the input's shape."""
-    found: list[NDArray[np.float32]] = []
-    for given in calibration:
-        array = np.asarray(given, np.float32)
-        if array.shape[1:] != shape[1:] or len(array) % shape[0]:
+    calibration: Iterable[NDArray[Any]], shape: tuple[int, ...], kind: np.dtype[Any]
+) -> list[NDArray[Any]]:
+    """Cut batches into arrays of exactly the input's shape and type."""
+    found: list[NDArray[Any]] = []
+    for given in map(np.asarray, calibration):
+        if given.shape[1:] != shape[1:] or len(given) % shape[0]:
             raise DataError(
-                f"calibration array has shape {array.shape}, the model takes {shape}",
+                f"calibration array has shape {given.shape}, the model takes {shape}",
                 "give arrays of the model's input shape, or batches of them",
             )
+        if not np.can_cast(given.dtype, kind, "same_kind"):
+            raise DataError(
+                f"calibration array holds {given.dtype}, the model takes {kind}",
+                "give arrays of the model's input type",
+            )
+        array = given.astype(kind)
         found += [array[i : i + shape[0]] for i in range(0, len(array), shape[0])]
     if not found:
         raise DataError("there is no calibration data", "give at least a few dozen real inputs")
@@ -128,11 +141,12 @@ def _run(
     prepared: onnx.ModelProto,
     path: Path,
     name: str,
-    samples: list[NDArray[np.float32]],
+    samples: list[NDArray[Any]],
     method: Method,
     percentile: float,
     activations: Activations,
 ) -> None:
+    from onnxruntime.capi import onnxruntime_pybind11_state as runtime
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -143,12 +157,17 @@ def _run(
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.remaining: Iterator[NDArray[np.float32]] = iter(samples)
+            self.remaining: Iterator[NDArray[Any]] = iter(samples)
 
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        def get_next(self) -> dict[str, NDArray[Any]] | None:
             array = next(self.remaining, None)
             return None if array is None else {name: array}
 
+    named = [kind for kind in vars(runtime).values() if isinstance(kind, type)]
+    faults: tuple[type[Exception], ...] = (
+        ValueError, RuntimeError, KeyError, NotImplementedError,
+        *(kind for kind in named if issubclass(kind, Exception)),  # which have no base but that
+    )  # fmt: skip
     methods = {
         "minmax": CalibrationMethod.MinMax,
         "percentile": CalibrationMethod.Percentile,
@@ -157,25 +176,26 @@ def _run(
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)  # the quantiser writes to the root logger
     try:
-        quantize_static(
-            prepared,
-            path,
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(QUANTIZED),
-            per_channel=True,
-            activation_type=QuantType.QUInt8 if activations == "uint8" else QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=methods[method],
-            extra_options={
-                "ActivationSymmetric": False,
-                "WeightSymmetric": True,
-                "ForceQuantizeNoInputCheck": True,
-                "MatMulConstBOnly": True,
-                "CalibPercentile": percentile,
-            },
-        )
-    except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
+        with np.errstate(all="ignore"):  # infinity is refused by what comes of it
+            quantize_static(
+                prepared,
+                path,
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(QUANTIZED),
+                per_channel=True,
+                activation_type=QuantType.QUInt8 if activations == "uint8" else QuantType.QInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=methods[method],
+                extra_options={
+                    "ActivationSymmetric": False,
+                    "WeightSymmetric": True,
+                    "ForceQuantizeNoInputCheck": True,
+                    "MatMulConstBOnly": True,
+                    "CalibPercentile": percentile,
+                },
+            )
+    except faults as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise UnsupportedModelError(
             f"the model cannot be quantised: {type(error).__name__}: {first}",
@@ -183,6 +203,21 @@ def _run(
         ) from error
     finally:
         logging.disable(previous)
+
+
+def _require_finite_scales(graph: onnx.GraphProto) -> None:
+    """Raise UnsupportedModelError if a tensor reaches infinity: with its scale all of it is NaN."""
+    values = constants(graph)
+    for node in graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        scale = values.get(node.input[1])
+        if scale is not None and not bool(np.isfinite(scale.astype(np.float64)).all()):
+            name = node.input[0].removesuffix("_quantized").removesuffix("_QuantizeLinear_Output")
+            raise UnsupportedModelError(
+                f"the model cannot be quantised: {name} reaches infinity, which int8 does not have",
+                'ship it in float: [export] precision = "float32"; int8 takes no masks of -inf',
+            )
 
 
 def _finish(result: onnx.ModelProto, source: onnx.ModelProto) -> None:

@@ -23,6 +23,7 @@ from edgeprune.devices.protocol import (
     file_of,
 )
 from edgeprune.errors import DeviceError, UnsupportedModelError
+from edgeprune.export.external import size_of
 from edgeprune.export.segments import Graph, Segment, as_int8, read_graph
 from edgeprune.profiler.calibration import (
     Calibration,
@@ -40,7 +41,13 @@ from edgeprune.profiler.stats import (
     settled_from,
     unrounded,
 )
-from edgeprune.profiler.sub_graphs import not_layout, not_told_apart, sub_graph
+from edgeprune.profiler.sub_graphs import (
+    above_their_cost,
+    not_layout,
+    not_told_apart,
+    sub_graph,
+    without_bodies,
+)
 from edgeprune.records import Environment, LayerProfile, ModelProfile, Peaks, Slice
 
 Values = tuple[float, ...]
@@ -167,7 +174,7 @@ def _one_process(
         seed=seed,
     )
     answer = device.ask(request)
-    model = answer.models[0]
+    model = without_bodies(answer.models[0])
     values = model.values
     if calibration is None:
         plain = device.ask(Request(task="time", models=models, rounds=rounds, seed=seed))
@@ -247,7 +254,7 @@ def _profile(
         runtime_peak_bytes=found.peak_bytes,
         parameters=graph.parameters,
         macs=graph.macs,
-        file_bytes=path.stat().st_size,
+        file_bytes=size_of(path),
         environment=worst(found.environments),
         layers=tuple(rows),
         sum_of_layers=layers,
@@ -264,6 +271,7 @@ def _profile(
         peaks=peaks,
         warnings=(
             *not_told_apart(inside, found.compilers),
+            *(above_their_cost(found.last) if calibration else ()),
             *warnings_about(found.totals, found.environments, measured=calibration is not None),
         ),
         timeline=timeline(graph, found.last, together),

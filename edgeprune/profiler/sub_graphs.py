@@ -1,4 +1,4 @@
-"""Layers that a provider runs in one piece, whose costs cannot be told apart."""
+"""Layers that a provider runs in one piece, and bodies of loops: their costs are another node's."""
 
 from __future__ import annotations
 
@@ -6,10 +6,40 @@ import math
 from collections.abc import Mapping, Sequence
 
 from edgeprune.devices.gpu_times import HEAVY
-from edgeprune.devices.protocol import NodeCosts
+from edgeprune.devices.protocol import ModelAnswer, NodeCosts
 from edgeprune.export.segments import Segment
 
 ATTENTION = frozenset({"Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention"})
+
+BODIED = frozenset({"Loop", "Scan", "If"})  # operators whose attributes are graphs of their own
+
+
+def without_bodies(answer: ModelAnswer) -> ModelAnswer:
+    """Return `answer` without the nodes that run inside of others: their time is the outer node's.
+
+    These are the nodes that run another number of times than the model, as the body of a loop does,
+    and those that lie within a node of control flow in every run, as a branch does.
+    """
+    count = len(answer.runs)
+    once = [node for node in answer.nodes if not count or len(node.values) == count]
+    outer = [node for node in once if node.operator in BODIED]
+    kept = tuple(node for node in once if not any(_within(node, other) for other in outer))
+    return answer.model_copy(update={"nodes": kept})
+
+
+def above_their_cost(answer: ModelAnswer) -> tuple[str, ...]:
+    """Return the warning about nodes of control flow in `answer`, if there are any."""
+    names = ", ".join(node.name for node in answer.nodes if node.operator in BODIED)
+    if not names:
+        return ()
+    return (f"the cost of {names} holds what the profiler adds to each node inside: it is less",)
+
+
+def _within(node: NodeCosts, outer: NodeCosts) -> bool:
+    if node is outer or not len(node.starts) == len(outer.starts) > 0:
+        return False
+    spans = zip(node.starts, outer.starts, outer.values, strict=True)
+    return all(start <= began < start + length for began, start, length in spans)
 
 
 def not_layout(node: NodeCosts) -> bool:

@@ -26,6 +26,7 @@ from edgeprune.pruning.channels import (
     zero,
 )
 from edgeprune.pruning.proof import describe, halves, proved
+from edgeprune.pruning.ties import retie
 from edgeprune.records import ChannelGroup, GroupList, ResidualBlock, SkippedGroup
 
 Inputs = tuple[Tensor, ...]
@@ -80,7 +81,8 @@ def cut(
 ) -> nn.Module:
     """Return a copy of `model` in which each named group has only its `kept` channels.
 
-    The branches `removed` are taken out; their own groups need no entry in `kept`.
+    The branches `removed` are taken out; their own groups need no entry in `kept`. Parameters that
+    layers share stay shared where both lose the same.
 
     Raises:
         InternalCheckError: a group refuses the cut.
@@ -104,6 +106,7 @@ def cut(
             )
         group.prune()
     remove(slim, removed)
+    retie(model, slim)
     for parameter in slim.parameters():
         parameter.grad = None
     return slim.eval()

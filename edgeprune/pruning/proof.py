@@ -122,7 +122,8 @@ def _fault(
         with torch.inference_mode():
             before, after, masked = (m(*inputs) for m in (model, cut_model, masked_model))
     except Exception as error:  # noqa: BLE001 - whatever breaks the cut is the reason not to cut
-        return f"cutting it fails: {type(error).__name__}: {str(error).splitlines()[0]}"
+        said = str(error).strip().splitlines() or ["no message"]  # a bare assert says nothing
+        return f"cutting it fails: {type(error).__name__}: {said[0]}"
     if after.shape != before.shape:
         return "it is the model's output"
     scale = float(masked.abs().max()) or 1.0

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edgeprune.errors import InternalCheckError
 from edgeprune.pruning import groups
+from edgeprune.pruning.ties import retie, separate
 from edgeprune.records import WidthPlan
 
 TOLERANCE = 1e-4  # of the largest output: float32 sums in another order, over a few dozen layers
@@ -47,7 +48,9 @@ def rebuild(
     """Return the slim model with the weights in `state`, by replaying `plan` on the dense model."""
     kept = {name: group.kept for name, group in plan.groups.items()}
     slim = groups.cut(model, inputs, kept, plan.removed)
+    separate(slim)  # the state may hold two where the cut leaves one
     slim.load_state_dict(state)
+    retie(model, slim)
     return slim.eval()
 
 

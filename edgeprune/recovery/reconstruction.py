@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from edgeprune.data import Data, call, first_batches
 from edgeprune.pruning.channels import is_carrier
 from edgeprune.pruning.groups import members
+from edgeprune.pruning.ties import ties
 from edgeprune.recovery.batchnorm import NORMS
 from edgeprune.recovery.positions import Drawing, by_position, count, patches
 
@@ -67,7 +68,8 @@ def reconstruct(
     Convolutions (one and two dimensions) and linear layers are re-fitted in the order in which they
     run, those too that lost no channel: what they receive is no longer the same. The constant b
     goes into the layer's bias, or into the running mean of the BatchNorm that follows; where there
-    is neither, the fit does without.
+    is neither, the fit does without. Layers that share parameters are left alone: what suits one
+    would change the other.
 
     Args:
         slim: the cut model.
@@ -96,7 +98,9 @@ def reconstruct(
     first = next((k for k, name in enumerate(ran) if name in consumers | gone), len(ran))
     later = set(ran[first:])
     wanted = [n for n in order if n in consumers or (n in later and not obstacle(layers[n]))]
+    tied = {name.rpartition(".")[0] for names in ties(slim) for name in names}
     reasons = {n: "it runs more than once" if order[n] > 1 else obstacle(layers[n]) for n in wanted}
+    reasons |= {n: "it shares its weights with another layer" for n in wanted if n in tied}
     left += [(name, reason) for name, reason in reasons.items() if reason and name in consumers]
     fitted = [name for name in wanted if not reasons[name]]
     targets: dict[str, list[Target]] = {}

@@ -75,6 +75,7 @@ class Trainee:
         decay = min(0.99, 1.0 - 10.0 / steps) if steps > 10 else 0.0
         average = get_ema_multi_avg_fn(decay)
         self._average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self._infinite = [name for name, b in model.named_buffers() if bool(torch.isinf(b).any())]
         self._layout = training_layout(model)
         self._running = 0.0
 
@@ -97,6 +98,8 @@ class Trainee:
         self._optimizer.step()
         self._schedule.step()
         self._average.update_parameters(self.model)
+        for name in self._infinite:  # the mean of two infinities, as it is computed, is NaN
+            self.averaged.get_buffer(name).copy_(self.model.get_buffer(name))
         value = finite(loss, step, "[recover] learning_rate")
         self._running = value if step == 1 else 0.95 * self._running + 0.05 * value
         return self._running

@@ -11,6 +11,15 @@ from edgeprune.records import ModelProfile
 LAYERS, NODES = 1, 2  # rows of the drawing
 
 
+def require_times(device: str, unit: str) -> None:
+    """Raise UsageError if the figures of `device` are counts, which a trace cannot show."""
+    if unit != "us":
+        raise UsageError(
+            f"device {device} yields {unit}: a trace shows times",
+            "leave --trace away; the table and --html show counts",
+        )
+
+
 def chrome_trace(profile: ModelProfile) -> str:
     """Return the profiled run of median length as JSON: a row of layers and one of nodes.
 
@@ -19,11 +28,7 @@ def chrome_trace(profile: ModelProfile) -> str:
     Raises:
         UsageError: the figures of the device are counts, which a trace would show as time.
     """
-    if profile.unit != "us":
-        raise UsageError(
-            f"device {profile.device} yields {profile.unit}: a trace shows times",
-            "leave --trace away; the table and --html show counts",
-        )
+    require_times(profile.device, profile.unit)
     layers = {layer.name: layer for layer in profile.layers}
     events = [
         _name("process_name", f"{profile.model} on {profile.device}, {profile.kind}", 0),

@@ -140,6 +140,9 @@ def test_folders_are_named_after_the_budget_alone(job, inside, tmp_path) -> None
     text = job.read_text().replace("steps = 40", "steps = 2").replace("drop = 0.05", "drop = 1.0")
     job.write_text(text.replace("[budget]", "[budget]\nram_kb = 1000") + REGULARISE)
     out, device = tmp_path / "out", job.with_name("exact.toml")
+    single = inside("run", job, "--device", device, "--budget", "80%", "--out", out)
+    assert single.returncode == 0, single.stderr
+    assert (out / "SHA256SUMS").is_file()  # goes with the model, once there are several
     done = inside("run", job, "--device", device, "--budget", "80%,50%", "--out", out)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in out.iterdir() if path.name[0] != "."} == {

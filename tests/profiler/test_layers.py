@@ -238,3 +238,11 @@ def test_times_that_mean_nothing_need_not_settle(simulated, exported) -> None:
     assert profile_model(device, exported("plain"), **asked).stopped == "unstable"
     device.spec = device.spec.model_copy(update={"functional_only": True})
     assert profile_model(device, exported("plain"), **asked).stopped == "time"
+
+
+def test_files_of_weights_count_to_the_size(simulated, exported, tmp_path: Path) -> None:
+    proto, path = onnx.load(exported("plain")), tmp_path / "apart.onnx"
+    onnx.save(proto, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    graph, weights = path.stat().st_size, (tmp_path / "weights.bin").stat().st_size
+    assert weights > graph
+    assert profile_model(simulated(), path, name="m").file_bytes == graph + weights

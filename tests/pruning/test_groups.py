@@ -99,6 +99,28 @@ def test_a_cut_that_changes_the_function_is_found_by_the_proof() -> None:
     assert {g.name for g in found.groups} == {"after"}
 
 
+class Asserts(nn.Module):
+    """Holds to its width as a bare assert does, whose error has no text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        if x.shape[1] != 6:
+            raise AssertionError  # pytest would give an assert a text
+        return self.head(self.second(x).relu())
+
+
+def test_a_fault_without_a_text_is_told_and_leaves_the_other_groups_alone() -> None:
+    torch.manual_seed(0)
+    found = find_groups(Asserts().eval(), (torch.randn(2, 4),))
+    reasons = {group.name: group.reason for group in found.skipped}
+    assert reasons["first"] == "cutting it fails: AssertionError: no message"
+    assert [group.name for group in found.groups] == ["second"]
+
+
 class SumOfChannels(nn.Module):
     """torch-pruning cuts one channel before a sum over channels, but not several."""
 

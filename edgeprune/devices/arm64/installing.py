@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from edgeprune.devices.advice import command
 from edgeprune.devices.arm64 import place
 from edgeprune.devices.arm64.emulator import SNAPSHOTS, emulate
 from edgeprune.devices.arm64.packages import Apt, fetch_wheels, run, unpack, version_of
@@ -155,7 +156,7 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        raise DeviceError(f"{package} is not installed here", "make setup") from None
+        raise DeviceError(f"{package} is not installed here", command("setup")) from None
 
 
 def _libraries(home: Path) -> list[Path]:

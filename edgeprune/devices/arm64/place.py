@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from edgeprune.devices.advice import command
 from edgeprune.devices.protocol import Obstacle
 from edgeprune.records import DeviceSpec, Record
 
 COUNTER_SOURCE = Path(__file__).resolve().parent / "counter.c"
-COMMAND = "make arm64"
 
 
 class Installation(Record):
@@ -67,19 +67,19 @@ def installed() -> Installation | Obstacle:
     try:
         found = Installation.model_validate_json(record_file().read_bytes())
     except FileNotFoundError:
-        return Obstacle("the ARM64 emulator is not set up", COMMAND)
+        return Obstacle("the ARM64 emulator is not set up", command("arm64"))
     except (OSError, ValidationError):
-        return Obstacle(f"{record_file()} cannot be read", COMMAND)
+        return Obstacle(f"{record_file()} cannot be read", command("arm64"))
     gone = [name for name in found.files if not (home() / name).is_file()]
     if gone:
-        return Obstacle(f"{home() / gone[0]} is gone", COMMAND)
+        return Obstacle(f"{home() / gone[0]} is gone", command("arm64"))
     if found.counter != counter_hash():
-        return Obstacle("the instruction counter was built from another version", COMMAND)
+        return Obstacle("the instruction counter was built from another version", command("arm64"))
     if found.versions["onnxruntime"] != runtime_version():
         return Obstacle(
             f"onnxruntime {found.versions['onnxruntime']} is set up for ARM64, "
             f"{runtime_version()} is installed here",
-            COMMAND,
+            command("arm64"),
         )
     return found
 

@@ -8,11 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from edgeprune.devices.advice import command
 from edgeprune.devices.protocol import NodeCosts
 from edgeprune.errors import DeviceError
 
 HEADER = "edgeprune-arm64 1 "
-HINT = "the figures of this run are not used; make arm64 checks the installation"
+HINT = f"the figures of this run are not used; {command('arm64')} checks the installation"
 
 
 class Counts(NamedTuple):
