@@ -49,6 +49,9 @@ def test_an_int8_job_ships_firmware_that_meets_its_budget(job, edgeprune, tmp_pa
     assert code | {"model.onnx", "model.int8.onnx"} <= listed
     assert {"c/quadrants.c", "c/quadrants.h", "c/README.md"} <= code
     subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=out, capture_output=True, check=True)
+    card = (out / "README.md").read_text()
+    assert '"model.int8.onnx", options' in card
+    assert "`c/README.md`" in card
     report = (out / "report.html").read_text()
     section = report[report.index('<section id="memory">') :]
     footprint = verdict["slim"]["footprint"]
