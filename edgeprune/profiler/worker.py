@@ -34,11 +34,8 @@ LEVELS = {name: ort.GraphOptimizationLevel.__members__["ORT_" + level] for name,
     ("disabled", "DISABLE_ALL"), ("basic", "ENABLE_BASIC"), ("extended", "ENABLE_EXTENDED"),
     ("all", "ENABLE_ALL"),
 )}  # fmt: skip
-TYPES = {
-    "tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(int8)": np.int8,
-    "tensor(uint8)": np.uint8, "tensor(bool)": np.bool_,
-}  # fmt: skip
+ALIKE = ("double", "float16", "int64", "int32", "int8", "uint8", "bool")  # named as numpy names it
+TYPES = {"tensor(float)": np.dtype("float32"), **{"tensor(%s)" % k: np.dtype(k) for k in ALIKE}}
 COMPARABLE = [
     "architecture", "processor", "processors", "instruction_set", "onnxruntime", "providers",
     "threads", "graph_optimization", "affinity", "governor", "accelerator",
@@ -263,11 +260,9 @@ def _nodes(events: list[Facts], warmup: int) -> Facts:
         node["values"].append(event["dur"])
         node["starts"].append(event["ts"])
     for node in nodes.values():
-        node["values"] = node["values"][warmup:]
-        node["starts"] = node["starts"][warmup:]
+        node.update({key: node[key][warmup:] for key in ("values", "starts")})
     spent = [event["dur"] for event in runs[warmup:]]
-    found = {"runs": spent, "peak_bytes": peak, "programs": programs}
-    return dict(found, nodes=list(nodes.values()))
+    return {"runs": spent, "peak_bytes": peak, "programs": programs, "nodes": list(nodes.values())}
 
 
 def resident(request: Facts, scratch: str) -> Facts:
@@ -290,27 +285,34 @@ def resident(request: Facts, scratch: str) -> Facts:
 
 
 def outputs(request: Facts, scratch: str) -> Facts:
-    """Run one model over the first axis of the arrays in `inputs`, its own batch size at a time."""
-    model = request["models"][0]
+    """Run one model over the first axis of the arrays in `inputs`, its own batch size at a time.
+
+    It stops before a run that would pass the deadline; `runs` tells how many were made.
+    """
+    model, parts = request["models"][0], []
+    runs: list[float] = []
     session, seconds = open_session(model, request["session"])
     names = [value.name for value in session.get_inputs()]
     size = session.get_inputs()[0].shape[0]
     if not isinstance(size, int):
         raise ValueError("input %r has no fixed shape" % names[0])
     with np.load(request["inputs"], allow_pickle=False) as arrays:
-        columns = [arrays[name] for name in names]
-    count, parts = len(columns[0]), []
+        columns = {name: arrays[name] for name in names}
+    count, until = len(columns[names[0]]), time.perf_counter() + request["deadline_seconds"]
     for start in range(0, count, size):
-        chunk = [column[start : start + size] for column in columns]
-        missing = size - len(chunk[0])
-        if missing:
-            chunk = [np.concatenate([c, np.repeat(c[-1:], missing, axis=0)]) for c in chunk]
-        answer = session.run(None, dict(zip(names, chunk)))[0]
-        parts.append(answer[: size - missing] if missing else answer)
+        began, rows = time.perf_counter(), range(start, start + size)
+        if runs and began + max(runs) / 1e6 > until:
+            break
+        # Clipped: the last row fills up the last batch.
+        feeds = {name: column.take(rows, 0, mode="clip") for name, column in columns.items()}
+        answer = session.run(None, feeds)[0]
+        parts.append(answer[: count - start] if count - start < size else answer)
+        runs.append((time.perf_counter() - began) * 1e6)
     unfinished = request["outputs"] + ".partial.npy"
     np.save(unfinished, np.concatenate(parts))
     os.replace(unfinished, request["outputs"])
-    return {"stopped": "fixed", "models": [{"name": model["name"], "load_seconds": seconds}]}
+    found = {"name": model["name"], "load_seconds": seconds, "runs": runs}
+    return {"stopped": "time" if len(runs) * size < count else "fixed", "models": [found]}
 
 
 def environment(request: Facts, load_before: str) -> Facts:
@@ -372,10 +374,8 @@ def _disturbance(before: list[float], after: list[float]) -> dict[str, str]:
 
 def _kib(path: str, key: str) -> int:
     """Return a figure of a file such as /proc/meminfo in KiB; 0 where there is none."""
-    for line in (_read(path) or "").splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1])
-    return 0
+    lines = (_read(path) or "").splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith(key + ":")), 0)
 
 
 def _forget_peak() -> None:

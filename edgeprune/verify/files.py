@@ -9,7 +9,9 @@ import numpy as np
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.records import Artifact, Parity
-from edgeprune.verify.inference import run_arrays
+from edgeprune.verify.inference import BYTES_AT_ONCE, run_arrays, run_bytes
+
+HELD = 4 * BYTES_AT_ONCE  # of inputs and outputs of a file, which are compared as a whole
 
 
 def file_parity(
@@ -23,8 +25,9 @@ def file_parity(
 ) -> Parity:
     """Compare the outputs of two files on the same seeded random inputs.
 
-    Requires that both take the same inputs. Passed means that the largest
-    difference is at most `tolerance`, or that share of the largest output where it is above 1.
+    Requires that both take the same inputs. Fewer than `samples` are taken where these would not
+    fit 1 GiB. Passed means that the largest difference is at most `tolerance`, or that share of the
+    largest output where it is above 1.
 
     Raises:
         UnsupportedModelError: inputs or outputs differ in number, type or shape.
@@ -40,6 +43,7 @@ def file_parity(
             f"{before[0]} has {counts[0]} outputs, {after[0]} has {counts[1]}: "
             "files with one output each can be compared"
         )
+    samples = min(samples, max(1, HELD // max(run_bytes(a) for _, a in (before, after))))
     outputs = [_run(device, path, artifact, samples, seed) for path, artifact in (before, after)]
     if outputs[0].shape != outputs[1].shape:
         raise UnsupportedModelError(
@@ -69,4 +73,4 @@ def _run(device: Device, path: Path, artifact: Artifact, samples: int, seed: int
         columns[info.name] = (
             values.astype(kind) if kind.kind == "f" else random.integers(0, 2, shape).astype(kind)
         )
-    return run_arrays(device, path, columns).astype(np.float64)
+    return run_arrays(device, path, artifact, columns).astype(np.float64)

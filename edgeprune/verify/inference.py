@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,9 +16,12 @@ from torch import Tensor
 from edgeprune.data import Batch, batches
 from edgeprune.devices.local import LocalDevice
 from edgeprune.devices.protocol import Device, Request, file_of
-from edgeprune.records import Artifact, DeviceSpec
+from edgeprune.errors import DeadlineError
+from edgeprune.records import Artifact, DeviceSpec, TensorInfo
 
-AT_ONCE = 2048  # samples a worker process takes
+AT_ONCE = 2048  # samples that are waited for before a worker process starts
+BYTES_AT_ONCE = 256 << 20  # of inputs and outputs, likewise, and the most that a process takes
+DEADLINE = 600.0  # seconds; the worker then leaves the rest to another process
 Array = NDArray[Any]
 Pair = tuple[tuple[Tensor, ...], Tensor]
 
@@ -63,12 +67,14 @@ def infer(
         DataError: `part` is malformed.
     """
     waiting: list[Pair] = []
-    samples = 0
+    samples, each = 0, output_bytes(artifact) / batch_of(artifact.inputs[0])
     for inputs, target in batches(part, name):
         waiting.append((inputs, target))
-        if sum(len(x[0]) for x, _ in waiting) >= AT_ONCE:
+        count = sum(len(x[0]) for x, _ in waiting)
+        taken = sum(x.numel() * x.element_size() for xs, _ in waiting for x in xs) + count * each
+        if count >= AT_ONCE or taken >= BYTES_AT_ONCE:
             yield from _answers(device, path, artifact, waiting)
-            samples += sum(len(x[0]) for x, _ in waiting)
+            samples += count
             progress(samples)
             waiting = []
     if waiting:
@@ -82,7 +88,7 @@ def _answers(
         info.name: torch.cat([inputs[index] for inputs, _ in pairs]).numpy()
         for index, info in enumerate(artifact.inputs)
     }
-    output = torch.from_numpy(run_arrays(device, path, columns))
+    output = torch.from_numpy(run_arrays(device, path, artifact, columns))
     start = 0
     for inputs, target in pairs:
         count = len(inputs[0])
@@ -90,23 +96,70 @@ def _answers(
         start += count
 
 
-def run_arrays(device: Device, path: Path, columns: Mapping[str, Array]) -> Array:
+def run_arrays(
+    device: Device, path: Path, artifact: Artifact, columns: Mapping[str, Array]
+) -> Array:
     """Return the first output of the model at `path` for `columns`: input name -> [samples, ...].
+
+    Each process takes as many samples as fit 256 MiB of inputs and outputs, and 600 s.
 
     Raises:
         DeviceError: the device fails.
+        DeadlineError: it does not even get one run done in time.
     """
+    size = batch_of(artifact.inputs[0])
+    runs = -(-len(columns[artifact.inputs[0].name]) // size)
+    at_once = max(1, BYTES_AT_ONCE // run_bytes(artifact))
+    parts, done = list[Array](), 0
+    while done < runs:
+        rows = slice(done * size, (done + at_once) * size)
+        output, made = _run(device, path, {name: x[rows] for name, x in columns.items()})
+        parts.append(output)
+        if made is not None:
+            at_once = made  # what is slow is not sent over and over again
+        done += at_once
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _run(device: Device, path: Path, columns: Mapping[str, Array]) -> tuple[Array, int | None]:
+    """Return the first output, and where time ran out the runs made of the model's batch."""
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         asked, answered = Path(scratch, "inputs.npz"), Path(scratch, "outputs.npy")
         np.savez(asked, **columns)  # type: ignore[arg-type]
-        device.ask(
+        answer = device.ask(
             Request(
                 task="run",
                 models=(file_of("model", path),),
                 inputs=str(asked),
                 outputs=str(answered),
-                deadline_seconds=600.0,
+                deadline_seconds=DEADLINE,
             )
         )
         output: Array = np.load(answered, allow_pickle=False)
-        return output
+    if answer.stopped == "fixed":
+        return output, None
+    made = len(answer.models[0].runs)
+    if not made:
+        raise DeadlineError(
+            f"device {device.spec.name}: no run of {path.name} within {DEADLINE:.0f} s"
+        )
+    return output, made
+
+
+def batch_of(info: TensorInfo) -> int:
+    """Return how many samples of an input one run takes."""
+    return max(1, info.shape[0]) if info.shape else 1
+
+
+def output_bytes(artifact: Artifact) -> int:
+    """Return the size of the first output of one run."""
+    return _bytes(artifact.outputs[0])
+
+
+def run_bytes(artifact: Artifact) -> int:
+    """Return the size of the inputs and of the first output of one run; at least 1."""
+    return max(1, sum(_bytes(info) for info in artifact.inputs) + output_bytes(artifact))
+
+
+def _bytes(info: TensorInfo) -> int:
+    return math.prod(info.shape) * np.dtype(info.dtype).itemsize
