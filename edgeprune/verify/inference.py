@@ -16,7 +16,7 @@ from torch import Tensor
 from edgeprune.data import Batch, batches
 from edgeprune.devices.local import LocalDevice
 from edgeprune.devices.protocol import Device, Request, file_of
-from edgeprune.errors import DeadlineError
+from edgeprune.errors import DeadlineError, UnsupportedModelError
 from edgeprune.records import Artifact, DeviceSpec, TensorInfo
 
 AT_ONCE = 2048  # samples that are waited for before a worker process starts
@@ -65,6 +65,7 @@ def infer(
     Raises:
         DeviceError: the device fails.
         DataError: `part` is malformed.
+        UnsupportedModelError: there are not as many rows of the output as samples.
     """
     waiting: list[Pair] = []
     samples, each = 0, output_bytes(artifact) / batch_of(artifact.inputs[0])
@@ -89,6 +90,12 @@ def _answers(
         for index, info in enumerate(artifact.inputs)
     }
     output = torch.from_numpy(run_arrays(device, path, artifact, columns))
+    samples = sum(len(inputs[0]) for inputs, _ in pairs)
+    if len(output) != samples:
+        raise UnsupportedModelError(
+            f"{path.name} returns {len(output)} rows for {samples} samples",
+            "the first axis of its output must be that of the samples",
+        )
     start = 0
     for inputs, target in pairs:
         count = len(inputs[0])

@@ -75,6 +75,24 @@ def test_parity_sees_a_wrong_weight(
     assert agreement.max_rel > 0
 
 
+def test_parity_sees_outputs_of_another_shape(
+    local: LocalDevice, network: nn.Module, data: Data, path: Path
+) -> None:
+    wider = nn.Sequential(network, nn.Linear(3, 5))
+    agreement = parity(wider, local, path, describe(path), data)
+    assert (agreement.passed, agreement.max_abs) == (False, 1e308)
+
+
+def test_a_file_whose_rows_are_not_the_samples_is_refused(
+    local: LocalDevice, tmp_path: Path
+) -> None:
+    file = tmp_path / "tokens.onnx"
+    artifact = export(nn.Flatten(0, 1).eval(), (torch.randn(1, 4, 3),), file, opset=20)
+    pairs = [(torch.randn(2, 4, 3), torch.zeros(2))]
+    with pytest.raises(UnsupportedModelError, match="returns 8 rows for 2 samples"):
+        list(infer(local, file, artifact, pairs, "test"))
+
+
 def test_test_data_is_used_where_given(local: LocalDevice, data: Data, path: Path) -> None:
     x = torch.zeros(5, 6)
     with_test = Data(
