@@ -88,6 +88,19 @@ def test_outputs_that_depend_on_the_batch_are_refused_before_any_work(
         check_judges(model, Data(torch.zeros(1, 3), None, batches, batches))
 
 
+def test_a_model_that_does_not_run_on_the_first_calibration_batch() -> None:
+    class OneSample(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.reshape(1, 3)
+
+    batches = [(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))]
+    with pytest.raises(
+        UnsupportedModelError, match="does not run on the first calibration batch: RuntimeError"
+    ) as caught:
+        check_judges(OneSample(), Data(torch.zeros(1, 3), None, batches, batches))
+    assert caught.value.exit_code == 5
+
+
 def test_an_output_that_is_not_finite() -> None:
     with pytest.raises(DataError, match="NaN or infinity"):
         check_runs(Returns(torch.tensor([torch.nan])), DATA_OF_3)
