@@ -25,7 +25,8 @@ class Accuracy:
     """The metric over all samples, and batch by batch with the batch's size.
 
     `answers` and `labels` hold the class of largest output and the true one of every sample [N];
-    None where outputs are no scores of classes or targets no labels.
+    None where outputs are no scores of classes or targets no labels. `labels` is None too where
+    some are no classes of the model: what marks samples to be left out (255, say) is the metric's.
     """
 
     value: float
@@ -49,20 +50,15 @@ def evaluate(
     """Return the metric of the ONNX file at `path` on the test data, or validation where none is.
 
     Raises:
-        DataError: the data is empty on this pass, or has a label that the model does not know.
+        DataError: the data is empty on this pass.
     """
     part, name = data.evaluation
     rows: list[tuple[float, int]] = []
-    answers, labels = list[Tensor](), list[Tensor]()
+    answers, labels, known = list[Tensor](), list[Tensor](), True
     for output, (_, target) in infer(device, path, artifact, part, name, progress):
         rows.append((data.metric(output, target), len(target)))
         if are_classes(output, target):
-            if int(target.max()) >= output.shape[1]:
-                raise DataError(
-                    f"data: {name} holds the label {int(target.max())}, and the model gives "
-                    f"{output.shape[1]} classes, numbered from 0",
-                    "repair the labels in the data factory",
-                )
+            known = known and int(target.max()) < output.shape[1]
             answers.append(output.argmax(1).flatten())
             labels.append(target.flatten())
     if not rows:
@@ -70,7 +66,8 @@ def evaluate(
     value = sum(v * n for v, n in rows) / sum(n for _, n in rows)
     if len(answers) < len(rows):
         return Accuracy(value, tuple(rows))
-    return Accuracy(value, tuple(rows), torch.cat(answers).numpy(), torch.cat(labels).numpy())
+    truth = torch.cat(labels).numpy() if known else None
+    return Accuracy(value, tuple(rows), torch.cat(answers).numpy(), truth)
 
 
 def are_classes(output: Tensor, target: Tensor) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgeprune.data import Data, top1
 from edgeprune.devices.local import LocalDevice
-from edgeprune.errors import DataError, UnsupportedModelError
+from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.onnx_graph import describe, export
 from edgeprune.verify.accuracy import evaluate
 from edgeprune.verify.files import file_parity
@@ -102,15 +102,25 @@ def test_test_data_is_used_where_given(local: LocalDevice, data: Data, path: Pat
     assert evaluate(local, path, describe(path), with_test).value == 5.0
 
 
-def test_a_label_that_the_model_does_not_know_is_refused(
-    local: LocalDevice, data: Data, path: Path
+def test_labels_that_are_no_classes_are_the_metrics_concern(
+    local: LocalDevice, network: nn.Module, data: Data, path: Path
 ) -> None:
+    def left_out(output: Tensor, target: Tensor) -> float:
+        return top1(output[target != 255], target[target != 255])
+
     x, y = data.validation[0]
-    wrong = y.clone()
-    wrong[7] = 9
-    given = Data(data.example_inputs, None, data.calibration, data.validation, test=[(x, wrong)])
-    with pytest.raises(DataError, match="test holds the label 9, and the model gives 3 classes"):
-        evaluate(local, path, describe(path), given)
+    ignored = y.clone()
+    ignored[7] = 255
+    test = [(x, ignored), data.validation[1]]
+    given = Data(x[:1], None, data.calibration, data.validation, metric=left_out, test=test)
+    found = evaluate(local, path, describe(path), given)
+    assert found.value == pytest.approx(sum(left_out(network(a), b) for a, b in test) / 2)
+    assert found.labels is None
+    assert found.answers is not None
+    assert found.answers.tolist() == torch.cat([network(a).argmax(1) for a, _ in test]).tolist()
+    known = evaluate(local, path, describe(path), data)
+    assert known.labels is not None
+    assert known.labels.tolist() == [*range(3)] * 23 + [0]
 
 
 def test_several_inputs_and_a_batch_that_does_not_divide(
