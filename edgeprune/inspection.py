@@ -208,7 +208,7 @@ def compare_files(
                 met=None if pruned else agreement.passed,
                 limit=agreement.limit,
                 value=agreement.max_abs,
-                note=PRUNED if pruned else "",
+                note=PRUNED if pruned else agreement.note,
             ),
             speed,
         ),

@@ -56,13 +56,17 @@ class Speedup(Record):
 
 
 class Parity(Record):
-    """Largest difference between torch and the runtime over real inputs."""
+    """Largest difference between torch and the runtime over real inputs.
+
+    `note` is what a reader must know of these outputs.
+    """
 
     max_abs: float
     max_rel: float
     samples: int
     passed: bool
     limit: float = 1e-4
+    note: str = ""
 
 
 class FirmwareParity(Record):

@@ -9,8 +9,9 @@ import numpy as np
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.records import Artifact, Parity
-from edgeprune.verify.inference import BYTES_AT_ONCE, run_arrays, run_bytes
+from edgeprune.verify.inference import BYTES_AT_ONCE, Array, run_arrays, run_bytes
 
+ODD = "outputs hold NaN or infinity: random inputs may lie outside of what the model takes"
 HELD = 4 * BYTES_AT_ONCE  # of inputs and outputs of a file, which are compared as a whole
 
 
@@ -27,7 +28,8 @@ def file_parity(
 
     Requires that both take the same inputs. Fewer than `samples` are taken where these would not
     fit 1 GiB. Passed means that the largest difference is at most `tolerance`, or that share of the
-    largest output where it is above 1.
+    largest output where it is above 1. NaN is equal to NaN and an infinity to itself; where only
+    one file gives them, it has not passed and the difference is told as 1e308.
 
     Raises:
         UnsupportedModelError: inputs or outputs differ in number, type or shape.
@@ -49,17 +51,29 @@ def file_parity(
         raise UnsupportedModelError(
             f"{before[0]} returns {outputs[0].shape}, {after[0]} returns {outputs[1].shape}"
         )
-    difference = np.abs(outputs[0] - outputs[1])
-    largest = float(np.abs(outputs[0]).max())
-    worst = float(difference.max())
-    floor = np.maximum(np.abs(outputs[0]), max(1e-2 * largest, 1e-12))
+    return _compared(outputs[0], outputs[1], tolerance, samples)
+
+
+def _compared(before: Array, after: Array, tolerance: float, samples: int) -> Parity:
+    finite = np.isfinite(before) & np.isfinite(after)
+    odd = before.size - int(finite.sum())
+    note = f"{ODD} ({odd:,} of {before.size:,})" if odd else ""
+    if not np.array_equal(before[~finite], after[~finite], equal_nan=True):
+        return Parity(
+            max_abs=1e308, max_rel=1e308, samples=samples, passed=False, limit=tolerance,
+            note=f"{note}, and not alike",
+        )  # fmt: skip
+    wanted, difference = np.abs(before[finite]), np.abs(before[finite] - after[finite])
+    largest, worst = (float(values.max(initial=0.0)) for values in (wanted, difference))
+    floor = np.maximum(wanted, max(1e-2 * largest, 1e-12))
     limit = tolerance * max(1.0, largest)
     return Parity(
         max_abs=worst,
-        max_rel=float((difference / floor).max()),
+        max_rel=float((difference / floor).max(initial=0.0)),
         samples=samples,
         passed=worst <= limit,
         limit=limit,
+        note=note,
     )
 
 
