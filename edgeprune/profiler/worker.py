@@ -111,9 +111,7 @@ def feeds_for(session: Any, seed: int) -> dict[str, Any]:
         if kind is None:
             raise ValueError("input %r is a %s, which is not supported" % (value.name, value.type))
         sample = generator.standard_normal(value.shape)
-        feeds[value.name] = (
-            sample.astype(kind) if np.issubdtype(kind, np.floating) else np.zeros(value.shape, kind)
-        )
+        feeds[value.name] = sample.astype(kind) if kind.kind == "f" else np.zeros(value.shape, kind)
     return feeds
 
 
@@ -285,28 +283,28 @@ def resident(request: Facts, scratch: str) -> Facts:
 
 
 def outputs(request: Facts, scratch: str) -> Facts:
-    """Run one model over the first axis of the arrays in `inputs`, its own batch size at a time.
-
-    It stops before a run that would pass the deadline; `runs` tells how many were made.
-    """
+    """Run one model over the arrays in `inputs`: each run takes the rows that fit it."""
     model, parts = request["models"][0], []
     runs: list[float] = []
     session, seconds = open_session(model, request["session"])
-    names = [value.name for value in session.get_inputs()]
-    size = session.get_inputs()[0].shape[0]
-    if not isinstance(size, int):
-        raise ValueError("input %r has no fixed shape" % names[0])
+    shapes = {value.name: value.shape for value in session.get_inputs()}
+    for name, shape in shapes.items():
+        if shape and not isinstance(shape[0], int):
+            raise ValueError("input %r has no fixed shape" % name)
     with np.load(request["inputs"], allow_pickle=False) as arrays:
-        columns = {name: arrays[name] for name in names}
-    count, until = len(columns[names[0]]), time.perf_counter() + request["deadline_seconds"]
+        columns = {name: arrays[name] for name in shapes}
+    name, shape = next(iter(shapes.items()))
+    size, count = max([1, *shape[:1]]), len(columns[name])
+    until = time.perf_counter() + request["deadline_seconds"]
     for start in range(0, count, size):
-        began, rows = time.perf_counter(), range(start, start + size)
+        began, turn = time.perf_counter(), start // size
         if runs and began + max(runs) / 1e6 > until:
-            break
+            break  # the next run would end too late; `runs` tells how many were made
+        rows = {n: np.arange(s[0]) + turn * s[0] if s else turn for n, s in shapes.items()}
         # Clipped: the last row fills up the last batch.
-        feeds = {name: column.take(rows, 0, mode="clip") for name, column in columns.items()}
-        answer = session.run(None, feeds)[0]
-        parts.append(answer[: count - start] if count - start < size else answer)
+        feeds = {n: np.asarray(x.take(rows[n], 0, mode="clip")) for n, x in columns.items()}
+        answer = np.atleast_1d(session.run(None, feeds)[0])
+        parts.append(answer[: -(-len(answer) * min(size, count - start) // size)])
         runs.append((time.perf_counter() - began) * 1e6)
     unfinished = request["outputs"] + ".partial.npy"
     np.save(unfinished, np.concatenate(parts))

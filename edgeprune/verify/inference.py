@@ -16,7 +16,7 @@ from torch import Tensor
 from edgeprune.data import Batch, batches
 from edgeprune.devices.local import LocalDevice
 from edgeprune.devices.protocol import Device, Request, file_of
-from edgeprune.errors import DeadlineError, UnsupportedModelError
+from edgeprune.errors import DataError, DeadlineError, UnsupportedModelError
 from edgeprune.records import Artifact, DeviceSpec, TensorInfo
 
 AT_ONCE = 2048  # samples that are waited for before a worker process starts
@@ -108,19 +108,31 @@ def run_arrays(
 ) -> Array:
     """Return the first output of the model at `path` for `columns`: input name -> [samples, ...].
 
-    Each process takes as many samples as fit 256 MiB of inputs and outputs, and 600 s.
+    Each process takes as many samples as fit 256 MiB of inputs and outputs, and 600 s. Each run
+    takes of every input as many rows as its own first axis has, and of a scalar one entry.
 
     Raises:
         DeviceError: the device fails.
         DeadlineError: it does not even get one run done in time.
+        DataError: the columns are not for the same number of runs.
     """
-    size = batch_of(artifact.inputs[0])
-    runs = -(-len(columns[artifact.inputs[0].name]) // size)
+    sizes = {info.name: batch_of(info) for info in artifact.inputs}
+    counts = {name: -(-len(columns[name]) // size) for name, size in sizes.items()}
+    runs = max(counts.values())
+    if min(counts.values()) < runs:
+        told = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise DataError(
+            f"the inputs of {path.name} hold samples for different numbers of runs ({told})",
+            "give every input a row for every sample",
+        )
     at_once = max(1, BYTES_AT_ONCE // run_bytes(artifact))
     parts, done = list[Array](), 0
     while done < runs:
-        rows = slice(done * size, (done + at_once) * size)
-        output, made = _run(device, path, {name: x[rows] for name, x in columns.items()})
+        part = {
+            name: columns[name][done * size : (done + at_once) * size]
+            for name, size in sizes.items()
+        }
+        output, made = _run(device, path, part)
         parts.append(output)
         if made is not None:
             at_once = made  # what is slow is not sent over and over again

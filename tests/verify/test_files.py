@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from edgeprune.devices.local import LocalDevice
+from edgeprune.errors import DataError
 from edgeprune.export.onnx_graph import export
 from edgeprune.records import Parity
 from edgeprune.verify.files import file_parity
+from edgeprune.verify.inference import run_arrays
 
 
 class Odd(nn.Module):
@@ -24,6 +27,61 @@ class Odd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.where(x < self.bound, self.nan, torch.where(x > 2, math.inf, x + self.shift))
+
+
+class Recurrent(nn.Module):
+    """A state of two layers beside one sample, and a scalar."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, state: Tensor, x: Tensor, gain: Tensor) -> Tensor:
+        return (state.sum(0) * gain + x) * self.factor
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_each_input_is_cut_by_its_own_first_axis(
+    local: LocalDevice, tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    class Ordered(Recurrent):
+        def forward(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+            given = dict(zip(order, (a, b, c), strict=True))
+            return super().forward(given[0], given[1], given[2])
+
+    kinds = [(2, 1, 16), (1, 16), ()]
+    files = []
+    for name, factor in (("one", 1.0), ("two", 1.5)):
+        inputs = tuple(torch.randn(kinds[i]) for i in order)
+        artifact = export(Ordered(factor).eval(), inputs, tmp_path / f"{name}.onnx", opset=20)
+        files.append((tmp_path / f"{name}.onnx", artifact))
+    assert file_parity(local, files[0], files[0]).max_abs == 0.0
+    assert not file_parity(local, *files).passed
+    path, artifact = files[0]
+    random = np.random.default_rng(0)
+    whole = [
+        random.standard_normal((rows, *shape[1:])).astype(np.float32)
+        for rows, shape in ((10, kinds[0]), (5, kinds[1]), (5, kinds[2]))
+    ]
+    columns = {info.name: whole[i] for info, i in zip(artifact.inputs, order, strict=True)}
+    state, x, gain = whole
+    wanted = state.reshape(5, 2, 16).sum(1) * gain[:, None] + x
+    np.testing.assert_allclose(run_arrays(local, path, artifact, columns), wanted, atol=1e-5)
+
+
+def test_inputs_for_different_numbers_of_runs_are_refused(
+    local: LocalDevice, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.onnx"
+    inputs = (torch.zeros(2, 1, 4), torch.zeros(1, 4), torch.zeros(()))
+    artifact = export(Recurrent().eval(), inputs, path, opset=20)
+    rows = dict(zip((i.name for i in artifact.inputs), (6, 3, 4), strict=True))
+    columns = {
+        info.name: np.zeros((rows[info.name], *info.shape[1:]), np.float32)
+        for info in artifact.inputs
+    }
+    with pytest.raises(DataError, match=r"numbers of runs \(input_0: 3, input_1: 3, input_2: 4\)"):
+        run_arrays(local, path, artifact, columns)
 
 
 @pytest.fixture
