@@ -26,7 +26,8 @@ def file_parity(
 ) -> Parity:
     """Compare the outputs of two files on the same seeded random inputs.
 
-    Requires that both take the same inputs. Fewer than `samples` are taken where these would not
+    Requires that both take the same inputs: of the same names in any order, or in the same order
+    where names differ. Fewer than `samples` are taken where these would not
     fit 1 GiB. Passed means that the largest difference is at most `tolerance`, or that share of the
     largest output where it is above 1. NaN is equal to NaN and an infinity to itself; where only
     one file gives them, it has not passed and the difference is told as 1e308.
@@ -34,6 +35,7 @@ def file_parity(
     Raises:
         UnsupportedModelError: inputs or outputs differ in number, type or shape.
     """
+    after = after[0], _in_order(after[1], before[1])
     kinds = [[(i.dtype, i.shape) for i in artifact.inputs] for _, artifact in (before, after)]
     if kinds[0] != kinds[1]:
         raise UnsupportedModelError(
@@ -52,6 +54,15 @@ def file_parity(
             f"{before[0]} returns {outputs[0].shape}, {after[0]} returns {outputs[1].shape}"
         )
     return _compared(outputs[0], outputs[1], tolerance, samples)
+
+
+def _in_order(artifact: Artifact, other: Artifact) -> Artifact:
+    """Return `artifact` with its inputs in the order of the other's, if they are called alike."""
+    named = {info.name: info for info in artifact.inputs}
+    names = [info.name for info in other.inputs]
+    if named.keys() != set(names):
+        return artifact
+    return artifact.model_copy(update={"inputs": tuple(named[name] for name in names)})
 
 
 def _compared(before: Array, after: Array, tolerance: float, samples: int) -> Parity:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
 from edgeprune.devices.local import LocalDevice
+from edgeprune.devices.protocol import Device
 from edgeprune.errors import DataError
-from edgeprune.export.onnx_graph import export
-from edgeprune.records import Parity
+from edgeprune.export.onnx_graph import describe, export, weight_shapes
+from edgeprune.export.quantization import quantize
+from edgeprune.inspection import PRUNED, compare_files
+from edgeprune.records import Artifact, Parity
 from edgeprune.verify.files import file_parity
 from edgeprune.verify.inference import run_arrays
 
@@ -67,6 +72,85 @@ def test_each_input_is_cut_by_its_own_first_axis(
     state, x, gain = whole
     wanted = state.reshape(5, 2, 16).sum(1) * gain[:, None] + x
     np.testing.assert_allclose(run_arrays(local, path, artifact, columns), wanted, atol=1e-5)
+
+
+class Difference(nn.Module):
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a - self.factor * b
+
+
+def renamed(source: Path, target: Path, inputs: dict[str, str]) -> tuple[Path, Artifact]:
+    """Write the file again with its inputs in the order of the keys, under the names of the values."""
+    model = onnx.load(source)
+    given = {value.name: value for value in model.graph.input}
+    del model.graph.input[:]
+    for old, new in inputs.items():
+        model.graph.input.append(given[old])
+        model.graph.input[-1].name = new
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = inputs.get(name, name)
+    onnx.save(model, target)
+    return target, describe(target)
+
+
+def test_inputs_are_matched_by_name_where_both_files_have_the_same(
+    local: LocalDevice, tmp_path: Path
+) -> None:
+    path = tmp_path / "one.onnx"
+    export(Difference().eval(), (torch.zeros(1, 4), torch.zeros(1, 4)), path, opset=20)
+    a, b = (info.name for info in describe(path).inputs)
+    one = path, describe(path)
+    swapped = renamed(path, tmp_path / "swapped.onnx", {b: b, a: a})
+    assert file_parity(local, one, swapped).max_abs == 0.0
+    assert file_parity(local, swapped, one).max_abs == 0.0
+    crossed = renamed(path, tmp_path / "crossed.onnx", {a: b, b: a})  # computes b - a
+    assert not file_parity(local, one, crossed).passed
+    others = renamed(path, tmp_path / "others.onnx", {a: "left", b: "right"})
+    assert file_parity(local, one, others).max_abs == 0.0, "by position where names differ"
+
+
+@pytest.mark.parametrize(
+    ("plans", "width", "gate"),
+    [
+        (("a", None), 8, False),  # stripped, or another's: same shapes, other outputs
+        ((None, None), 5, False),
+        (("a", "a"), 5, False),
+        ((None, "a"), 5, None),  # really pruned
+    ],
+)
+def test_only_other_shapes_make_a_file_a_pruned_one(
+    simulated: Callable[..., Device],
+    tmp_path: Path,
+    plans: tuple[str | None, str | None],
+    width: int,
+    gate: bool | None,
+) -> None:
+    files = []
+    for name, plan, hidden in zip(("one", "two"), plans, (8, width), strict=True):
+        torch.manual_seed(len(files))
+        model = nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, 3)).eval()
+        files.append(tmp_path / f"{name}.onnx")
+        metadata = {"plan": plan} if plan else {}
+        export(model, (torch.zeros(1, 4),), files[-1], opset=20, metadata=metadata)
+    found = compare_files(*files, simulated(), tolerance=1e-4)
+    assert (found.gates[0].name, found.gates[0].met) == ("parity", gate)
+    assert found.gates[0].note == (PRUNED if gate is None else "")
+    assert not found.parity.passed
+    if gate is False:
+        assert not found.passed
+
+
+def test_weights_keep_their_shapes_when_they_are_quantised(exported, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    shapes = weight_shapes(exported("plain"))
+    assert shapes == [(10, 24), (16, 3, 3, 3), (24, 16, 3, 3)]
+    samples = [np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)]
+    quantize(exported("plain"), tmp_path / "int8.onnx", samples)
+    assert weight_shapes(tmp_path / "int8.onnx") == shapes
 
 
 def test_inputs_for_different_numbers_of_runs_are_refused(
