@@ -128,6 +128,7 @@ class Verdict(Record):
 
     `note` is what a reader of its costs must know of the device; `schedule` tells the steps where
     there were several, or training before the cut.
+    `accuracy_drop_interval` is None where the evaluation data comes in too few parts to tell.
     `prepared` is what was done before widths were chosen, `stored` the dense and the slim file as
     they are stored, for masked models.
     """
@@ -150,7 +151,7 @@ class Verdict(Record):
     metric: str
     accuracy_on: Literal["test", "validation"]
     accuracy_samples: int
-    accuracy_drop_interval: tuple[float, float]
+    accuracy_drop_interval: tuple[float, float] | None
     recalibrated_accuracy: float
     seed: int
     environment: Environment

@@ -59,6 +59,8 @@ def test_parity_and_accuracy(
     x, y = (torch.cat(part) for part in zip(*data.validation, strict=True))
     assert found.value == pytest.approx(top1(network(x), y))
     assert found.samples == 70
+    assert found.shares is not None
+    assert found.shares.tolist() == (network(x).argmax(1) == y).double().tolist()
 
 
 def test_parity_sees_a_wrong_weight(
@@ -100,6 +102,24 @@ def test_test_data_is_used_where_given(local: LocalDevice, data: Data, path: Pat
         metric=lambda out, target: float(len(target)), test=[(x, torch.zeros(5))],
     )  # fmt: skip
     assert evaluate(local, path, describe(path), with_test).value == 5.0
+
+
+def test_shares_of_right_answers_are_kept_only_where_the_metric_is_their_mean(
+    local: LocalDevice, data: Data, path: Path, tmp_path: Path
+) -> None:
+    def halved(output: Tensor, target: Tensor) -> float:
+        return top1(output, target) / 2
+
+    parts = data.example_inputs, None, data.calibration, data.validation
+    assert evaluate(local, path, describe(path), Data(*parts, metric=halved)).shares is None
+    pixels = nn.Conv1d(2, 3, 1).eval()
+    x, y = torch.randn(12, 2, 5), torch.randint(0, 3, (12, 5))
+    file = tmp_path / "pixels.onnx"
+    artifact = export(pixels, (x[:1],), file, opset=20)
+    found = evaluate(local, file, artifact, Data(x[:1], None, [(x, y)], [(x, y)]))
+    wanted = (pixels(x).argmax(1) == y).double().mean(1)
+    assert found.shares is not None
+    assert found.shares.tolist() == wanted.tolist(), "one share a sample, not one a pixel"
 
 
 def test_labels_that_are_no_classes_are_the_metrics_concern(
