@@ -90,7 +90,8 @@ class Data:
         """Look at the first batch of every part.
 
         Raises:
-            DataError: a part is empty, gives no (inputs, target), or has non-finite inputs.
+            DataError: a part is empty, gives no (inputs, target), or has inputs that are not finite
+                or of another shape or data type than the example.
         """
         for tensor in self.example:
             if not isinstance(tensor, Tensor):
@@ -129,6 +130,12 @@ class Data:
                     f"data: inputs of {name} have shapes {shapes} after the batch dimension, "
                     f"example_inputs {wanted}"
                 )
+            if _types(inputs) != _types(self.example):
+                raise DataError(
+                    f"data: inputs of {name} are {', '.join(_types(inputs))}, example_inputs "
+                    f"{', '.join(_types(self.example))}",
+                    "bring both to the data type that will run on the device, in the data factory",
+                )
 
 
 def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
@@ -141,8 +148,8 @@ def batches(
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
     """Yield the batches of `part` with their inputs as a tuple.
 
-    Batches that models are judged on have one shape but for their number of samples: the shipped
-    model takes no other.
+    Batches that models are judged on have one shape, but for their number of samples, and one data
+    type: the shipped model takes no other.
 
     Raises:
         DataError: something else than (inputs, target), a batch without samples or an input that is
@@ -150,6 +157,7 @@ def batches(
         UserFunctionError: the iterable itself fails.
     """
     shapes: list[tuple[int, ...]] = []
+    types: list[str] = []
     for index, batch in enumerate(_told(part, name)):
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise DataError(
@@ -176,6 +184,14 @@ def batches(
                 f"data: inputs of batch {index} of {name} have shapes {here} after the batch "
                 f"dimension, those of the batches before {shapes}",
                 "bring all samples to one shape in the data factory",
+            )
+        types = types or _types(as_tuple(inputs))
+        if name in JUDGED and _types(as_tuple(inputs)) != types:
+            raise DataError(
+                f"data: inputs of batch {index} of {name} are "
+                f"{', '.join(_types(as_tuple(inputs)))}, those of the batches before "
+                f"{', '.join(types)}",
+                "bring all samples to one data type in the data factory",
             )
         if not all(torch.isfinite(x).all() for x in as_tuple(inputs) if x.is_floating_point()):
             raise DataError(
@@ -308,6 +324,10 @@ def _fault(error: Exception, what: str, owner: object, more: str = "") -> UserFu
 
 def _samples(inputs: Tensor) -> int:
     return inputs.shape[0] if inputs.ndim else 0
+
+
+def _types(inputs: tuple[Tensor, ...]) -> list[str]:
+    return [str(x.dtype).removeprefix("torch.") for x in inputs]
 
 
 def _name(thing: object) -> str:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from edgeprune.devices.kept import keep
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UsageError
-from edgeprune.export.onnx_graph import describe, export, require_valid
+from edgeprune.export.onnx_graph import describe, export, require_valid, weight_shapes
 from edgeprune.export.precision import Precision
 from edgeprune.export.segments import read_graph
 from edgeprune.export.shapes import fix_shapes, with_names
@@ -192,6 +192,8 @@ def compare_files(
 ) -> FileComparison:
     """Compare two ONNX files: parity on the same random inputs, and cost in interleaved pairs.
 
+    Parity is a gate unless the files are of different plans and their weights differ in shape.
+
     Raises:
         UnsupportedModelError: not ONNX, or with different inputs or outputs.
         UnstableError: the comparison does not settle.
@@ -210,7 +212,9 @@ def compare_files(
         functional_only=spec.functional_only,
         command=command if spec.measured_by else "",
     )
-    pruned = first[1].metadata.get(PLAN) != second[1].metadata.get(PLAN)
+    plans = [artifact.metadata.get(PLAN) for _, artifact in (first, second)]
+    # Metadata alone proves nothing: it can be lost, or be of another file.
+    pruned = plans[0] != plans[1] and weight_shapes(before) != weight_shapes(after)
     return FileComparison(
         device=spec.name,
         kind=spec.figure,
@@ -226,7 +230,7 @@ def compare_files(
                 met=None if pruned else agreement.passed,
                 limit=agreement.limit,
                 value=agreement.max_abs,
-                note=PRUNED if pruned else "",
+                note=PRUNED if pruned else agreement.note,
             ),
             speed,
         ),

@@ -339,37 +339,62 @@ def check_runs(model: nn.Module, data: Data) -> Tensor:
     """Run the model on the example inputs and return its output.
 
     Raises:
-        UnsupportedModelError: the forward pass fails or gives something other than one tensor.
+        UnsupportedModelError: the forward pass fails, or gives something other than one tensor
+            with the samples first.
         DataError: the output is not finite.
     """
-    try:
-        with torch.inference_mode():
-            output = model(*data.example)
-    except Exception as error:
-        raise UnsupportedModelError(
-            f"the model does not run on example_inputs: {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(output, Tensor):
-        raise UnsupportedModelError(
-            f"the model returns a {type(output).__name__}", "wrap it so that it returns one tensor"
-        )
+    output = _run(model, data.example, "example_inputs")
     if not bool(torch.isfinite(output).all()):
         raise DataError("the model's output for example_inputs holds NaN or infinity")
     return output
 
 
 def check_judges(model: nn.Module, data: Data) -> None:
-    """Take loss and metric of the model on the first calibration batch, if it has labels.
+    """Look at the output for the first calibration batch; take loss and metric if it has labels.
 
     A fault in them is told so before hours of measuring rather than after.
 
     Raises:
-        UserFunctionError: one of them fails, or the loss is not finite.
+        UnsupportedModelError: the forward pass fails, or the output is not that of the example but
+            for the number of samples.
+        UserFunctionError: loss or metric fails, or the loss is not finite.
     """
     inputs, target = first_batches(data.calibration, 1, "calibration")[0]
+    wanted = check_runs(model, data).shape[1:]
+    output = _run(model, inputs, "the first calibration batch")
+    if output.shape[1:] != wanted:
+        raise UnsupportedModelError(
+            f"the model returns {list(output.shape[1:])} for each of {len(inputs[0])} samples of "
+            f"calibration, and {list(wanted)} for each of example_inputs",
+            "the output for a sample must not depend on the size of its batch",
+        )
     if not has_labels(inputs, target):
         return
     with torch.inference_mode():
-        output = model(*inputs)
         require_finite(data.loss(output, target), len(target))
         data.metric(output, target)
+
+
+def _run(model: nn.Module, inputs: tuple[Tensor, ...], what: str) -> Tensor:
+    """Return the output for `inputs`, called `what`: one tensor with the samples first.
+
+    Outputs are cut and joined along their first axis wherever models are judged.
+    """
+    try:
+        with torch.inference_mode():
+            output: object = model(*inputs)
+    except Exception as error:  # the user's code may raise anything
+        raise UnsupportedModelError(
+            f"the model does not run on {what}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(output, Tensor):
+        raise UnsupportedModelError(
+            f"the model returns a {type(output).__name__}", "wrap it so that it returns one tensor"
+        )
+    if output.ndim < 1 or len(output) != len(inputs[0]):
+        raise UnsupportedModelError(
+            f"the model returns {list(output.shape)} for {what}, which holds {len(inputs[0])} "
+            "samples: the first axis of the output must be that of the samples",
+            "wrap it so that it returns [samples, ...]: no squeeze(), the batch first",
+        )
+    return output

@@ -54,6 +54,37 @@ def test_good_data_passes() -> None:
 
 
 @pytest.mark.parametrize("part", ["train", "calibration", "validation", "test"])
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (torch.float64, torch.float32),
+        (torch.uint8, torch.float32),
+        (torch.int32, torch.int64),
+    ],
+)
+def test_inputs_of_another_data_type_than_the_example_are_refused(
+    part: str, given: torch.dtype, wanted: torch.dtype
+) -> None:
+    good = (torch.zeros(4, 3, dtype=wanted), BATCH[1])
+    parts = {name: [good] for name in ("train", "calibration", "validation", "test")}
+    data(example_inputs=torch.zeros(1, 3, dtype=wanted), **parts).check()
+    parts[part] = [(torch.zeros(4, 3, dtype=given), BATCH[1])]
+    names = [str(kind).removeprefix("torch.") for kind in (given, wanted)]
+    words = f"inputs of {part} are {names[0]}, example_inputs {names[1]}"
+    with pytest.raises(DataError, match=words) as caught:
+        data(example_inputs=torch.zeros(1, 3, dtype=wanted), **parts).check()
+    assert "data factory" in caught.value.hint
+
+
+def test_a_later_batch_of_another_data_type_is_refused_where_models_are_judged() -> None:
+    mixed = [BATCH, (BATCH[0].double(), BATCH[1])]
+    for name in ("validation", "test"):
+        with pytest.raises(DataError, match=f"batch 1 of {name} are float64, .* before float32"):
+            list(batches(mixed, name))
+    assert len(list(batches(mixed, "train"))) == 2
+
+
+@pytest.mark.parametrize("part", ["train", "calibration", "validation", "test"])
 def test_an_empty_part_is_named(part: str) -> None:
     with pytest.raises(DataError, match=f"{part} is empty"):
         data(**{part: []}).check()

@@ -12,13 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgeprune.data import Data
-from edgeprune.errors import DataError, FactoryError, UnsupportedModelError, WeightsError
+from edgeprune.errors import DataError, FactoryError, WeightsError
 from edgeprune.job import Job
 from edgeprune.loading import (
     call_factory,
     check_finite,
-    check_runs,
     load_data,
     load_model,
     load_weights,
@@ -337,45 +335,3 @@ def test_a_model_with_nan_weights_is_refused_when_loaded(folder: Path) -> None:
     )
     with pytest.raises(WeightsError, match="bias holds 2 NaN"):
         load_model(job("toy_nan:build"), folder)
-
-
-# -------------------------------------------------------------------------------------------- runs
-
-
-class Returns(nn.Module):
-    def __init__(self, what: object) -> None:
-        super().__init__()
-        self.what = what
-
-    def forward(self, x: Tensor) -> object:
-        if isinstance(self.what, Exception):
-            raise self.what
-        return self.what
-
-
-DATA_OF_3 = Data(torch.zeros(1, 3), None, [], [])
-
-
-def test_a_model_that_runs() -> None:
-    assert check_runs(nn.Linear(3, 4), DATA_OF_3).shape == (1, 4)
-
-
-def test_a_model_that_does_not_run_on_the_inputs() -> None:
-    with pytest.raises(
-        UnsupportedModelError, match="does not run on example_inputs: RuntimeError"
-    ) as caught:
-        check_runs(nn.Linear(5, 4), DATA_OF_3)
-    assert caught.value.exit_code == 5
-
-
-@pytest.mark.parametrize(
-    "what", [ValueError("no"), (torch.ones(1), torch.ones(1)), {"a": torch.ones(1)}, None]
-)
-def test_outputs_that_are_not_one_tensor(what: object) -> None:
-    with pytest.raises(UnsupportedModelError):
-        check_runs(Returns(what), DATA_OF_3)
-
-
-def test_an_output_that_is_not_finite() -> None:
-    with pytest.raises(DataError, match="NaN or infinity"):
-        check_runs(Returns(torch.tensor([torch.nan])), DATA_OF_3)

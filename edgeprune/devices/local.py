@@ -36,6 +36,9 @@ ADVICE = {
     "not a registered function/op": "export it without that operator, or where it is registered",
     "No Op registered": "export it without that operator, or with an opset that has it",
 }
+# The line of a traceback that names the class; what the error says may go on after it.
+RAISED = re.compile(r"(?:\w+\.)*(?:onnxruntime_pybind11_state\.\w+|\w*(?:Error|Exception))(?:: |$)")
+LONGEST = 600  # characters that are told of what an error says
 WORKER = Path(__file__).resolve().parent.parent / "profiler" / "worker.py"
 
 
@@ -87,8 +90,7 @@ def failure(
     spec: DeviceSpec, request: Request, done: Done, hint: str
 ) -> DeviceError | UnsupportedModelError:
     """Tell a model that the runtime refuses from a device that fails, by the worker's end."""
-    code, lines = done.code, done.stderr.splitlines()
-    last = next((line for line in reversed(lines) if line.strip()), "no message")
+    code, last = done.code, _last_words(done)
     models = ", ".join(dict.fromkeys(model.name for model in request.models[:3]))
     if "onnxruntime_pybind11_state" in last or last.startswith("ValueError"):
         reason = NOISE.sub("", last.partition(": ")[2] or last)
@@ -105,6 +107,16 @@ def failure(
         if code == -9:
             hint = f"the system does that when memory runs out; {hint}"
     return DeviceError(f"device {spec.name}: the worker failed: {last}", hint)
+
+
+def _last_words(done: Done) -> str:
+    """Return the worker's error in one line, or its last line where it names none."""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    raised = [i for i, line in enumerate(lines) if RAISED.match(line)]
+    if not raised or done.code < 0:  # a signal ends it without a traceback
+        return lines[-1] if lines else "no message"
+    words = " ".join(line.strip() for line in lines[raised[-1] :])
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]} ..."
 
 
 def obstacle(spec: DeviceSpec) -> Obstacle | None:

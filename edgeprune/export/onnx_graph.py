@@ -116,6 +116,17 @@ def load(path: Path) -> onnx.ModelProto:
     return proto
 
 
+def weight_shapes(path: Path) -> list[tuple[int, ...]]:
+    """Return the shapes of all stored tensors of two axes or more in the file at `path`, sorted.
+
+    Quantisation adds scales, which have one axis at most, and leaves these as they are.
+    """
+    graph = onnx.load(path, load_external_data=False).graph
+    constants = (a.t for node in graph.node if node.op_type == "Constant" for a in node.attribute)
+    shapes = (tuple(tensor.dims) for tensor in (*graph.initializer, *constants))
+    return sorted(shape for shape in shapes if len(shape) > 1)
+
+
 def require_valid(path: Path) -> None:
     """Make sure that the file is a model that a runtime would take, for devices that run none.
 

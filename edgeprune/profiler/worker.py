@@ -34,11 +34,8 @@ LEVELS = {name: ort.GraphOptimizationLevel.__members__["ORT_" + level] for name,
     ("disabled", "DISABLE_ALL"), ("basic", "ENABLE_BASIC"), ("extended", "ENABLE_EXTENDED"),
     ("all", "ENABLE_ALL"),
 )}  # fmt: skip
-TYPES = {
-    "tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(int8)": np.int8,
-    "tensor(uint8)": np.uint8, "tensor(bool)": np.bool_,
-}  # fmt: skip
+ALIKE = ("double", "float16", "int64", "int32", "int8", "uint8", "bool")  # named as numpy names it
+TYPES = {"tensor(float)": np.dtype("float32"), **{"tensor(%s)" % k: np.dtype(k) for k in ALIKE}}
 COMPARABLE = [
     "architecture", "processor", "processors", "instruction_set", "onnxruntime", "providers",
     "threads", "graph_optimization", "affinity", "governor", "accelerator",
@@ -114,9 +111,7 @@ def feeds_for(session: Any, seed: int) -> dict[str, Any]:
         if kind is None:
             raise ValueError("input %r is a %s, which is not supported" % (value.name, value.type))
         sample = generator.standard_normal(value.shape)
-        feeds[value.name] = (
-            sample.astype(kind) if np.issubdtype(kind, np.floating) else np.zeros(value.shape, kind)
-        )
+        feeds[value.name] = sample.astype(kind) if kind.kind == "f" else np.zeros(value.shape, kind)
     return feeds
 
 
@@ -263,11 +258,9 @@ def _nodes(events: list[Facts], warmup: int) -> Facts:
         node["values"].append(event["dur"])
         node["starts"].append(event["ts"])
     for node in nodes.values():
-        node["values"] = node["values"][warmup:]
-        node["starts"] = node["starts"][warmup:]
+        node.update({key: node[key][warmup:] for key in ("values", "starts")})
     spent = [event["dur"] for event in runs[warmup:]]
-    found = {"runs": spent, "peak_bytes": peak, "programs": programs}
-    return dict(found, nodes=list(nodes.values()))
+    return {"runs": spent, "peak_bytes": peak, "programs": programs, "nodes": list(nodes.values())}
 
 
 def resident(request: Facts, scratch: str) -> Facts:
@@ -290,27 +283,34 @@ def resident(request: Facts, scratch: str) -> Facts:
 
 
 def outputs(request: Facts, scratch: str) -> Facts:
-    """Run one model over the first axis of the arrays in `inputs`, its own batch size at a time."""
-    model = request["models"][0]
+    """Run one model over the arrays in `inputs`: each run takes the rows that fit it."""
+    model, parts = request["models"][0], []
+    runs: list[float] = []
     session, seconds = open_session(model, request["session"])
-    names = [value.name for value in session.get_inputs()]
-    size = session.get_inputs()[0].shape[0]
-    if not isinstance(size, int):
-        raise ValueError("input %r has no fixed shape" % names[0])
+    shapes = {value.name: value.shape for value in session.get_inputs()}
+    for name, shape in shapes.items():
+        if shape and not isinstance(shape[0], int):
+            raise ValueError("input %r has no fixed shape" % name)
     with np.load(request["inputs"], allow_pickle=False) as arrays:
-        columns = [arrays[name] for name in names]
-    count, parts = len(columns[0]), []
+        columns = {name: arrays[name] for name in shapes}
+    name, shape = next(iter(shapes.items()))
+    size, count = max([1, *shape[:1]]), len(columns[name])
+    until = time.perf_counter() + request["deadline_seconds"]
     for start in range(0, count, size):
-        chunk = [column[start : start + size] for column in columns]
-        missing = size - len(chunk[0])
-        if missing:
-            chunk = [np.concatenate([c, np.repeat(c[-1:], missing, axis=0)]) for c in chunk]
-        answer = session.run(None, dict(zip(names, chunk)))[0]
-        parts.append(answer[: size - missing] if missing else answer)
+        began, turn = time.perf_counter(), start // size
+        if runs and began + max(runs) / 1e6 > until:
+            break  # the next run would end too late; `runs` tells how many were made
+        rows = {n: np.arange(s[0]) + turn * s[0] if s else turn for n, s in shapes.items()}
+        # Clipped: the last row fills up the last batch.
+        feeds = {n: np.asarray(x.take(rows[n], 0, mode="clip")) for n, x in columns.items()}
+        answer = np.atleast_1d(session.run(None, feeds)[0])
+        parts.append(answer[: -(-len(answer) * min(size, count - start) // size)])
+        runs.append((time.perf_counter() - began) * 1e6)
     unfinished = request["outputs"] + ".partial.npy"
     np.save(unfinished, np.concatenate(parts))
     os.replace(unfinished, request["outputs"])
-    return {"stopped": "fixed", "models": [{"name": model["name"], "load_seconds": seconds}]}
+    found = {"name": model["name"], "load_seconds": seconds, "runs": runs}
+    return {"stopped": "time" if len(runs) * size < count else "fixed", "models": [found]}
 
 
 def environment(request: Facts, load_before: str) -> Facts:
@@ -372,10 +372,8 @@ def _disturbance(before: list[float], after: list[float]) -> dict[str, str]:
 
 def _kib(path: str, key: str) -> int:
     """Return a figure of a file such as /proc/meminfo in KiB; 0 where there is none."""
-    for line in (_read(path) or "").splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1])
-    return 0
+    lines = (_read(path) or "").splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith(key + ":")), 0)
 
 
 def _forget_peak() -> None:

@@ -56,13 +56,17 @@ class Speedup(Record):
 
 
 class Parity(Record):
-    """Largest difference between torch and the runtime over real inputs."""
+    """Largest difference between torch and the runtime over real inputs.
+
+    `note` is what a reader must know of these outputs.
+    """
 
     max_abs: float
     max_rel: float
     samples: int
     passed: bool
     limit: float = 1e-4
+    note: str = ""
 
 
 class FirmwareParity(Record):
@@ -124,6 +128,7 @@ class Verdict(Record):
 
     `note` is what a reader of its costs must know of the device; `schedule` tells the steps where
     there were several, or training before the cut.
+    `accuracy_drop_interval` is None where the evaluation data comes in too few parts to tell.
     `prepared` is what was done before widths were chosen, `stored` the dense and the slim file as
     they are stored, for masked models.
     """
@@ -146,7 +151,7 @@ class Verdict(Record):
     metric: str
     accuracy_on: Literal["test", "validation"]
     accuracy_samples: int
-    accuracy_drop_interval: tuple[float, float]
+    accuracy_drop_interval: tuple[float, float] | None
     recalibrated_accuracy: float
     seed: int
     environment: Environment

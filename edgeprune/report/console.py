@@ -310,9 +310,10 @@ def _plain(text: str) -> str:
 def _parity(parity: Parity) -> str:
     """Return what parity found; differences are the largest over all samples, hence exact."""
     state = "holds" if parity.passed else "does not hold"
+    note = f"; {parity.note}" if parity.note else ""
     return (
         f"{state}: largest difference {parity.max_abs:.2g}, relative {parity.max_rel:.2g}, "
-        f"over {parity.samples} samples"
+        f"over {parity.samples} samples{note}"
     )
 
 

@@ -220,6 +220,11 @@ def answer(verdict: Verdict) -> str:
 
 def accuracy_doubt(verdict: Verdict) -> str:
     """Return how sure the change of accuracy is: its interval, and over how many samples."""
+    if verdict.accuracy_drop_interval is None:
+        return (
+            f"interval of the change not known from so few batches, "
+            f"{verdict.accuracy_samples:,} samples"
+        )
     low, high = verdict.accuracy_drop_interval
     change = f"{0.0 - high:+.4f} to {0.0 - low:+.4f}"
     return f"95 % interval of the change {change}, {verdict.accuracy_samples:,} samples"

@@ -9,7 +9,10 @@ import numpy as np
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.records import Artifact, Parity
-from edgeprune.verify.inference import run_arrays
+from edgeprune.verify.inference import BYTES_AT_ONCE, Array, run_arrays, run_bytes
+
+ODD = "outputs hold NaN or infinity: random inputs may lie outside of what the model takes"
+HELD = 4 * BYTES_AT_ONCE  # of inputs and outputs of a file, which are compared as a whole
 
 
 def file_parity(
@@ -23,12 +26,16 @@ def file_parity(
 ) -> Parity:
     """Compare the outputs of two files on the same seeded random inputs.
 
-    Requires that both take the same inputs. Passed means that the largest
-    difference is at most `tolerance`, or that share of the largest output where it is above 1.
+    Requires that both take the same inputs: of the same names in any order, or in the same order
+    where names differ. Fewer than `samples` are taken where these would not
+    fit 1 GiB. Passed means that the largest difference is at most `tolerance`, or that share of the
+    largest output where it is above 1. NaN is equal to NaN and an infinity to itself; where only
+    one file gives them, it has not passed and the difference is told as 1e308.
 
     Raises:
         UnsupportedModelError: inputs or outputs differ in number, type or shape.
     """
+    after = after[0], _in_order(after[1], before[1])
     kinds = [[(i.dtype, i.shape) for i in artifact.inputs] for _, artifact in (before, after)]
     if kinds[0] != kinds[1]:
         raise UnsupportedModelError(
@@ -40,22 +47,44 @@ def file_parity(
             f"{before[0]} has {counts[0]} outputs, {after[0]} has {counts[1]}: "
             "files with one output each can be compared"
         )
+    samples = min(samples, max(1, HELD // max(run_bytes(a) for _, a in (before, after))))
     outputs = [_run(device, path, artifact, samples, seed) for path, artifact in (before, after)]
     if outputs[0].shape != outputs[1].shape:
         raise UnsupportedModelError(
             f"{before[0]} returns {outputs[0].shape}, {after[0]} returns {outputs[1].shape}"
         )
-    difference = np.abs(outputs[0] - outputs[1])
-    largest = float(np.abs(outputs[0]).max())
-    worst = float(difference.max())
-    floor = np.maximum(np.abs(outputs[0]), max(1e-2 * largest, 1e-12))
+    return _compared(outputs[0], outputs[1], tolerance, samples)
+
+
+def _in_order(artifact: Artifact, other: Artifact) -> Artifact:
+    """Return `artifact` with its inputs in the order of the other's, if they are called alike."""
+    named = {info.name: info for info in artifact.inputs}
+    names = [info.name for info in other.inputs]
+    if named.keys() != set(names):
+        return artifact
+    return artifact.model_copy(update={"inputs": tuple(named[name] for name in names)})
+
+
+def _compared(before: Array, after: Array, tolerance: float, samples: int) -> Parity:
+    finite = np.isfinite(before) & np.isfinite(after)
+    odd = before.size - int(finite.sum())
+    note = f"{ODD} ({odd:,} of {before.size:,})" if odd else ""
+    if not np.array_equal(before[~finite], after[~finite], equal_nan=True):
+        return Parity(
+            max_abs=1e308, max_rel=1e308, samples=samples, passed=False, limit=tolerance,
+            note=f"{note}, and not alike",
+        )  # fmt: skip
+    wanted, difference = np.abs(before[finite]), np.abs(before[finite] - after[finite])
+    largest, worst = (float(values.max(initial=0.0)) for values in (wanted, difference))
+    floor = np.maximum(wanted, max(1e-2 * largest, 1e-12))
     limit = tolerance * max(1.0, largest)
     return Parity(
         max_abs=worst,
-        max_rel=float((difference / floor).max()),
+        max_rel=float((difference / floor).max(initial=0.0)),
         samples=samples,
         passed=worst <= limit,
         limit=limit,
+        note=note,
     )
 
 
@@ -69,4 +98,4 @@ def _run(device: Device, path: Path, artifact: Artifact, samples: int, seed: int
         columns[info.name] = (
             values.astype(kind) if kind.kind == "f" else random.integers(0, 2, shape).astype(kind)
         )
-    return run_arrays(device, path, columns).astype(np.float64)
+    return run_arrays(device, path, artifact, columns).astype(np.float64)

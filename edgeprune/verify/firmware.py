@@ -37,8 +37,8 @@ def firmware_parity(
     columns = {artifact.inputs[0].name: np.concatenate(taken)[:SAMPLES]}
     graph = read_integer_graph(path)
     scale = graph.tensors[graph.output].scale
-    first, again = (run_arrays(device, path, columns) for _ in range(2))
-    found = agreement(first, run_arrays(numeric, path, columns), scale)
+    first, again = (run_arrays(device, path, artifact, columns) for _ in range(2))
+    found = agreement(first, run_arrays(numeric, path, artifact, columns), scale)
     repeats = first.tobytes() == again.tobytes()
     return found.model_copy(update={"repeats": repeats, "passed": found.passed and repeats})
 

@@ -80,7 +80,6 @@ def judge(
     gates = _gates(job, evidence, budget, speed, chip)
     if schedule is not None and schedule.planned > 1:
         gates = (*gates, _schedule(schedule))
-    low, high = drop_interval(evidence.dense_accuracy, evidence.slim_accuracy, seed=job.seed)
     return Verdict(
         job=job.name,
         device=device,
@@ -110,7 +109,9 @@ def judge(
         metric=metric,
         accuracy_on="test" if on_test else "validation",
         accuracy_samples=evidence.slim_accuracy.samples,
-        accuracy_drop_interval=(low, high),
+        accuracy_drop_interval=drop_interval(
+            evidence.dense_accuracy, evidence.slim_accuracy, seed=job.seed
+        ),
         recalibrated_accuracy=evidence.recalibrated_accuracy,
         seed=job.seed,
         environment=evidence.environment,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import nn
 
-from edgeprune.data import Data, call, first_batches
+from edgeprune.data import Data, batches, call, first_batches
 from edgeprune.errors import DataError, UsageError
 from edgeprune.pruning.channels import ROOTS, width_of
 from edgeprune.records import Gate
@@ -22,7 +22,7 @@ def check(guards: GuardsSection, model: nn.Module, data: Data) -> None:
     """Make sure, before any work, that the guards can be judged.
 
     Raises:
-        DataError: a guard compares classes, and model or data have none.
+        DataError: a guard compares classes, and model or data have none; or a label is no class.
         UsageError: a layer to keep does not exist, or has no channels of its own.
     """
     layers = dict(model.named_modules())
@@ -40,6 +40,15 @@ def check(guards: GuardsSection, model: nn.Module, data: Data) -> None:
             "guards: class_floor and agreement compare classes, but the model gives "
             f"{list(output.shape)} and the targets are {target.dtype} {list(target.shape)}",
             "leave them out, or give class labels and one output a class",
+        )
+    if guards.class_floor is None:
+        return
+    largest = max(int(target.max()) for _, target in batches(part, name) if target.numel())
+    if largest >= output.shape[1]:
+        raise DataError(
+            f"guards: class_floor needs the class of every sample, but {name} holds the label "
+            f"{largest}, and the model gives {output.shape[1]} classes, numbered from 0",
+            "repair the labels; negative ones, such as -100, mark what is to be left out",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,9 +16,12 @@ from torch import Tensor
 from edgeprune.data import Batch, batches
 from edgeprune.devices.local import LocalDevice
 from edgeprune.devices.protocol import Device, Request, file_of
-from edgeprune.records import Artifact, DeviceSpec
+from edgeprune.errors import DataError, DeadlineError, UnsupportedModelError
+from edgeprune.records import Artifact, DeviceSpec, TensorInfo
 
-AT_ONCE = 2048  # samples a worker process takes
+AT_ONCE = 2048  # samples that are waited for before a worker process starts
+BYTES_AT_ONCE = 256 << 20  # of inputs and outputs, likewise, and the most that a process takes
+DEADLINE = 600.0  # seconds; the worker then leaves the rest to another process
 Array = NDArray[Any]
 Pair = tuple[tuple[Tensor, ...], Tensor]
 
@@ -61,14 +65,17 @@ def infer(
     Raises:
         DeviceError: the device fails.
         DataError: `part` is malformed.
+        UnsupportedModelError: there are not as many rows of the output as samples.
     """
     waiting: list[Pair] = []
-    samples = 0
+    samples, each = 0, output_bytes(artifact) / batch_of(artifact.inputs[0])
     for inputs, target in batches(part, name):
         waiting.append((inputs, target))
-        if sum(len(x[0]) for x, _ in waiting) >= AT_ONCE:
+        count = sum(len(x[0]) for x, _ in waiting)
+        taken = sum(x.numel() * x.element_size() for xs, _ in waiting for x in xs) + count * each
+        if count >= AT_ONCE or taken >= BYTES_AT_ONCE:
             yield from _answers(device, path, artifact, waiting)
-            samples += sum(len(x[0]) for x, _ in waiting)
+            samples += count
             progress(samples)
             waiting = []
     if waiting:
@@ -82,7 +89,13 @@ def _answers(
         info.name: torch.cat([inputs[index] for inputs, _ in pairs]).numpy()
         for index, info in enumerate(artifact.inputs)
     }
-    output = torch.from_numpy(run_arrays(device, path, columns))
+    output = torch.from_numpy(run_arrays(device, path, artifact, columns))
+    samples = sum(len(inputs[0]) for inputs, _ in pairs)
+    if len(output) != samples:
+        raise UnsupportedModelError(
+            f"{path.name} returns {len(output)} rows for {samples} samples",
+            "the first axis of its output must be that of the samples",
+        )
     start = 0
     for inputs, target in pairs:
         count = len(inputs[0])
@@ -90,23 +103,82 @@ def _answers(
         start += count
 
 
-def run_arrays(device: Device, path: Path, columns: Mapping[str, Array]) -> Array:
+def run_arrays(
+    device: Device, path: Path, artifact: Artifact, columns: Mapping[str, Array]
+) -> Array:
     """Return the first output of the model at `path` for `columns`: input name -> [samples, ...].
+
+    Each process takes as many samples as fit 256 MiB of inputs and outputs, and 600 s. Each run
+    takes of every input as many rows as its own first axis has, and of a scalar one entry.
 
     Raises:
         DeviceError: the device fails.
+        DeadlineError: it does not even get one run done in time.
+        DataError: the columns are not for the same number of runs.
     """
+    sizes = {info.name: batch_of(info) for info in artifact.inputs}
+    counts = {name: -(-len(columns[name]) // size) for name, size in sizes.items()}
+    runs = max(counts.values())
+    if min(counts.values()) < runs:
+        told = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise DataError(
+            f"the inputs of {path.name} hold samples for different numbers of runs ({told})",
+            "give every input a row for every sample",
+        )
+    at_once = max(1, BYTES_AT_ONCE // run_bytes(artifact))
+    parts, done = list[Array](), 0
+    while done < runs:
+        part = {
+            name: columns[name][done * size : (done + at_once) * size]
+            for name, size in sizes.items()
+        }
+        output, made = _run(device, path, part)
+        parts.append(output)
+        if made is not None:
+            at_once = made  # what is slow is not sent over and over again
+        done += at_once
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _run(device: Device, path: Path, columns: Mapping[str, Array]) -> tuple[Array, int | None]:
+    """Return the first output, and where time ran out the runs made of the model's batch."""
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
         asked, answered = Path(scratch, "inputs.npz"), Path(scratch, "outputs.npy")
         np.savez(asked, **columns)  # type: ignore[arg-type]
-        device.ask(
+        answer = device.ask(
             Request(
                 task="run",
                 models=(file_of("model", path),),
                 inputs=str(asked),
                 outputs=str(answered),
-                deadline_seconds=600.0,
+                deadline_seconds=DEADLINE,
             )
         )
         output: Array = np.load(answered, allow_pickle=False)
-        return output
+    if answer.stopped == "fixed":
+        return output, None
+    made = len(answer.models[0].runs)
+    if not made:
+        raise DeadlineError(
+            f"device {device.spec.name}: no run of {path.name} within {DEADLINE:.0f} s"
+        )
+    return output, made
+
+
+def batch_of(info: TensorInfo) -> int:
+    """Return how many samples of an input one run takes."""
+    return max(1, info.shape[0]) if info.shape else 1
+
+
+def output_bytes(artifact: Artifact) -> int:
+    """Return the size of the first output of one run."""
+    return _bytes(artifact.outputs[0])
+
+
+def run_bytes(artifact: Artifact) -> int:
+    """Return the size of the inputs and of the first output of one run; at least 1."""
+    return max(1, sum(_bytes(info) for info in artifact.inputs) + output_bytes(artifact))
+
+
+def _bytes(info: TensorInfo) -> int:
+    return math.prod(info.shape) * np.dtype(info.dtype).itemsize

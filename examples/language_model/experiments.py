@@ -118,9 +118,11 @@ def comparison(trials: Trials) -> str:
 def result(verdict: Verdict) -> str:
     """Return the table of what the job made."""
     wide, slim, ratio = verdict.dense, verdict.slim, verdict.speedup
-    low, high = (100 * math.expm1(value) for value in verdict.accuracy_drop_interval)
-    worse = 100 * math.expm1(wide.accuracy - slim.accuracy)
-    change = f"{worse:+.1f} % ({low:+.1f} to {high:+.1f})"
+    sure = "interval not known"
+    if verdict.accuracy_drop_interval is not None:
+        low, high = (100 * math.expm1(value) for value in verdict.accuracy_drop_interval)
+        sure = f"{low:+.1f} to {high:+.1f}"
+    change = f"{100 * math.expm1(wide.accuracy - slim.accuracy):+.1f} % ({sure})"
     faster = f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) times as fast"
     costs = [f"{figures.cost:.0f} {verdict.unit}" for figures in (wide, slim)]
     counts = [

@@ -18,6 +18,7 @@ from edgeprune.devices.roofline import RooflineDevice
 from edgeprune.devices.spec import load_spec
 from edgeprune.errors import DeviceError
 from edgeprune.export.fragments import smallest_model
+from edgeprune.export.onnx_graph import describe
 from edgeprune.profiler.layers import profile_model
 from edgeprune.records import DeviceSpec
 from edgeprune.verify.inference import numeric_device, run_arrays
@@ -208,7 +209,8 @@ def test_webgpu_profile_and_outputs(software, exported, local) -> None:
         info.name: np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
         for info in onnx.load(exported("residual")).graph.input
     }
-    here, there = (run_arrays(d, exported("residual"), columns) for d in (local, software))
+    path = exported("residual")
+    here, there = (run_arrays(d, path, describe(path), columns) for d in (local, software))
     assert np.abs(here - there).max() < 1e-4 * max(1.0, np.abs(here).max())
 
 

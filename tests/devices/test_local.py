@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper
 
 from edgeprune.devices import local as module
 from edgeprune.devices.local import LocalDevice
+from edgeprune.devices.processes import Done
 from edgeprune.devices.protocol import Request, file_of
 from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
 
@@ -80,6 +82,66 @@ def test_a_file_that_is_no_model_is_unsupported(
         local.ask(request(tmp_path / "broken.onnx", task=task))
     assert caught.value.exit_code == 5
     assert "Traceback" not in str(caught.value)
+
+
+MANY_LINES = """Traceback (most recent call last):
+  File "worker.py", line 312, in outputs
+    answer = session.run(None, feeds)[0]
+onnxruntime.capi.onnxruntime_pybind11_state.{name}: [ONNXRuntimeError] : 6 : {name} : Non-zero \
+status code returned while running Gather node.
+Status Message: indices element out of data bounds, idx=5
+ must be within the inclusive range [-3,2]
+"""
+
+
+@pytest.mark.parametrize("name", ["RuntimeException", "InvalidArgument", "Fail"])
+def test_what_the_runtime_says_in_several_lines_is_the_models_fault(
+    local, exported, name: str
+) -> None:
+    done = Done(1, "", "a warning\n" + MANY_LINES.format(name=name))
+    found = module.failure(local.spec, request(exported("mlp")), done, "")
+    assert isinstance(found, UnsupportedModelError)
+    assert found.what.startswith("onnxruntime on mobile_cpu refuses mlp: Non-zero status code")
+    assert found.what.endswith("idx=5 must be within the inclusive range [-3,2]")
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "kind", "words"),
+    [
+        (1, "ValueError: one\nand more\n", UnsupportedModelError, "mlp: one and more"),
+        (1, "MemoryError\n\n", UnsupportedModelError, "more memory"),
+        (1, "numpy._ArrayMemoryError: no\nroom\n", UnsupportedModelError, "has: no room"),
+        (1, "RuntimeError: it runs on A,\n  not on B\n", DeviceError, "A, not on B"),
+        (1, "RuntimeError: " + "x" * 9999, DeviceError, r"x \.\.\.$"),
+        (1, "ValueError: first\nTraceback ...\nOSError: then\nmore", DeviceError, "OSError: then"),
+        (-9, "ValueError: ignored\n", UnsupportedModelError, "ignored"),
+        (-11, "Error: of old\nsomething else\n", DeviceError, "ended by signal 11"),
+        (3, "nothing known\n", DeviceError, "nothing known"),
+    ],
+)
+def test_the_end_of_a_worker_is_told_by_its_last_error(
+    local, exported, code: int, stderr: str, kind: type[Exception], words: str
+) -> None:
+    found = module.failure(local.spec, request(exported("mlp")), Done(code, "", stderr), "")
+    assert type(found) is kind
+    assert re.search(words, found.what)
+    assert len(found.what) < 800
+
+
+def test_a_model_that_fails_on_its_inputs_is_not_the_devices_fault(local, tmp_path: Path) -> None:
+    table = helper.make_tensor("t", TensorProto.FLOAT, [3], [1.0, 2.0, 3.0])
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["t", "x"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])], [table],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "m.onnx")
+    np.savez(tmp_path / "in.npz", x=np.array([1, 7]))
+    paths = {"inputs": str(tmp_path / "in.npz"), "outputs": str(tmp_path / "out.npy")}
+    with pytest.raises(UnsupportedModelError, match="out of data bounds") as caught:
+        local.ask(request(tmp_path / "m.onnx", task="run", **paths))
+    assert caught.value.exit_code == 5
 
 
 def test_a_missing_model_is_named(local, tmp_path: Path) -> None:

@@ -167,3 +167,5 @@ def test_tables_are_made_of_trials_and_verdict() -> None:
     table = program.result(verdict)
     assert "| perplexity | 4.000 | 4.200 | +5.0 % (+0.0 to +10.0) |" in table
     assert "| parameters | 308,394 | 81,290 | 0.264 |" in table
+    verdict = verdict.model_copy(update={"accuracy_drop_interval": None})
+    assert "| +5.0 % (interval not known) |" in program.result(verdict)

@@ -204,6 +204,22 @@ def test_the_last_batch_is_filled_up_and_cut_again(work, tmp_path: Path, count: 
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), wanted, rtol=1e-4)
 
 
+def test_outputs_stop_at_the_deadline_and_tell_how_many_runs_were_made(
+    work, tmp_path: Path
+) -> None:
+    (tmp_path / "m.onnx").write_bytes(product(4, batch=2))
+    rows = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+    np.savez(tmp_path / "in.npz", x=rows)
+    paths = {"inputs": str(tmp_path / "in.npz"), "outputs": str(tmp_path / "out.npy")}
+    for seconds, stopped, runs, made in ((0.0, "time", 1, 2), (20.0, "fixed", 4, 7)):
+        answer, _ = work(tmp_path / "m.onnx", task="run", deadline_seconds=seconds, **paths)
+        (model,) = answer["models"]
+        assert (answer["stopped"], len(model["runs"])) == (stopped, runs)
+        assert min(model["runs"]) > 0
+        wanted = rows[:made].astype(np.float64) @ np.linalg.matrix_power(np.ones((4, 4)), 4)
+        np.testing.assert_allclose(np.load(paths["outputs"]), wanted, rtol=1e-4)
+
+
 def test_the_environment_says_what_decides(work, exported) -> None:
     answer, _ = work(exported("mlp"), session={"threads": 2, "graph_optimization": "basic"})
     environment = answer["environment"]

@@ -7,6 +7,8 @@ from edgeprune.records import (
     Speedup,
 )
 from edgeprune.report import summary
+from edgeprune.report.card import card
+from edgeprune.report.html import render
 from tests import factories
 
 
@@ -76,6 +78,18 @@ def test_cost_changes_by_the_reciprocal_of_the_ratio():
 def test_interval_of_a_change_that_is_none_has_no_negative_zero():
     verdict = factories.a_verdict(accuracy_drop_interval=(0.0, 0.002))
     assert "-0.0020 to +0.0000" in summary.accuracy_doubt(verdict)
+
+
+def test_an_interval_that_is_not_known_is_no_interval_of_width_nought():
+    verdict = factories.a_verdict(accuracy_drop_interval=None)
+    told = summary.accuracy_doubt(verdict)
+    assert told.startswith("interval of the change not known from so few batches, ")
+    assert told.endswith(f"{verdict.accuracy_samples:,} samples")
+    assert summary.compared(verdict)[1].doubt == told
+    assert told in summary.answer(verdict)
+    assert told in card(factories.a_document(verdict=verdict))
+    assert told in render(factories.a_document(verdict=verdict))
+    assert '"accuracy_drop_interval":null' in verdict.model_dump_json()
 
 
 def test_layers_are_parts_of_the_profiled_run():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgeprune.job import Job
@@ -17,6 +18,7 @@ from edgeprune.records import (
     Verdict,
     WidthPlan,
 )
+from edgeprune.verify import accuracy
 from edgeprune.verify.accuracy import Accuracy, drop_interval
 from edgeprune.verify.gates import Evidence, judge, speed_gate
 
@@ -163,3 +165,40 @@ def test_drop_interval_pairs_batches() -> None:
     assert low < 0.02 < high
     with pytest.raises(ValueError, match="different batches"):
         drop_interval(dense, Accuracy(0.9, ((0.9, 1000),)))
+
+
+def shared(right: np.ndarray, sizes: list[int]) -> Accuracy:
+    parts = np.split(right, np.cumsum(sizes)[:-1])
+    rows = tuple((float(part.mean()), len(part)) for part in parts)
+    return Accuracy(float(right.mean()), rows, shares=right)
+
+
+@pytest.mark.parametrize("sizes", [[1000], [500, 500], [40] * 25])
+def test_drop_interval_is_over_samples_however_they_are_batched(sizes: list[int]) -> None:
+    random = np.random.default_rng(0)
+    dense = (random.random(1000) < 0.9).astype(np.float64)
+    slim = np.where(random.random(1000) < 0.1, 1 - dense, dense)  # 1 in 10 answers changes
+    interval = drop_interval(shared(dense, sizes), shared(slim, sizes))
+    assert interval is not None
+    drop, deviation = (dense - slim).mean(), (dense - slim).std() / 1000**0.5
+    # The normal approximation, of which 2000 resamples of 1000 samples come within some per cent.
+    assert interval == pytest.approx((drop - 1.96 * deviation, drop + 1.96 * deviation), abs=2e-3)
+    assert deviation > 5e-3
+
+
+def test_drop_interval_is_not_known_from_few_batches_or_samples() -> None:
+    def batched(value: float, count: int) -> Accuracy:
+        return Accuracy(value, tuple((value + 0.01 * k, 100) for k in range(count)))
+
+    for count in (1, 2, 9):
+        assert drop_interval(batched(0.9, count), batched(0.8, count)) is None
+    assert drop_interval(batched(0.9, 10), batched(0.8, 10)) == pytest.approx((0.1, 0.1))
+    assert drop_interval(shared(np.ones(9), [9]), shared(np.zeros(9), [9])) is None
+    assert verdict().accuracy_drop_interval is None
+
+
+def test_drop_interval_draws_in_parts_what_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "DRAWN_AT_ONCE", 7000)
+    dense, slim = np.ones(1000), (np.arange(1000) % 20 > 0).astype(np.float64)
+    found = drop_interval(shared(dense, [1000]), shared(slim, [1000]))
+    assert found == pytest.approx((0.0365, 0.0635), abs=2e-3)

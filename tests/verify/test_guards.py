@@ -88,3 +88,16 @@ def test_guards_that_cannot_be_judged_are_refused() -> None:
     with pytest.raises(UsageError, match="no layer '1' with channels"):
         check(GuardsSection(layers=("0", "1")), model, data)
     check(GuardsSection(layers=("0",)), model, data)
+
+
+def test_a_floor_needs_the_class_of_every_sample_and_says_so_before_any_work() -> None:
+    model, x = nn.Linear(2, 3), torch.zeros(2, 2)
+    pairs = [(x, torch.tensor([0, 2])), (x, torch.tensor([-100, 255]))]
+    data = Data(x[:1], None, pairs[:1], pairs[:1], test=pairs)
+    with pytest.raises(DataError, match="test holds the label 255, and the model gives 3 classes"):
+        check(GuardsSection(class_floor=0.5), model, data)
+    check(GuardsSection(agreement=0.9), model, data)  # looks at answers only
+    left_out = Data(
+        x[:1], None, pairs[:1], pairs[:1], test=[pairs[0], (x, pairs[1][1].clamp(-1, 1))]
+    )
+    check(GuardsSection(class_floor=0.5), model, left_out)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgeprune.data import Data, top1
 from edgeprune.devices.local import LocalDevice
-from edgeprune.errors import DataError, UnsupportedModelError
+from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.onnx_graph import describe, export
 from edgeprune.verify.accuracy import evaluate
 from edgeprune.verify.files import file_parity
@@ -59,6 +59,8 @@ def test_parity_and_accuracy(
     x, y = (torch.cat(part) for part in zip(*data.validation, strict=True))
     assert found.value == pytest.approx(top1(network(x), y))
     assert found.samples == 70
+    assert found.shares is not None
+    assert found.shares.tolist() == (network(x).argmax(1) == y).double().tolist()
 
 
 def test_parity_sees_a_wrong_weight(
@@ -75,6 +77,24 @@ def test_parity_sees_a_wrong_weight(
     assert agreement.max_rel > 0
 
 
+def test_parity_sees_outputs_of_another_shape(
+    local: LocalDevice, network: nn.Module, data: Data, path: Path
+) -> None:
+    wider = nn.Sequential(network, nn.Linear(3, 5))
+    agreement = parity(wider, local, path, describe(path), data)
+    assert (agreement.passed, agreement.max_abs) == (False, 1e308)
+
+
+def test_a_file_whose_rows_are_not_the_samples_is_refused(
+    local: LocalDevice, tmp_path: Path
+) -> None:
+    file = tmp_path / "tokens.onnx"
+    artifact = export(nn.Flatten(0, 1).eval(), (torch.randn(1, 4, 3),), file, opset=20)
+    pairs = [(torch.randn(2, 4, 3), torch.zeros(2))]
+    with pytest.raises(UnsupportedModelError, match="returns 8 rows for 2 samples"):
+        list(infer(local, file, artifact, pairs, "test"))
+
+
 def test_test_data_is_used_where_given(local: LocalDevice, data: Data, path: Path) -> None:
     x = torch.zeros(5, 6)
     with_test = Data(
@@ -84,15 +104,43 @@ def test_test_data_is_used_where_given(local: LocalDevice, data: Data, path: Pat
     assert evaluate(local, path, describe(path), with_test).value == 5.0
 
 
-def test_a_label_that_the_model_does_not_know_is_refused(
-    local: LocalDevice, data: Data, path: Path
+def test_shares_of_right_answers_are_kept_only_where_the_metric_is_their_mean(
+    local: LocalDevice, data: Data, path: Path, tmp_path: Path
 ) -> None:
+    def halved(output: Tensor, target: Tensor) -> float:
+        return top1(output, target) / 2
+
+    parts = data.example_inputs, None, data.calibration, data.validation
+    assert evaluate(local, path, describe(path), Data(*parts, metric=halved)).shares is None
+    pixels = nn.Conv1d(2, 3, 1).eval()
+    x, y = torch.randn(12, 2, 5), torch.randint(0, 3, (12, 5))
+    file = tmp_path / "pixels.onnx"
+    artifact = export(pixels, (x[:1],), file, opset=20)
+    found = evaluate(local, file, artifact, Data(x[:1], None, [(x, y)], [(x, y)]))
+    wanted = (pixels(x).argmax(1) == y).double().mean(1)
+    assert found.shares is not None
+    assert found.shares.tolist() == wanted.tolist(), "one share a sample, not one a pixel"
+
+
+def test_labels_that_are_no_classes_are_the_metrics_concern(
+    local: LocalDevice, network: nn.Module, data: Data, path: Path
+) -> None:
+    def left_out(output: Tensor, target: Tensor) -> float:
+        return top1(output[target != 255], target[target != 255])
+
     x, y = data.validation[0]
-    wrong = y.clone()
-    wrong[7] = 9
-    given = Data(data.example_inputs, None, data.calibration, data.validation, test=[(x, wrong)])
-    with pytest.raises(DataError, match="test holds the label 9, and the model gives 3 classes"):
-        evaluate(local, path, describe(path), given)
+    ignored = y.clone()
+    ignored[7] = 255
+    test = [(x, ignored), data.validation[1]]
+    given = Data(x[:1], None, data.calibration, data.validation, metric=left_out, test=test)
+    found = evaluate(local, path, describe(path), given)
+    assert found.value == pytest.approx(sum(left_out(network(a), b) for a, b in test) / 2)
+    assert found.labels is None
+    assert found.answers is not None
+    assert found.answers.tolist() == torch.cat([network(a).argmax(1) for a, _ in test]).tolist()
+    known = evaluate(local, path, describe(path), data)
+    assert known.labels is not None
+    assert known.labels.tolist() == [*range(3)] * 23 + [0]
 
 
 def test_several_inputs_and_a_batch_that_does_not_divide(

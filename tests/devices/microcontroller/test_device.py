@@ -13,6 +13,7 @@ from edgeprune.devices.opening import device_for, obstacle_to
 from edgeprune.devices.protocol import Answer, Request, file_of
 from edgeprune.devices.spec import load_spec
 from edgeprune.errors import DataError, DeviceError, UnsupportedModelError, UsageError
+from edgeprune.export.onnx_graph import describe
 from edgeprune.export.quantization import quantize
 from edgeprune.profiler.layers import profile_model
 from edgeprune.verify.inference import run_arrays
@@ -64,8 +65,9 @@ def int8(exported, tmp_path_factory):
 def test_float_firmware_computes_what_onnxruntime_computes(name, local, exported) -> None:
     path = exported("separable")
     columns = images(5, path)
-    outputs = run_arrays(device(name), path, columns)
-    np.testing.assert_allclose(outputs, run_arrays(local, path, columns), rtol=1e-4, atol=1e-4)
+    outputs = run_arrays(device(name), path, describe(path), columns)
+    wanted = run_arrays(local, path, describe(path), columns)
+    np.testing.assert_allclose(outputs, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [*UNICORN, pytest.param("cortex_m55", marks=qemu)])
@@ -74,9 +76,10 @@ def test_int8_firmware_computes_what_onnxruntime_computes(name, local_spec, int8
     exact = LocalDevice(local_spec.model_copy(update={"graph_optimization": "disabled"}))
     path = int8("residual")
     columns = images(40, path)
-    outputs = run_arrays(device(name), path, columns)
+    outputs = run_arrays(device(name), path, describe(path), columns)
     step = np.diff(np.unique(outputs)).min()  # one unit of the last place
-    assert np.abs(outputs - run_arrays(exact, path, columns)).max() <= 1.01 * step
+    wanted = run_arrays(exact, path, describe(path), columns)
+    assert np.abs(outputs - wanted).max() <= 1.01 * step
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
@@ -182,7 +185,9 @@ def test_both_compilers_agree_on_outputs_and_say_who_they_are(int8, local) -> No
         pytest.skip(f"{obstacle_to(gcc.spec).why}: {obstacle_to(gcc.spec).help}")
     path, zig = int8("plain"), device("cortex_m4", compiler="zig")
     columns = images(3, path)
-    np.testing.assert_array_equal(run_arrays(gcc, path, columns), run_arrays(zig, path, columns))
+    np.testing.assert_array_equal(
+        *(run_arrays(one, path, describe(path), columns) for one in (gcc, zig))
+    )
     one, two = (ask(d, path).environment for d in (gcc, zig))
     assert {line.partition(":")[0] for line in one.differences(two)} == {"compiler", "flags"}
     assert "arm-none-eabi-gcc" in one.facts["compiler"]

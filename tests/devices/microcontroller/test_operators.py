@@ -13,7 +13,7 @@ from edgeprune.devices.microcontroller.device import MicrocontrollerDevice
 from edgeprune.devices.spec import load_spec
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.integer_graph import read_integer_graph
-from edgeprune.export.onnx_graph import export
+from edgeprune.export.onnx_graph import describe, export
 from edgeprune.export.quantization import quantize
 from edgeprune.verify.inference import run_arrays
 from tests.devices.microcontroller.operators import Joined, cases
@@ -57,7 +57,7 @@ def test_an_operator_as_firmware_agrees_with_onnxruntime(int8, core: str, name: 
     path = int8(name)
     graph = read_integer_graph(path)
     samples = inputs(CASES[name][1], SAMPLES, seed=2)
-    outputs = run_arrays(device(core), path, {"input": samples})
+    outputs = run_arrays(device(core), path, describe(path), {"input": samples})
     units = (outputs - reference(path, samples)) / graph.tensors[graph.output].scale
     assert np.abs(np.rint(units)).max() <= 1
     assert np.unique(outputs).size > min(3, outputs.size // SAMPLES)  # no constant
@@ -96,7 +96,8 @@ def test_what_has_no_kernel_is_refused_with_a_way_out(
     tmp_path: Path, model: nn.Module, core: str, message: str, way_out: str
 ) -> None:
     path = write(model, (1, 4, 6, 6), tmp_path / "refused.onnx")
+    samples = {"input": inputs((1, 4, 6, 6), 1, seed=2)}
     with pytest.raises(UnsupportedModelError, match=message) as caught:
-        run_arrays(device(core), path, {"input": inputs((1, 4, 6, 6), 1, seed=2)})
+        run_arrays(device(core), path, describe(path), samples)
     assert way_out in caught.value.hint
     assert caught.value.exit_code == 5
