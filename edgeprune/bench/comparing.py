@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import nn
@@ -16,6 +16,7 @@ from edgeprune.allocation.reaching import reach
 from edgeprune.allocation.task import Task
 from edgeprune.allocation.trials import trial_steps
 from edgeprune.bench import narrower
+from edgeprune.bench.contenders import Contender, counted
 from edgeprune.bench.kept import Losses, Rows, remembered
 from edgeprune.bench.training import Progress, Trained, final_metric, from_scratch, recovered
 from edgeprune.bench.variants import BASELINES, OURS, Variant
@@ -33,8 +34,6 @@ from edgeprune.records import (
     BenchDense,
     BenchResult,
     BenchRow,
-    CostTable,
-    ModelProfile,
     Narrow,
     WidthPlan,
 )
@@ -193,19 +192,6 @@ class Comparison:
             return BenchDense(accuracy=final_metric(self.model, self.data))
 
 
-@dataclass(frozen=True)
-class _Contender:
-    """A model to be: its costs over the dense model's, and how it is made and trained.
-
-    Two of equal `identity` train to the same for the same seed.
-    """
-
-    cost_ratio: float
-    macs_ratio: float
-    identity: object
-    train: Callable[[Data, int, Progress], Trained]
-
-
 @dataclass
 class _Work:
     """The comparison under way."""
@@ -217,6 +203,7 @@ class _Work:
     rows: Rows
     plans: dict[tuple[str, Variant], WidthPlan] = field(default_factory=dict)
     trained: dict[tuple[str, str], object] = field(default_factory=dict)  # identities of rows
+    macs: dict[object, float] = field(default_factory=dict)  # kept channels -> share of dense
 
     @cached_property
     def candidates(self) -> Candidates:
@@ -310,14 +297,14 @@ class _Work:
                 seed=seed,
                 steps=bench.steps,
                 cost_ratio=contender.cost_ratio,
-                macs_ratio=contender.macs_ratio,
+                macs_ratio=contender.macs_ratio(),
                 accuracy_before_recovery=before,
                 accuracy=after,
                 seconds=seconds,
             )
         )
 
-    def contender(self, budget: str, variant: Variant) -> _Contender:
+    def contender(self, budget: str, variant: Variant) -> Contender:
         """Return what a row measures and trains."""
         bench, dense = self.bench, self.bench.model
         settings = bench.job.recover.model_copy(update={"steps": bench.steps})
@@ -331,10 +318,10 @@ class _Work:
                 return from_scratch(fresh, dense, data, long, seed=seed, progress=progress)
 
             identity = variant.name, narrow.factor
-            return _Contender(narrow.cost_ratio, narrow.macs_ratio, identity, built)
+            return Contender(narrow.cost_ratio, lambda: narrow.macs_ratio, identity, built)
         plan = self.planned(budget, Variant(OURS) if variant.name == "scratch" else variant)
-        table = self.prices.table
-        ratios = plan.corrected / table.dense_cost, macs_ratio(table, self.prices.dense, plan)
+        cost = plan.corrected / self.prices.table.dense_cost
+        macs = partial(self.macs_ratio, plan)
         if variant.name == "scratch":
 
             def shaped(data: Data, seed: int, progress: Progress) -> Trained:
@@ -342,13 +329,23 @@ class _Work:
                 return from_scratch(fresh, dense, data, long, seed=seed, progress=progress)
 
             widths = {name: group.after for name, group in plan.groups.items()}
-            return _Contender(*ratios, (variant.name, widths), shaped)
+            return Contender(cost, macs, (variant.name, widths), shaped)
 
         def cut(data: Data, seed: int, progress: Progress) -> Trained:
             return recovered(dense, data, plan, settings, seed=seed, progress=progress)
 
         kept = {name: group.kept for name, group in plan.groups.items()}
-        return _Contender(*ratios, ("cut", kept), cut)
+        return Contender(cost, macs, ("cut", kept), cut)
+
+    def macs_ratio(self, plan: WidthPlan) -> float:
+        """Return the multiply-accumulates of a planned model over those of the dense one."""
+        kept = tuple((name, group.kept) for name, group in plan.groups.items())
+        if kept not in self.macs:
+            slim = shrink(self.bench.model, self.bench.data.example, plan)
+            dense = self.this.file("dense.onnx")
+            opset = self.this.job.export.opset
+            self.macs[kept] = counted(slim, self.bench.data.example, dense, opset=opset)
+        return self.macs[kept]
 
     def _same(self, identity: object, seed: int) -> BenchRow | None:
         """Return a finished row that trained the same: a plan of the same channels, say."""
@@ -368,19 +365,3 @@ def _left_out(job: Job) -> list[str]:
         **{f"[guards] {key}": limit is not None for key, limit in guards.items()},
     }
     return [name for name, asked in parts.items() if asked]
-
-
-def macs_ratio(table: CostTable, dense: ModelProfile, plan: WidthPlan) -> float:
-    """Return the multiply-accumulates of the planned model over those of the dense one."""
-    macs = {layer.name: layer.macs for layer in dense.layers}
-    widths = {name: (group.after, group.before) for name, group in plan.groups.items()}
-    total = after = 0.0
-    for layer in table.layers:
-        share = 1.0
-        for group in {layer.group_in, layer.group_out}:  # one for both: depthwise
-            if group in widths:
-                kept, before = widths[group]
-                share *= kept / before
-        count = macs.get(layer.name, 0)
-        total, after = total + count, after + count * share
-    return after / total if total else 1.0
