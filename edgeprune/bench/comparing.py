@@ -17,7 +17,7 @@ from edgeprune.allocation.task import Task
 from edgeprune.allocation.trials import trial_steps
 from edgeprune.bench import narrower
 from edgeprune.bench.contenders import Contender, counted
-from edgeprune.bench.kept import Losses, Rows, remembered
+from edgeprune.bench.kept import Losses, Rows, remembered, same_target
 from edgeprune.bench.training import Progress, Trained, final_metric, from_scratch, recovered
 from edgeprune.bench.variants import BASELINES, OURS, Variant
 from edgeprune.budget import parse_budget
@@ -57,7 +57,7 @@ class Comparison:
         budgets: as in [budget] latency.
         variants: what to compare.
         seeds: of recovery. Widths are allocated once, with the first.
-        steps: of recovery; 0 compares before recovery.
+        steps: of recovery; 0 compares before recovery, with the first seed alone.
         console: shows progress.
     """
 
@@ -78,8 +78,9 @@ class Comparison:
 
         Raises:
             BudgetError: a budget is below the smallest reachable cost.
-            UsageError: a budget in another unit than the device's, a job with masks or collapse, or
-                with an unknown layer to keep or with a floor, or no method that can be compared.
+            UsageError: a budget in another unit than the device's, or equal to another one; a job
+                with masks or collapse, or with an unknown layer to keep or with a floor; or no
+                method that can be compared.
         """
         if preparation.is_wanted(self.job, self.model):
             raise UsageError(
@@ -110,6 +111,7 @@ class Comparison:
                 / prices.table.dense_cost
                 for b in self.budgets
             }
+            _require_different(targets)
             for budget in self.budgets:
                 asked = replace(this, job=first.with_overrides(budget=budget))
                 allocating.check_budgets(asked, prices.groups, prices.dense, prices.table)
@@ -130,7 +132,7 @@ class Comparison:
                 unit=spec.unit,
                 target=targets[self.budgets[0]],
                 targets=tuple(targets.values()),
-                seeds=self.seeds,
+                seeds=self.used,
                 steps=self.steps,
                 rows=tuple(row for row in found if row is not None),
                 dense=dense,
@@ -144,7 +146,7 @@ class Comparison:
 
     def _order(self, variants: Sequence[Variant]) -> Iterator[tuple[str, Variant, int]]:
         """Yield one seed after the other, so that an interrupted comparison compares something."""
-        for seed in self.seeds[: 1 if self.steps == 0 else None]:
+        for seed in self.used:
             for budget in self.budgets:
                 for variant in variants:
                     yield budget, variant, seed
@@ -181,6 +183,11 @@ class Comparison:
                 "name other methods with --methods, or see to what is missing",
             )
         return found
+
+    @property
+    def used(self) -> tuple[int, ...]:
+        """The seeds that rows are made with: nothing is drawn where nothing is trained."""
+        return self.seeds[:1] if self.steps == 0 else self.seeds
 
     @cached_property
     def samples(self) -> int:
@@ -354,6 +361,22 @@ class _Work:
             if other == identity and row is not None:
                 return row
         return None
+
+
+def _require_different(targets: Mapping[str, float]) -> None:
+    """Refuse budgets that come to the same target: their rows could not be told apart.
+
+    Raises:
+        UsageError: two do.
+    """
+    found: dict[float, str] = {}
+    for budget, target in targets.items():
+        if (other := found.setdefault(same_target(target), budget)) != budget:
+            raise UsageError(
+                f"budgets {other} and {budget} are the same on this device: "
+                f"{100 * target:.2f} % of the dense cost",
+                "name one of them",
+            )
 
 
 def _left_out(job: Job) -> list[str]:
