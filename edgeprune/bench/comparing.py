@@ -18,6 +18,7 @@ from edgeprune.allocation.trials import trial_steps
 from edgeprune.bench import narrower
 from edgeprune.bench.contenders import Contender, counted
 from edgeprune.bench.kept import Losses, Rows, remembered, same_target
+from edgeprune.bench.scope import left_out
 from edgeprune.bench.training import Progress, Trained, final_metric, from_scratch, recovered
 from edgeprune.bench.variants import BASELINES, OURS, Variant
 from edgeprune.budget import parse_budget
@@ -40,6 +41,7 @@ from edgeprune.records import (
 from edgeprune.recovery.teaching import require_teachable
 from edgeprune.report.console import Console
 from edgeprune.stages import allocating, base, preparation
+from edgeprune.stages.steps import without_other_limits
 from edgeprune.store import RunFolder
 
 
@@ -88,12 +90,13 @@ class Comparison:
                 "linear collapse have no place in it",
                 "leave out [collapse] and [mask], and give a model without masks",
             )
-        if left_out := _left_out(self.job):
+        if names := left_out(self.job, self.device.spec):
             self.console.warning(
-                f"{', '.join(left_out)} of the job: not heeded, as bench compares one cut and its "
-                "recovery by the metric; edgeprune run heeds all of the job"
+                f"{names}: not heeded, as bench compares one cut to an equal cost on the device "
+                "and its recovery by the metric; edgeprune run heeds all of the job"
             )
-        first = self.job.with_overrides(budget=self.budgets[0], seed=self.seeds[0])
+        job = without_other_limits(self.job)
+        first = job.with_overrides(budget=self.budgets[0], seed=self.seeds[0])
         require_layers(self.model, first.prune.keep, first.prune.floors)
         settings = first.recover.model_copy(update={"steps": self.steps})
         require_teachable(self.model, self.data, settings)
@@ -102,7 +105,9 @@ class Comparison:
         seed_everything(first.seed)
         identity = identity_of(first, self.model, self.data, self.device) | {"budget": "several"}
         with RunFolder(self.out, identity, resume=resume) as folder:
-            this = base.Run(first, self.model, self.data, self.device, folder, self.console)
+            this = base.Run(
+                first, self.model, self.data, self.device, folder, self.console, board=False
+            )
             skipped = self._impossible()
             prices = prices_of(this)
             spec = self.device.spec
@@ -119,9 +124,9 @@ class Comparison:
             rows = Rows(folder.file("rows.jsonl"))
             work = _Work(self, this, prices, targets, rows)
             skipped |= self._unscored(work.task.scores, skipped)
-            left = [v for v in self.variants if v.label not in skipped]
-            work.plan(left)
-            order = list(self._order(left))
+            variants = [v for v in self.variants if v.label not in skipped]
+            work.plan(variants)
+            order = list(self._order(variants))
             for number, (budget, variant, seed) in enumerate(order, start=1):
                 work.row(budget, variant, seed, f"row {number} of {len(order)}")
             found = [rows.get(v.label, targets[b], seed, self.steps) for b, v, seed in order]
@@ -377,14 +382,3 @@ def _require_different(targets: Mapping[str, float]) -> None:
                 f"{100 * target:.2f} % of the dense cost",
                 "name one of them",
             )
-
-
-def _left_out(job: Job) -> list[str]:
-    """Return the parts of a job that ask for something in which a comparison has no part."""
-    guards = {key: getattr(job.guards, key) for key in ("class_floor", "agreement")}
-    parts = {
-        "[schedule]": job.schedule.kind != "one_shot",
-        "[regularise]": job.regularise is not None,
-        **{f"[guards] {key}": limit is not None for key, limit in guards.items()},
-    }
-    return [name for name, asked in parts.items() if asked]

@@ -35,7 +35,7 @@ def bench(
 ) -> int:
     """Compare edgeprune with its peers at equal cost on the device, with the same recovery.
 
-    The job's schedule, regularisation and guards of accuracy take no part.
+    The job's schedule, regularisation, guards of accuracy and limits besides latency take no part.
 
     Parameters
     ----------
@@ -65,6 +65,7 @@ def bench(
     here = Path.cwd()  # a factory may go elsewhere
     settings, model, data, opened = prepare(job, device, budgets[0], common)
     from edgeprune.bench.comparing import Comparison
+    from edgeprune.bench.scope import require_cost
     from edgeprune.bench.variants import everything, variant
     from edgeprune.report.bench_page import render
     from edgeprune.report.bench_screen import show
@@ -73,6 +74,7 @@ def bench(
 
     if opened.spec.figure == "estimated":
         console.warning(f"the figures of {opened.spec.name} are estimates, not measurements")
+    require_cost(settings)
     criteria = expanded(settings.prune.importance)
     wanted = [part for part in (methods or "").split(",") if part.strip()]
     variants = tuple(dict.fromkeys(variant(text, criteria) for text in wanted))
