@@ -15,7 +15,7 @@ from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.reaching import reach
 from edgeprune.allocation.task import Task
 from edgeprune.allocation.trials import trial_steps
-from edgeprune.bench import narrower
+from edgeprune.bench import fresh, narrower
 from edgeprune.bench.contenders import Contender, counted
 from edgeprune.bench.kept import Losses, Rows, remembered, same_target
 from edgeprune.bench.scope import left_out
@@ -326,8 +326,8 @@ class _Work:
             narrow = self.narrow(budget)
 
             def built(data: Data, seed: int, progress: Progress) -> Trained:
-                fresh = narrower.build(bench.job, bench.folder, narrow.factor)
-                return from_scratch(fresh, dense, data, long, seed=seed, progress=progress)
+                net = fresh.narrow(bench.job, bench.folder, narrow.factor, seed=seed)
+                return from_scratch(net, dense, data, long, seed=seed, progress=progress)
 
             identity = variant.name, narrow.factor
             return Contender(narrow.cost_ratio, lambda: narrow.macs_ratio, identity, built)
@@ -337,8 +337,9 @@ class _Work:
         if variant.name == "scratch":
 
             def shaped(data: Data, seed: int, progress: Progress) -> Trained:
-                fresh = shrink(dense, data.example, plan)
-                return from_scratch(fresh, dense, data, long, seed=seed, progress=progress)
+                inputs = data.example
+                net = fresh.scratch(bench.job, bench.folder, dense, inputs, plan, seed=seed)
+                return from_scratch(net, dense, data, long, seed=seed, progress=progress)
 
             widths = {name: group.after for name, group in plan.groups.items()}
             return Contender(cost, macs, (variant.name, widths), shaped)
