@@ -84,3 +84,6 @@ def test_a_figure_that_is_a_share_of_dense_is_refused(job, inside, tmp_path) -> 
     assert done.returncode == 2, done.stderr
     assert "us are the same on this device: 50.00 % of the dense cost" in done.stderr
     assert not (tmp_path / "out" / "bench.json").exists()
+    family = inside("plan", job, *words, "--budget", f"50%,{half:.9f}us")
+    assert family.returncode == 2
+    assert "two of them are the same" in family.stderr
