@@ -118,20 +118,27 @@ clean: ## Remove caches and built packages; keeps .venv, deploy/ and bench/
 ## Benchmark
 
 # Each figure states its conditions; times need an idle machine. KEEP names a folder to go on with.
+# A missing emulator is told before anything is measured. PARTS are those of one program, so `bench`
+# hands none on.
 ALL := $(or $(KEEP),bench)
 
 .PHONY: bench
-bench: ## All of the below in turn, many hours; goes on with what lies in the folder [KEEP=bench]
+bench: arm64-ready $(MCU) ## All below in turn, many hours; goes on with KEEP, but for methods and budgets [KEEP=bench]
 	$(MAKE) bench-solver KEEP="$(ALL)/solver"
 	for network in fashion mobilenet_v2 resnet18; do \
 	  $(MAKE) bench-prediction NETWORK=$$network KEEP="$(ALL)/prediction/$(DEVICE)" || exit 1; done
 	$(MAKE) bench-prediction DEVICE=arm64_emulated KEEP="$(ALL)/prediction/arm64_emulated"
 	$(MAKE) bench-pairs KEEP="$(ALL)/pairs"
-	$(MAKE) bench-methods
+	$(MAKE) bench-methods PARTS=
 	$(MAKE) bench-budgets
 	$(MAKE) bench-microcontroller KEEP="$(ALL)/microcontroller"
 	$(MAKE) bench-peers KEEP="$(ALL)"
-	$(MAKE) bench-measure KEEP="$(ALL)/measure"
+	$(MAKE) bench-measure PARTS= KEEP="$(ALL)/measure"
+
+.PHONY: arm64-ready
+arm64-ready: $(STAMP)
+	@$(BIN)/python -c 'import sys; from edgeprune.devices.arm64 import place; from edgeprune.devices.protocol import Obstacle; \
+	  found = place.installed(); sys.exit(f"{found.why}: run {found.help}" if isinstance(found, Obstacle) else 0)'
 
 .PHONY: bench-measure
 bench-measure: $(STAMP) ## Check the measuring itself, hours [KEEP=folder] [PARTS=]
@@ -152,11 +159,11 @@ bench-pairs: $(STAMP) ## Bring 20 random networks to random budgets [DEVICE=] [K
 	$(BIN)/python benchmarks/pairs.py --device "$(DEVICE)" --keep "$(or $(KEEP),bench/pairs)/pairs.json"
 
 .PHONY: bench-methods
-bench-methods: $(STAMP) ## Time, memory and gain of criteria and reconstruction, half an hour [PARTS=]
+bench-methods: $(STAMP) ## Time, memory and gain of criteria and reconstruction, half an hour, from the start each time [PARTS=]
 	$(BIN)/python benchmarks/methods.py $(if $(PARTS),--parts $(PARTS))
 
 .PHONY: bench-budgets
-bench-budgets: $(MCU) ## Budgets in instructions, MACs and RAM on an emulated Cortex-M4 [STEPS=]
+bench-budgets: $(MCU) ## Budgets in instructions, MACs and RAM on an emulated Cortex-M4, from the start each time [STEPS=]
 	$(BIN)/python benchmarks/budgets.py $(if $(STEPS),--steps $(STEPS))
 
 .PHONY: bench-microcontroller
@@ -164,5 +171,5 @@ bench-microcontroller: $(MCU) ## Compare generated C code, emulated; writes docs
 	$(BIN)/python benchmarks/microcontroller.py --docs docs/benchmarks.md $(if $(KEEP),--keep "$(KEEP)")
 
 .PHONY: bench-peers
-bench-peers: $(STAMP) ## Compare allocators at equal cost, hours; writes docs/benchmarks.md [STEPS=] [KEEP=bench]
+bench-peers: arm64-ready ## Compare allocators at equal cost, hours; writes docs/benchmarks.md [STEPS=] [KEEP=bench]
 	$(BIN)/python benchmarks/peers.py $(if $(STEPS),--steps $(STEPS)) $(if $(KEEP),--keep "$(KEEP)")

@@ -70,6 +70,15 @@ def parse_budget(text: str) -> BudgetRequest:
     return BudgetRequest(text=text.strip(), absolute=value * FACTORS[unit], unit=kind)
 
 
+def same_budget(one: BudgetRequest, other: BudgetRequest) -> bool:
+    """Return whether two budgets are the same, whatever the words: "50%" and "2x"."""
+    if one.share is not None and other.share is not None:
+        return math.isclose(one.share, other.share)
+    if one.absolute is None or other.absolute is None:
+        return False  # a share and a figure: only the dense cost tells
+    return one.unit == other.unit and math.isclose(one.absolute, other.absolute)
+
+
 def parse_amount(text: str) -> BudgetRequest:
     """Return the limit of a count that `text` asks for: "50%", "2x", "12M", "350k", "120000".
 

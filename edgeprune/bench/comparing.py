@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import nn
@@ -15,8 +15,10 @@ from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.reaching import reach
 from edgeprune.allocation.task import Task
 from edgeprune.allocation.trials import trial_steps
-from edgeprune.bench import narrower
-from edgeprune.bench.kept import Losses, Rows, remembered
+from edgeprune.bench import fresh, narrower
+from edgeprune.bench.contenders import Contender, counted
+from edgeprune.bench.kept import Losses, Rows, remembered, same_target
+from edgeprune.bench.scope import left_out
 from edgeprune.bench.training import Progress, Trained, final_metric, from_scratch, recovered
 from edgeprune.bench.variants import BASELINES, OURS, Variant
 from edgeprune.budget import parse_budget
@@ -33,14 +35,13 @@ from edgeprune.records import (
     BenchDense,
     BenchResult,
     BenchRow,
-    CostTable,
-    ModelProfile,
     Narrow,
     WidthPlan,
 )
 from edgeprune.recovery.teaching import require_teachable
 from edgeprune.report.console import Console
 from edgeprune.stages import allocating, base, preparation
+from edgeprune.stages.steps import without_other_limits
 from edgeprune.store import RunFolder
 
 
@@ -58,7 +59,7 @@ class Comparison:
         budgets: as in [budget] latency.
         variants: what to compare.
         seeds: of recovery. Widths are allocated once, with the first.
-        steps: of recovery; 0 compares before recovery.
+        steps: of recovery; 0 compares before recovery, with the first seed alone.
         console: shows progress.
     """
 
@@ -79,8 +80,9 @@ class Comparison:
 
         Raises:
             BudgetError: a budget is below the smallest reachable cost.
-            UsageError: a budget in another unit than the device's, a job with masks or collapse, or
-                with an unknown layer to keep or with a floor, or no method that can be compared.
+            UsageError: a budget in another unit than the device's, or equal to another one; a job
+                with masks or collapse, or with an unknown layer to keep or with a floor; or no
+                method that can be compared.
         """
         if preparation.is_wanted(self.job, self.model):
             raise UsageError(
@@ -88,12 +90,13 @@ class Comparison:
                 "linear collapse have no place in it",
                 "leave out [collapse] and [mask], and give a model without masks",
             )
-        if left_out := _left_out(self.job):
+        if names := left_out(self.job, self.device.spec):
             self.console.warning(
-                f"{', '.join(left_out)} of the job: not heeded, as bench compares one cut and its "
-                "recovery by the metric; edgeprune run heeds all of the job"
+                f"{names}: not heeded, as bench compares one cut to an equal cost on the device "
+                "and its recovery by the metric; edgeprune run heeds all of the job"
             )
-        first = self.job.with_overrides(budget=self.budgets[0], seed=self.seeds[0])
+        job = without_other_limits(self.job)
+        first = job.with_overrides(budget=self.budgets[0], seed=self.seeds[0])
         require_layers(self.model, first.prune.keep, first.prune.floors)
         settings = first.recover.model_copy(update={"steps": self.steps})
         require_teachable(self.model, self.data, settings)
@@ -102,7 +105,9 @@ class Comparison:
         seed_everything(first.seed)
         identity = identity_of(first, self.model, self.data, self.device) | {"budget": "several"}
         with RunFolder(self.out, identity, resume=resume) as folder:
-            this = base.Run(first, self.model, self.data, self.device, folder, self.console)
+            this = base.Run(
+                first, self.model, self.data, self.device, folder, self.console, board=False
+            )
             skipped = self._impossible()
             prices = prices_of(this)
             spec = self.device.spec
@@ -111,6 +116,7 @@ class Comparison:
                 / prices.table.dense_cost
                 for b in self.budgets
             }
+            _require_different(targets)
             for budget in self.budgets:
                 asked = replace(this, job=first.with_overrides(budget=budget))
                 allocating.check_budgets(asked, prices.groups, prices.dense, prices.table)
@@ -118,9 +124,9 @@ class Comparison:
             rows = Rows(folder.file("rows.jsonl"))
             work = _Work(self, this, prices, targets, rows)
             skipped |= self._unscored(work.task.scores, skipped)
-            left = [v for v in self.variants if v.label not in skipped]
-            work.plan(left)
-            order = list(self._order(left))
+            variants = [v for v in self.variants if v.label not in skipped]
+            work.plan(variants)
+            order = list(self._order(variants))
             for number, (budget, variant, seed) in enumerate(order, start=1):
                 work.row(budget, variant, seed, f"row {number} of {len(order)}")
             found = [rows.get(v.label, targets[b], seed, self.steps) for b, v, seed in order]
@@ -131,7 +137,7 @@ class Comparison:
                 unit=spec.unit,
                 target=targets[self.budgets[0]],
                 targets=tuple(targets.values()),
-                seeds=self.seeds,
+                seeds=self.used,
                 steps=self.steps,
                 rows=tuple(row for row in found if row is not None),
                 dense=dense,
@@ -145,7 +151,7 @@ class Comparison:
 
     def _order(self, variants: Sequence[Variant]) -> Iterator[tuple[str, Variant, int]]:
         """Yield one seed after the other, so that an interrupted comparison compares something."""
-        for seed in self.seeds[: 1 if self.steps == 0 else None]:
+        for seed in self.used:
             for budget in self.budgets:
                 for variant in variants:
                     yield budget, variant, seed
@@ -183,6 +189,11 @@ class Comparison:
             )
         return found
 
+    @property
+    def used(self) -> tuple[int, ...]:
+        """The seeds that rows are made with: nothing is drawn where nothing is trained."""
+        return self.seeds[:1] if self.steps == 0 else self.seeds
+
     @cached_property
     def samples(self) -> int:
         """Number of samples that accuracies are taken on."""
@@ -191,19 +202,6 @@ class Comparison:
     def _dense(self) -> BenchDense:
         with self.console.stage("Evaluating the dense model"):
             return BenchDense(accuracy=final_metric(self.model, self.data))
-
-
-@dataclass(frozen=True)
-class _Contender:
-    """A model to be: its costs over the dense model's, and how it is made and trained.
-
-    Two of equal `identity` train to the same for the same seed.
-    """
-
-    cost_ratio: float
-    macs_ratio: float
-    identity: object
-    train: Callable[[Data, int, Progress], Trained]
 
 
 @dataclass
@@ -217,6 +215,7 @@ class _Work:
     rows: Rows
     plans: dict[tuple[str, Variant], WidthPlan] = field(default_factory=dict)
     trained: dict[tuple[str, str], object] = field(default_factory=dict)  # identities of rows
+    macs: dict[object, float] = field(default_factory=dict)  # kept channels -> share of dense
 
     @cached_property
     def candidates(self) -> Candidates:
@@ -310,14 +309,14 @@ class _Work:
                 seed=seed,
                 steps=bench.steps,
                 cost_ratio=contender.cost_ratio,
-                macs_ratio=contender.macs_ratio,
+                macs_ratio=contender.macs_ratio(),
                 accuracy_before_recovery=before,
                 accuracy=after,
                 seconds=seconds,
             )
         )
 
-    def contender(self, budget: str, variant: Variant) -> _Contender:
+    def contender(self, budget: str, variant: Variant) -> Contender:
         """Return what a row measures and trains."""
         bench, dense = self.bench, self.bench.model
         settings = bench.job.recover.model_copy(update={"steps": bench.steps})
@@ -327,28 +326,39 @@ class _Work:
             narrow = self.narrow(budget)
 
             def built(data: Data, seed: int, progress: Progress) -> Trained:
-                fresh = narrower.build(bench.job, bench.folder, narrow.factor)
-                return from_scratch(fresh, dense, data, long, seed=seed, progress=progress)
+                net = fresh.narrow(bench.job, bench.folder, narrow.factor, seed=seed)
+                return from_scratch(net, dense, data, long, seed=seed, progress=progress)
 
             identity = variant.name, narrow.factor
-            return _Contender(narrow.cost_ratio, narrow.macs_ratio, identity, built)
+            return Contender(narrow.cost_ratio, lambda: narrow.macs_ratio, identity, built)
         plan = self.planned(budget, Variant(OURS) if variant.name == "scratch" else variant)
-        table = self.prices.table
-        ratios = plan.corrected / table.dense_cost, macs_ratio(table, self.prices.dense, plan)
+        cost = plan.corrected / self.prices.table.dense_cost
+        macs = partial(self.macs_ratio, plan)
         if variant.name == "scratch":
 
             def shaped(data: Data, seed: int, progress: Progress) -> Trained:
-                fresh = shrink(dense, data.example, plan)
-                return from_scratch(fresh, dense, data, long, seed=seed, progress=progress)
+                inputs = data.example
+                net = fresh.scratch(bench.job, bench.folder, dense, inputs, plan, seed=seed)
+                return from_scratch(net, dense, data, long, seed=seed, progress=progress)
 
             widths = {name: group.after for name, group in plan.groups.items()}
-            return _Contender(*ratios, (variant.name, widths), shaped)
+            return Contender(cost, macs, (variant.name, widths), shaped)
 
         def cut(data: Data, seed: int, progress: Progress) -> Trained:
             return recovered(dense, data, plan, settings, seed=seed, progress=progress)
 
         kept = {name: group.kept for name, group in plan.groups.items()}
-        return _Contender(*ratios, ("cut", kept), cut)
+        return Contender(cost, macs, ("cut", kept), cut)
+
+    def macs_ratio(self, plan: WidthPlan) -> float:
+        """Return the multiply-accumulates of a planned model over those of the dense one."""
+        kept = tuple((name, group.kept) for name, group in plan.groups.items())
+        if kept not in self.macs:
+            slim = shrink(self.bench.model, self.bench.data.example, plan)
+            dense = self.this.file("dense.onnx")
+            opset = self.this.job.export.opset
+            self.macs[kept] = counted(slim, self.bench.data.example, dense, opset=opset)
+        return self.macs[kept]
 
     def _same(self, identity: object, seed: int) -> BenchRow | None:
         """Return a finished row that trained the same: a plan of the same channels, say."""
@@ -359,28 +369,17 @@ class _Work:
         return None
 
 
-def _left_out(job: Job) -> list[str]:
-    """Return the parts of a job that ask for something in which a comparison has no part."""
-    guards = {key: getattr(job.guards, key) for key in ("class_floor", "agreement")}
-    parts = {
-        "[schedule]": job.schedule.kind != "one_shot",
-        "[regularise]": job.regularise is not None,
-        **{f"[guards] {key}": limit is not None for key, limit in guards.items()},
-    }
-    return [name for name, asked in parts.items() if asked]
+def _require_different(targets: Mapping[str, float]) -> None:
+    """Refuse budgets that come to the same target: their rows could not be told apart.
 
-
-def macs_ratio(table: CostTable, dense: ModelProfile, plan: WidthPlan) -> float:
-    """Return the multiply-accumulates of the planned model over those of the dense one."""
-    macs = {layer.name: layer.macs for layer in dense.layers}
-    widths = {name: (group.after, group.before) for name, group in plan.groups.items()}
-    total = after = 0.0
-    for layer in table.layers:
-        share = 1.0
-        for group in {layer.group_in, layer.group_out}:  # one for both: depthwise
-            if group in widths:
-                kept, before = widths[group]
-                share *= kept / before
-        count = macs.get(layer.name, 0)
-        total, after = total + count, after + count * share
-    return after / total if total else 1.0
+    Raises:
+        UsageError: two do.
+    """
+    found: dict[float, str] = {}
+    for budget, target in targets.items():
+        if (other := found.setdefault(same_target(target), budget)) != budget:
+            raise UsageError(
+                f"budgets {other} and {budget} are the same on this device: "
+                f"{100 * target:.2f} % of the dense cost",
+                "name one of them",
+            )

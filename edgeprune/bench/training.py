@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from edgeprune.data import Data, first_batches
@@ -64,12 +63,7 @@ def from_scratch(
     seed: int,
     progress: Progress,
 ) -> Trained:
-    """Train a network from fresh weights with the schedule, and the teacher, of recovery."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for module in fresh.modules():
-            if callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
+    """Train a network of fresh weights with the schedule, and the teacher, of recovery."""
     settings = settings.model_copy(update={"reconstruct": False})
     found = recover(fresh, dense, data, settings, seed=seed, progress=progress)
     return Trained(None, final_metric(found.model, data))

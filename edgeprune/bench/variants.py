@@ -44,8 +44,8 @@ def variant(text: str, criteria: Sequence[str]) -> Variant:
     """Return the variant that `text` names: NAME[/IMPORTANCE][@ROUND].
 
     Raises:
-        UsageError: no such allocator or baseline, an importance that the job has no scores of, or
-            rounding where there is none.
+        UsageError: no such allocator or baseline, an importance that the job has no scores of or
+            that `exact` would not heed, or rounding where there is none.
     """
     rest, _, rounding = text.strip().partition("@")
     name, _, criterion = rest.partition("/")
@@ -53,6 +53,11 @@ def variant(text: str, criteria: Sequence[str]) -> Variant:
         known = (*ALLOCATORS, *BASELINES)
         raise UsageError(
             unknown("allocation", name, known), "write a method as NAME, NAME/IMPORTANCE or NAME@8"
+        )
+    if name == OURS and "/" in rest:
+        raise UsageError(
+            f"method {text!r}: {OURS} ranks each group by a criterion that it finds itself",
+            f"write {OURS} alone; what it may choose from is [prune] importance of the job",
         )
     if criterion and (name in BASELINES or criterion not in criteria):
         raise UsageError(

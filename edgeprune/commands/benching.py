@@ -10,7 +10,9 @@ from cyclopts import Parameter, validators
 from edgeprune.commands.jobs import budgets_of, prepare
 from edgeprune.errors import DONE, UsageError
 from edgeprune.options import DEFAULT, Budget, Common, Device, Flag, whole
+from edgeprune.seeds import SEEDS
 
+SEVERAL = 3  # seeds, where none are named: the least that gives a spread worth showing
 METHODS = (  # not in the docstring, where "methods:" would be the heading of a section
     "What to compare, with commas: NAME, NAME/IMPORTANCE or NAME/IMPORTANCE@ROUND; all by default. "
     "Names are those of [prune] allocation, and the baselines narrower and scratch."
@@ -24,7 +26,7 @@ def bench(
     *,
     device: Device,
     budget: Budget = None,
-    seeds: str = "0,1,2",
+    seeds: str | None = None,
     methods: Methods = None,
     steps: Steps = None,
     out: Path | None = None,
@@ -33,7 +35,7 @@ def bench(
 ) -> int:
     """Compare edgeprune with its peers at equal cost on the device, with the same recovery.
 
-    The job's schedule, regularisation and guards of accuracy take no part.
+    The job's schedule, regularisation, guards of accuracy and limits besides latency take no part.
 
     Parameters
     ----------
@@ -44,7 +46,7 @@ def bench(
     budget:
         Instead of the job's; several with commas: "50%,35%,25%".
     seeds:
-        Seeds of recovery, with commas.
+        Seeds of recovery, with commas; by default three, upwards from --seed or the job's.
     steps:
         Steps of recovery, instead of the job's; 0 compares after BatchNorm recalibration alone.
     out:
@@ -52,12 +54,18 @@ def bench(
     resume:
         Go on where an earlier comparison stopped; finished rows are kept.
     """
-    numbers = _seeds(seeds)
+    if seeds is not None and common.seed is not None:
+        raise UsageError(
+            "--seed and --seeds are given together",
+            f"--seeds names all seeds; --seed {common.seed} alone begins at {common.seed}",
+        )
+    named = None if seeds is None else _seeds(seeds)
     budgets = budgets_of(budget)
     console = common.console
     here = Path.cwd()  # a factory may go elsewhere
     settings, model, data, opened = prepare(job, device, budgets[0], common)
     from edgeprune.bench.comparing import Comparison
+    from edgeprune.bench.scope import require_cost
     from edgeprune.bench.variants import everything, variant
     from edgeprune.report.bench_page import render
     from edgeprune.report.bench_screen import show
@@ -66,6 +74,7 @@ def bench(
 
     if opened.spec.figure == "estimated":
         console.warning(f"the figures of {opened.spec.name} are estimates, not measurements")
+    require_cost(settings)
     criteria = expanded(settings.prune.importance)
     wanted = [part for part in (methods or "").split(",") if part.strip()]
     variants = tuple(dict.fromkeys(variant(text, criteria) for text in wanted))
@@ -79,7 +88,7 @@ def bench(
         out=folder,
         budgets=tuple(text or settings.request.text for text in budgets),
         variants=variants or everything(criteria),
-        seeds=numbers,
+        seeds=named or following(settings.seed),
         steps=settings.recover.steps if steps is None else steps,
         console=console,
     )
@@ -92,6 +101,11 @@ def bench(
     return DONE
 
 
+def following(first: int) -> tuple[int, ...]:
+    """Return `first` and the seeds behind it, SEVERAL in all; behind the last seed comes 0."""
+    return tuple((first + number) % SEEDS for number in range(SEVERAL))
+
+
 def _seeds(text: str) -> tuple[int, ...]:
     """Return the seeds in "0,1,2".
 
@@ -99,8 +113,8 @@ def _seeds(text: str) -> tuple[int, ...]:
         UsageError: not numbers, out of range, or named twice.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) < 2**31 for part in parts):
-        raise UsageError(f"--seeds {text!r}: seeds are whole numbers below 2147483648, with commas")
+    if not all(part.isdecimal() and int(part) < SEEDS for part in parts):
+        raise UsageError(f"--seeds {text!r}: seeds are whole numbers below {SEEDS}, with commas")
     if len(set(map(int, parts))) < len(parts):
         raise UsageError(f"--seeds {text!r}: a seed is named twice")
     return tuple(map(int, parts))

@@ -243,18 +243,22 @@ def budgets_of(text: str | None) -> tuple[str | None, ...]:
     """Return the budgets in "70%,50%,30%"; a single None where none is given.
 
     Raises:
-        UsageError: one cannot be read, or is named twice.
+        UsageError: one cannot be read, or is named twice, be it in other words ("50%,2x").
     """
-    from edgeprune.budget import parse_budget
+    from edgeprune.budget import parse_budget, same_budget
     from edgeprune.errors import UsageError
 
     if text is None:
         return (None,)
     budgets = tuple(part.strip() for part in text.split(","))
-    for budget in budgets:
-        parse_budget(budget)
-    if len(set(budgets)) < len(budgets):
-        raise UsageError(f"--budget {text}: a budget is named twice")
+    asked = [parse_budget(budget) for budget in budgets]
+    for number, one in enumerate(asked):
+        for other in asked[:number]:
+            if same_budget(one, other):
+                same = (
+                    "" if one.text == other.text else f": {other.text} and {one.text} are the same"
+                )
+                raise UsageError(f"--budget {text}: a budget is named twice{same}")
     return budgets
 
 

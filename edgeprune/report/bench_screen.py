@@ -32,6 +32,6 @@ def show(console: Console, result: BenchResult) -> None:
         f"{result.job} on {result.device}, dense {result.dense.accuracy:.4f}", result.kind
     )
     console.rich.print(table)
-    console.info(condition(result))
+    console.line(condition(result))  # part of the result: figures hold under it alone
     for reason in result.skipped:
         console.warning(f"left out: {reason}")

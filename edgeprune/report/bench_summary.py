@@ -65,8 +65,9 @@ def accuracy_text(entry: Entry) -> str:
 
 def condition(result: BenchResult) -> str:
     """Return the conditions under which the rows hold."""
-    seeds = f"{len(result.seeds)} seed{'s' if len(result.seeds) > 1 else ''}"
-    after = f"after {result.steps} steps of recovery, {seeds}, mean ± standard deviation"
+    count = len(result.seeds)
+    seeds = "one seed" if count == 1 else f"{count} seeds, mean ± standard deviation"
+    after = f"after {result.steps} steps of recovery, {seeds}"
     return (
         f"{result.metric} on {result.samples:,} {result.accuracy_on} samples, "
         f"{after if result.steps else 'after BatchNorm recalibration alone'}; "

@@ -139,7 +139,7 @@ def pose(
     model = Model(run.model, graph, groups.groups, dense.file_bytes, whole)
     own_memory = run.device.spec.runtime == "firmware"
     rows = resource_rows(run.job.budget, table, model, memory=not own_memory)
-    if own_memory:
+    if own_memory and run.board:
         rows += _firmware_rows(run, table)
     if sensitivity is None:
         free = dict.fromkeys((block.last for block in groups.blocks), 0.0)

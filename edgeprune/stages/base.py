@@ -83,6 +83,7 @@ class Run:
     `left` is what earlier steps left of the model, and `training` how long this one recovers.
     `model` is what is cut; where it was `prepared` before, `original` is the dense model, and
     `profiled` its profile. `nested`: what is made ships into a folder inside that of the run.
+    `board`: whether plans are held to the memory of the board that the device is.
     """
 
     job: Job
@@ -100,6 +101,7 @@ class Run:
     prepared: Prepared | None = None
     profiled: ModelProfile | None = None
     nested: bool = False
+    board: bool = True
 
     @property
     def dense(self) -> nn.Module:

@@ -77,6 +77,20 @@ def test_half_of_what_torch_pruning_loses(program, lost: float, word: str) -> No
     assert "Not compared yet" in text.split("### ")[2]
 
 
+@pytest.mark.parametrize(
+    ("target", "said"), [(0.35 * 117.3 / 117.3, True), (0.5 - 1e-12, True), (0.25, False)]
+)
+def test_the_goal_is_known_however_the_target_was_rounded(
+    program, target: float, said: bool
+) -> None:
+    rows = [("exact", 0.2, 0, 0.9, 0.9), ("uniform/l2@8", 0.2, 0, 0.75, 0.75)]
+    found = result(0, *rows)
+    moved = tuple(row.model_copy(update={"target": target}) for row in found.rows)
+    found = found.model_copy(update={"target": target, "targets": (target,), "rows": moved})
+    (sentence,) = program["verdicts"](found)
+    assert ("the goal, at most half of that, is met." in sentence) is said
+
+
 def test_methods_are_those_of_the_page(program) -> None:
     methods = program["METHODS"]
     assert len(set(methods)) == len(methods)

@@ -92,8 +92,8 @@ def test_plans_of_a_family(job, inside) -> None:
     ("budget", "code", "message"),
     [
         ("75%,75%", 2, "a budget is named twice"),
-        ("50%,2x", 2, "two of them are the same"),
-        ("50%,50.0%", 2, "two of them are the same"),
+        ("50%,2x", 2, "a budget is named twice: 50% and 2x are the same"),
+        ("50%,50.0%", 2, "a budget is named twice: 50% and 50.0% are the same"),
         ("50%,", 2, "budget '' cannot be read"),
         ("50%,1%", 1, "cannot be reached"),
     ],

@@ -6,7 +6,9 @@ import pytest
 
 from edgeprune.records import BenchDense, BenchResult, BenchRow
 from edgeprune.report.bench_page import render
+from edgeprune.report.bench_screen import show
 from edgeprune.report.bench_summary import accuracy_text, condition, entries, markdown
+from edgeprune.report.console import Console
 
 
 def row(method: str, accuracy: float, *, seed: int = 0, cost: float = 0.49) -> BenchRow:
@@ -49,8 +51,18 @@ def test_the_conditions_are_said() -> None:
     said = condition(result(*ROWS))
     assert "10,000 test samples" in said
     assert "after 10 steps of recovery, 2 seeds" in said
-    assert "costs are measured on mobile_cpu" in said
+    assert "2 seeds, mean ± standard deviation; costs are measured on mobile_cpu" in said
+    one = condition(result(*ROWS).model_copy(update={"seeds": (4,)}))
+    assert "after 10 steps of recovery, one seed; costs" in one
     assert "after BatchNorm recalibration alone" in condition(result(*ROWS, steps=0))
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_screen_says_the_conditions_of_its_table(capsys, quiet: bool) -> None:
+    show(Console(quiet=quiet), result(*ROWS))
+    said = capsys.readouterr().err
+    assert "0.9100 ± 0.0141" in said
+    assert condition(result(*ROWS)) in said
 
 
 def test_tables_as_markdown() -> None:
