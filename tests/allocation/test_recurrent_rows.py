@@ -37,7 +37,12 @@ class Fed(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("kind", "layers", "twice"), [(nn.LSTM, 1, False), (nn.GRU, 2, False), (nn.LSTM, 2, True)]
+    ("kind", "layers", "twice"),
+    [
+        (nn.LSTM, 1, False),
+        pytest.param(nn.GRU, 2, False, marks=pytest.mark.slow),
+        pytest.param(nn.LSTM, 2, True, marks=pytest.mark.slow),
+    ],
 )
 def test_rows_say_what_the_cut_model_has(
     kind: type[nn.RNNBase], layers: int, twice: bool, simulated, tmp_path: Path

@@ -94,6 +94,7 @@ def test_methods_at_equal_cost_kept_row_by_row(narrow, inside, tmp_path) -> None
     assert (refused.returncode, "device: was" in refused.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_is_said(job, inside, tmp_path) -> None:
     device = job.with_name("exact.toml")
     words = ["bench", job, "--device", device, "--out", tmp_path / "out", "--seeds", "0"]
@@ -115,6 +116,7 @@ def test_what_cannot_be_compared_is_said(job, inside, tmp_path) -> None:
     assert "%" in none.stderr
 
 
+@pytest.mark.slow
 def test_parts_of_the_job_without_a_part_in_it_are_named(job, inside, tmp_path) -> None:
     parts = '[schedule]\nkind = "progressive"\n[regularise]\nkind = "bn_scale"\n'
     job.write_text(job.read_text() + f'{parts}[guards]\nagreement = 0.9\nlayers = ["0"]\n')
@@ -175,6 +177,7 @@ def build_transposed():
 """
 
 
+@pytest.mark.slow
 def test_a_criterion_of_auto_that_cannot_score_the_model_is_left_out(job, inside, tmp_path) -> None:
     model = job.with_name("model.py")
     model.write_text(model.read_text() + TRANSPOSED)

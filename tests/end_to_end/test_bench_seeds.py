@@ -50,6 +50,7 @@ def test_seed_and_seeds_together_are_refused(job, inside) -> None:
     assert "--seed 5 alone begins at 5" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_training_one_seed_is_run_and_named(job, inside, tmp_path) -> None:
     words = ["--device", job.with_name("exact.toml"), "--out", tmp_path / "out", "--json"]
     done = inside("bench", job, *words, "--seed", "5", "--methods", "uniform/l2", "--steps", "0")
@@ -75,6 +76,7 @@ def test_one_budget_in_two_words_is_refused(job, inside, budgets: str, same: str
         assert f"a budget is named twice: {same} are the same" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_figure_that_is_a_share_of_dense_is_refused(job, inside, tmp_path) -> None:
     words = ["--device", job.with_name("exact.toml"), "--json"]
     profile = inside("profile", job, *words)

@@ -124,6 +124,7 @@ def test_scores_that_could_not_be_written_are_not_taken(job: Path, inside) -> No
     assert "Scoring" not in done.stderr
 
 
+@pytest.mark.slow
 def test_to_look_at_curves_no_plan_is_measured_whole(job: Path, inside, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     fit, fitted = pricing.fit_to_whole_plans, []
 

@@ -34,6 +34,7 @@ class Versioned(SimulatedDevice):
         return answer.model_copy(update={"environment": said})
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_another_runtime(job: Path, tmp_path: Path) -> None:
     settings = load_job(job)
     model, data = pipeline.load(settings, job.parent)
@@ -68,6 +69,7 @@ def test_a_cache_that_cannot_be_written_costs_no_work(
     assert "is a file, not a folder; XDG_CACHE_HOME may name another folder" in told
 
 
+@pytest.mark.slow
 def test_sums_of_scores_are_not_called_losses(job: Path, inside) -> None:  # type: ignore[no-untyped-def]
     text = job.read_text().replace("[prune]", '[prune]\nimportance = "l2"\nloss = "importance"')
     job.write_text(text)

@@ -40,7 +40,7 @@ class Drifting(SimulatedDevice):
         return answer.model_copy(update={"models": models})
 
 
-@pytest.mark.parametrize("speed", [1.0, 0.8])
+@pytest.mark.parametrize("speed", [pytest.param(1.0, marks=pytest.mark.slow), 0.8])
 def test_a_missed_budget_is_tried_once_more(
     speed: float, job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,6 +64,7 @@ def test_a_missed_budget_is_tried_once_more(
     assert again.verdict == result.verdict
 
 
+@pytest.mark.slow
 def test_a_finished_model_is_kept_where_a_tighter_budget_cannot_be_reached(
     job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_finished_model_is_kept_where_a_tighter_budget_cannot_be_reached(
     assert (out / "model.onnx").exists()
 
 
+@pytest.mark.slow
 def test_an_allocator_that_reaches_no_less_is_not_asked_twice(
     job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

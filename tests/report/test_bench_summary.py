@@ -58,7 +58,10 @@ def test_the_conditions_are_said() -> None:
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_the_screen_says_the_conditions_of_its_table(capsys, quiet: bool) -> None:
+def test_the_screen_says_the_conditions_of_its_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, quiet: bool
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")  # wide enough for one line each
     show(Console(quiet=quiet), result(*ROWS))
     said = capsys.readouterr().err
     assert "0.9100 ± 0.0141" in said
