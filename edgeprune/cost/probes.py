@@ -247,6 +247,12 @@ def kind_of(layer: Template) -> str:
     return repr((*_operators(layer), layer.flat > 1, layer.depthwise))
 
 
+def parts_of(layer: Template) -> bool:
+    """Whether a layer is a convolution in several parts, depthwise or not."""
+    attributes = [a for node in kept_nodes(layer) for a in node.attribute]
+    return any(a.name == "group" and a.i > 1 for a in attributes)
+
+
 def _operators(layer: Template) -> tuple[object, ...]:
     nodes = kept_nodes(layer)
     sizes = {"hidden_size", *(["group"] if layer.depthwise else [])}  # attributes that are widths

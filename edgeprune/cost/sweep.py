@@ -9,7 +9,7 @@ from itertools import pairwise
 from edgeprune.cost.curves import Curves, Design
 from edgeprune.cost.kernels import find_kernels
 from edgeprune.cost.layers import Layers
-from edgeprune.cost.probes import Probes, kind_of
+from edgeprune.cost.probes import Probes, kind_of, parts_of
 from edgeprune.cost.staircase import WORTH, find_stair, grid, worth_offering
 from edgeprune.records import ChannelGroup, Kernels, ModelProfile, PricedLayer, Side, Stair
 
@@ -135,11 +135,16 @@ def _find_tiles(
         or ls
         for key, ls in kinds.items()
     }
-    windows = {key: _window(ls, key[1], design.window) for key, ls in dear_first.items()}
+    apart = {key: _apart(curves, ls, key[1]) for key, ls in dear_first.items()}
+    windows = {
+        key: _window(ls, key[1], design.window, apart=apart[key]) for key, ls in dear_first.items()
+    }
     rules = _find_kernels(probes, curves, windows, progress)
     for key, rule in rules.items():  # of kernel 0, as many widths
         if rule.start > 1:
-            windows[key] = _window(dear_first[key], key[1], design.window, rule.start)
+            windows[key] = _window(
+                dear_first[key], key[1], design.window, rule.start, apart=apart[key]
+            )
     _take_windows(probes, curves, windows, progress)
     found = {
         key: _stair(curves, key[1], *windows[key], rules[key], design, profile) for key in kinds
@@ -220,10 +225,11 @@ def _find_kernels(
         key: find_kernels({width: form(key, width) for width in window})
         for key, (_, window) in windows.items()
     }
+    apart = {key: window[1] - window[0] for key, (_, window) in windows.items() if len(window) > 1}
     gaps = {  # the rule holds at the upper end
         key: (NARROW, window[0])
         for key, (_, window) in windows.items()
-        if rules[key].start == 1 and window[0] > NARROW
+        if rules[key].start == 1 and window[0] > NARROW and apart.get(key, 1) == 1
     }
     ask = {key: NARROW for key in gaps}
     while ask:
@@ -244,11 +250,11 @@ def _find_kernels(
 
 
 def _window(
-    layers: Sequence[PricedLayer], side: Side, count: int, start: int = 1
+    layers: Sequence[PricedLayer], side: Side, count: int, start: int = 1, *, apart: int = 1
 ) -> tuple[PricedLayer, Sequence[int]]:
     """Return the layer that stands for its kind, and the widths of its short sweep.
 
-    Where it can, the sweep has `count` widths from `start` on.
+    Where it can, the sweep has `count` widths from `start` on, `apart` from each other.
     """
 
     def dense(layer: PricedLayer) -> int:
@@ -260,7 +266,22 @@ def _window(
         layer = min(enough, key=lambda layer: (dense(layer), -size[layer.name]))
     else:
         layer = max(layers, key=lambda layer: (dense(layer), size[layer.name]))
-    return layer, range(max(1, dense(layer) - count + 1), dense(layer) + 1)
+    widths = range(dense(layer), max(0, dense(layer) - count * apart), -apart)
+    return layer, widths[::-1]
+
+
+def _apart(curves: Curves, layers: Sequence[PricedLayer], side: Side) -> int:
+    """Return what the widths of layers of one kind have to be multiples of, to run at all.
+
+    Grouped convolutions take multiples of the number of their parts; other layers any width.
+    """
+    groups = {group.name: group for group in curves.found.groups}
+    found = [1]
+    for layer in layers:
+        name = layer.group_at(side)
+        if name in groups and not layer.depthwise and parts_of(curves.found.templates[layer.name]):
+            found.append(groups[name].divisor)
+    return math.lcm(*found)
 
 
 def _step(curves: Curves, group: ChannelGroup) -> int:
