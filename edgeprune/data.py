@@ -7,7 +7,7 @@ import functools
 import math
 import re
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -108,6 +108,7 @@ class Data:
             parts["train"] = self.train
         if self.test is not None:
             parts["test"] = self.test
+        targets: dict[str, Tensor] = {}
         for name, part in parts.items():
             if not isinstance(part, Iterable):
                 raise DataError(f"data: {name} is {part!r}, not an iterable of (inputs, target)")
@@ -122,7 +123,8 @@ class Data:
                     f"data: {name} is empty",
                     "the data factory must return at least one batch of it",
                 )
-            inputs, _ = first
+            inputs, target = first
+            targets[name] = target
             shapes = [tuple(x.shape[1:]) for x in inputs]
             wanted = [tuple(x.shape[1:]) for x in self.example]
             if shapes != wanted:
@@ -136,6 +138,20 @@ class Data:
                     f"{', '.join(_types(self.example))}",
                     "bring both to the data type that will run on the device, in the data factory",
                 )
+        _check_labels(targets)
+
+
+def _check_labels(targets: Mapping[str, Tensor]) -> None:
+    """Make sure that labels of all parts are numbers of the kind that validation has."""
+    wanted = targets["validation"]
+    for name, target in targets.items():
+        alike = target.ndim == wanted.ndim and target.numel() > 0 and wanted.numel() > 0
+        if alike and target.is_floating_point() != wanted.is_floating_point():
+            raise DataError(
+                f"data: targets of {name} are {_types((target,))[0]}, those of validation "
+                f"{_types((wanted,))[0]}",
+                "classes are int64, values are float32: bring both to one in the data factory",
+            )
 
 
 def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:

@@ -303,3 +303,14 @@ def test_loss_and_metric_are_tried_before_anything_is_measured(role: str) -> Non
             else nullcontext()
         ):
             check_judges(model, given)
+
+
+def test_labels_of_another_kind_are_found_before_any_work() -> None:
+    floats = (BATCH[0], BATCH[1].double())
+    for part in ("train", "calibration"):
+        with pytest.raises(
+            DataError, match=f"targets of {part} are float64, those of validation int64"
+        ):
+            data(**{part: [floats]}).check()
+    data(train=None, calibration=[(BATCH[0], torch.empty(0))]).check()  # no labels
+    data(train=[(BATCH[0], torch.rand(4, 5))]).check()  # soft ones
