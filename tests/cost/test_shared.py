@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,14 @@ from torch import Tensor, nn
 from edgeprune.allocation.problem import build_problem, flat_curves
 from edgeprune.allocation.resources import Model, activations, resource_rows
 from edgeprune.cost.layers import priceable
-from edgeprune.cost.table import build_table, predicted_cost
-from edgeprune.devices.simulated import segment_cost
+from edgeprune.cost.table import build_table
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.segments import ANCHORS, as_int8, read_graph
 from edgeprune.profiler.layers import profile_model
 from edgeprune.profiler.sub_graphs import sub_graph
-from edgeprune.pruning.groups import cut, find_groups
+from edgeprune.pruning.groups import find_groups
 from edgeprune.sections import BudgetSection
+from tests.cost.cut_models import rows_hold
 
 Inputs = tuple[Tensor, ...]
 
@@ -109,17 +108,10 @@ def test_every_row_says_what_the_cut_model_has(name: str, simulated, tmp_path: P
     problem = build_problem(table, flat_curves(table), rows)
     alive = activations(table, graph, 1.0)
     assert len(table.widths) == len(groups) == 2
-    for choice in itertools.product((0, -1), repeat=2):
-        widths = problem.widths_of(choice)
-        slim = cut(model, inputs, {group: range(w) for group, w in widths.items()})
-        export(slim, inputs, tmp_path / "slim.onnx", opset=20)
-        true, used = read_graph(tmp_path / "slim.onnx"), problem.used(choice)
-        assert used["macs"] == true.macs
-        assert used["parameters"] == sum(p.numel() for p in slim.parameters())
-        assert used["flash"] == pytest.approx((tmp_path / "slim.onnx").stat().st_size, abs=100)
+    checked = list(rows_hold(problem, table, model, inputs, device, tmp_path, error=1e-9))
+    assert len(checked) == 4
+    for choice, true in checked:
         assert max(r.used(choice) for r in alive) == pytest.approx(true.peak_activation_bytes())
-        cost = sum(segment_cost(s, device.spec.simulation) for s in true.segments)
-        assert predicted_cost(table, widths) == pytest.approx(cost, rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,14 @@ from torch import Tensor, nn
 from edgeprune.allocation.problem import build_problem, flat_curves
 from edgeprune.allocation.resources import Model, resource_rows
 from edgeprune.cost.layers import priceable
-from edgeprune.cost.table import build_table, predicted_cost
-from edgeprune.devices.simulated import segment_cost
+from edgeprune.cost.table import build_table
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.segments import read_graph
 from edgeprune.profiler.layers import profile_model
-from edgeprune.pruning.groups import cut, find_groups
+from edgeprune.pruning.groups import find_groups
 from edgeprune.sections import BudgetSection
+from tests.cost.cut_models import rows_hold
 
 
 class Two(nn.Module):
@@ -92,16 +91,8 @@ def test_what_is_priced_is_priced_right(case: str, simulated, tmp_path: Path) ->
         Model(model, graph, groups, path.stat().st_size),
     )
     problem = build_problem(table, flat_curves(table), rows)
-    for choice in itertools.product((0, -1), repeat=len(table.widths)):
-        widths = problem.widths_of(choice)
-        slim = cut(model, inputs, {group: range(w) for group, w in widths.items()})
-        export(slim, inputs, tmp_path / "slim.onnx", opset=20)
-        true, used = read_graph(tmp_path / "slim.onnx"), problem.used(choice)
-        assert used["macs"] == true.macs
-        assert used["parameters"] == sum(p.numel() for p in slim.parameters())
-        assert used["flash"] == pytest.approx((tmp_path / "slim.onnx").stat().st_size, abs=100)
-        cost = sum(segment_cost(s, device.spec.simulation) for s in true.segments)
-        assert predicted_cost(table, widths) == pytest.approx(cost, rel=0.01)
+    checked = list(rows_hold(problem, table, model, inputs, device, tmp_path, error=0.01))
+    assert len(checked) == 2 ** len(table.widths)
 
 
 def test_a_side_that_is_kept_does_not_make_the_other_flat(tmp_path: Path) -> None:
