@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from edgeprune.devices.processes import end_all, run
+from tests.running import command, wait_until_ended
 
 # A child that starts a child of its own, as zig does, and waits.
 NESTED = (
@@ -33,7 +34,7 @@ def test_what_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         run([sys.executable, "-c", NESTED, mark], tmp_path, 5.0)
     assert children() == []
-    assert [p for p in psutil.process_iter() if mark in _command(p)] == []
+    assert [p for p in psutil.process_iter() if mark in command(p)] == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of the dead")
@@ -50,25 +51,16 @@ def test_a_tethered_command_ends_with_a_parent_that_is_killed(tmp_path: Path) ->
             time.sleep(0.02)
         tied = psutil.Process(int(pid.read_text()))
         started.kill()
-    gone, alive = psutil.wait_procs([tied], timeout=10.0)
-    assert alive == []
-    assert gone == [tied]
+    wait_until_ended([tied])
 
 
 def test_what_other_threads_wait_for_can_be_ended(tmp_path: Path) -> None:
     codes: list[int] = []
-    command = [sys.executable, "-c", NESTED]
-    thread = threading.Thread(target=lambda: codes.append(run(command, tmp_path, 60.0).code))
+    nested = [sys.executable, "-c", NESTED]
+    thread = threading.Thread(target=lambda: codes.append(run(nested, tmp_path, 60.0).code))
     thread.start()
     while len(children()) < 2:
         time.sleep(0.01)
     end_all()
     thread.join(10.0)
     assert codes == [-9]
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline() if process.status() != psutil.STATUS_ZOMBIE else []
-    except psutil.Error:
-        return []

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
+from tests.running import wait_for_children, wait_until_ended
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
 
@@ -249,11 +251,6 @@ def test_outputs_that_are_closed_or_full(words: str, code: int, said: str) -> No
 
 
 def test_interrupt_ends_with_130_and_leaves_no_orphan(job: Path, tmp_path: Path) -> None:
-    import signal
-    import time
-
-    import psutil
-
     out = tmp_path / "out"
     command = [
         sys.executable,
@@ -273,18 +270,9 @@ def test_interrupt_ends_with_130_and_leaves_no_orphan(job: Path, tmp_path: Path)
         # what a shell starts in the background ignores interrupts, and so would its children
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    until = time.monotonic() + 120
-    workers: list[psutil.Process] = []
-    while not workers and time.monotonic() < until:
-        with contextlib.suppress(psutil.Error):  # a child may end while it is looked at
-            children = psutil.Process(process.pid).children(recursive=True)
-            workers = [c for c in children if "worker.py" in " ".join(c.cmdline())]
-        time.sleep(0.02)
-    assert workers, "no worker was seen"
+    workers = wait_for_children(process.pid, "worker.py", 120)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "--resume" in stderr
-    gone, alive = psutil.wait_procs(workers, timeout=10)
-    assert not alive
-    assert gone
+    wait_until_ended(workers)

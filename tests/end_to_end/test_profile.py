@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import onnx
-import psutil
 import pytest
 from onnx import TensorProto, helper
 
 from edgeprune.cli import execute
 from edgeprune.export.synthetic import write_chain, write_convolutions
 from edgeprune.records import ModelProfile
+from tests.running import wait_for_children, wait_until_ended
 from tests.trace_format import check_trace
 
 
@@ -229,24 +229,11 @@ def test_no_worker_outlives_its_parent(tmp_path: Path) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", program]) as parent:
         try:
-            workers = _within(60, lambda: _workers(parent.pid))
+            workers = wait_for_children(parent.pid, "worker.py")
             time.sleep(1.0)  # until it has asked Linux to be ended
         finally:
             parent.send_signal(signal.SIGKILL)
-    assert workers
-    assert _within(10, lambda: not any(worker.is_running() for worker in workers))
-
-
-def _workers(parent: int) -> list[psutil.Process]:
-    children = psutil.Process(parent).children(recursive=True)
-    return [child for child in children if any("worker.py" in part for part in child.cmdline())]
-
-
-def _within(seconds: float, check):
-    until = time.monotonic() + seconds
-    while not (found := check()) and time.monotonic() < until:
-        time.sleep(0.1)
-    return found
+    wait_until_ended(workers)
 
 
 def test_what_a_profile_says_of_its_device_stands_beside_the_costs(

@@ -25,6 +25,7 @@ from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
 from edgeprune.export.onnx_graph import describe
 from edgeprune.profiler.timing import compare
 from edgeprune.verify.inference import numeric_device, run_arrays
+from tests.running import wait_for_children, wait_until_ended
 
 pytestmark = pytest.mark.arm64
 MODELS = ("residual", "separable", "plain")
@@ -166,20 +167,11 @@ def test_whoever_asked_dies_and_the_emulator_with_it(arm64, exported, how) -> No
     asker = subprocess.Popen(
         [sys.executable, "-c", script, request.model_dump_json()], stderr=subprocess.DEVNULL
     )
-    until = time.monotonic() + 60
-    children: list[psutil.Process] = []
-    while not children and time.monotonic() < until:
-        time.sleep(0.1)
-        children = [
-            child
-            for child in psutil.Process(asker.pid).children()
-            if "qemu-aarch64" in "".join(child.cmdline()[:1])
-        ]
-    assert children, "the emulator never started"
+    children = wait_for_children(asker.pid, "qemu-aarch64")
     time.sleep(1.0)  # the counter is in place: it ties the emulator to its parent
     os.kill(asker.pid, how)
     asker.wait(30)
-    assert psutil.wait_procs(children, timeout=10)[1] == []
+    wait_until_ended(children)
 
 
 @pytest.mark.slow
