@@ -85,7 +85,7 @@ class Candidates:
         """Cut, export and measure a plan against the dense model.
 
         A relative budget is judged by the ratio alone, in quiet moments; an absolute one by times
-        as a verdict takes them, all pairs of the same minutes: the machine may have drifted since
+        as a verdict takes them, by pairs of the same minutes: the machine may have drifted since
         the profile was taken.
         """
         plan = WidthPlan(

@@ -24,11 +24,12 @@ from edgeprune.records import Comparison, Environment, Samples
 
 FEWEST = 8  # processes in a comparison
 LOOKS = 0.7  # of the error allowed: who looks after each process stops where values lie close
-QUIET, LEVEL = 4, 1.06  # fewest processes that count as quiet; product of both costs over the least
+QUIET, LEVEL = 4, 1.06  # fewest quiet processes; cost over the least that disturbed ones exceed
 PATIENCE = 4  # times the seconds allowed, where too little of them was quiet
 OPENINGS = 3  # of the sessions in one process
 OPENING_US = 150_000.0  # of pairs, each time the sessions are opened
 Note = Callable[[str], None]
+Pairs = tuple[tuple[float, ...], tuple[float, ...]]  # costs of both models in one process
 
 
 def sample(
@@ -74,7 +75,9 @@ def compare(
 
     Fresh processes are added until the interval's relative half width is at most `half_width` or
     `seconds` have passed on `clock`. Each opens the sessions several times for a short while: where
-    memory lies moves the ratio more than the noise of the runs does. The interval is Student's over
+    memory lies moves the ratio more than the noise of the runs does. Of a process all pairs count,
+    or none: those in which the first model costs over 6 % more than at best do not, where eight
+    others are left (`_undisturbed`). The interval is Student's over
     the processes' ratios (`alternating_ratio`), for 0.7 of the error that `confidence` allows:
     looking after each process whether it is narrow enough makes up to 6.6 % errors of 5 %
     (docs/measuring.md).
@@ -88,30 +91,32 @@ def compare(
     if device.spec.functional_only:  # there is nothing to settle
         seconds, settle = 0.0, math.inf
     started = clock()
-    firsts: list[tuple[float, ...]] = []
-    seconds_: list[tuple[float, ...]] = []
+    seen: list[Pairs] = []
+    counted: list[Pairs] = []
     interval, stopped = (1.0, 0.0, 2.0), "time"
     for a, b, environment in _pairs(device, first, second, seed):  # noqa: B007
-        firsts.append(a)
-        seconds_.append(b)
-        interval = _interval(firsts, seconds_, confidence, seed)
+        seen.append((a, b))
+        counted = _undisturbed(seen)
+        interval = _interval(counted, confidence, seed)
         doubt = 100 * relative_half_width(interval)
-        note(f"{sum(map(len, firsts))} pairs, ratio {interval[0]:.3f} ± {doubt:.1f} %")
-        if len(firsts) >= FEWEST and relative_half_width(interval) <= half_width:
+        pairs = sum(len(a) for a, _ in counted)
+        note(f"{pairs} pairs, ratio {interval[0]:.3f} ± {doubt:.1f} %")
+        if len(counted) >= FEWEST and relative_half_width(interval) <= half_width:
             stopped = "enough"
             break
-        if len(firsts) >= FEWEST and clock() - started >= seconds:
+        if len(seen) >= FEWEST and clock() - started >= seconds:
             break
     _require_settled(device, interval, settle, clock() - started)
-    flat_first = [v for process in firsts for v in process]
-    flat_second = [v for process in seconds_ for v in process]
+    flat_first = [v for process, _ in counted for v in process]
+    flat_second = [v for _, process in counted for v in process]
     comparison = Comparison(
         median=interval[0],
         low=interval[1],
         high=interval[2],
         confidence=confidence,
         pairs=len(flat_first),
-        processes=len(firsts),
+        processes=len(counted),
+        disturbed=len(seen) - len(counted),
         first_cost=_middle(tuple(flat_first)),
         second_cost=_middle(tuple(flat_second)),
         minimum_ratio=floor_of(flat_first) / floor_of(flat_second),
@@ -158,7 +163,8 @@ def compare_in_quiet(
     interval is wider than `settle`); then the quieter half of the processes counts. Processes in
     which the first model costs over 6 % more than at best do not count where four others are left:
     what slowed it slowed the other one too, and more or less than it. This is for prices, which are
-    floors as well, and for plans of the closed loop; a verdict counts all pairs (`compare`).
+    floors as well, and for plans of the closed loop; a verdict counts all
+    pairs of a process (`compare`).
 
     Args:
         device: where to measure.
@@ -276,10 +282,19 @@ def _compare_exactly(
     return comparison, answer.environment
 
 
-def _interval(
-    first: list[tuple[float, ...]], second: list[tuple[float, ...]], confidence: float, seed: int
-) -> Interval:
-    ratios = [(alternating_ratio(a, b),) for a, b in zip(first, second, strict=True)]
+def _undisturbed(processes: list[Pairs]) -> list[Pairs]:
+    """Return the processes in which nothing slowed the first model, if there are enough of them.
+
+    What slows it for seconds slows the second one more or less than it. The first model alone
+    decides: neither the ratio nor the second model's cost does.
+    """
+    costs = [_middle(first) for first, _ in processes]
+    calm = [one for one, cost in zip(processes, costs, strict=True) if cost <= LEVEL * min(costs)]
+    return calm if len(calm) >= FEWEST else processes
+
+
+def _interval(processes: list[Pairs], confidence: float, seed: int) -> Interval:
+    ratios = [(alternating_ratio(first, second),) for first, second in processes]
     level = 1 - LOOKS * (1 - confidence)
     return process_interval(ratios, confidence=level, seed=seed)
 

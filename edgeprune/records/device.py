@@ -193,7 +193,8 @@ class Comparison(Record):
     """Paired comparison of two models: cost of the first / cost of the second.
 
     `first_cost` and `second_cost` are the medians over the same pairs; low..high is the interval
-    of the median ratio.
+    of the median ratio. Pairs of `disturbed` more processes, in which the first model was slowed,
+    do not count.
     """
 
     median: float
@@ -202,6 +203,7 @@ class Comparison(Record):
     confidence: float
     pairs: int
     processes: int
+    disturbed: int = 0
     first_cost: float
     second_cost: float
     minimum_ratio: float

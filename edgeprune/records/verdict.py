@@ -46,13 +46,14 @@ class Figures(Record):
 
 
 class Speedup(Record):
-    """Median of paired ratios with its interval."""
+    """Median of paired ratios with its interval; pairs of `disturbed` processes do not count."""
 
     median: float
     low: float
     high: float
     confidence: float
     pairs: int
+    disturbed: int = 0
 
 
 class Parity(Record):

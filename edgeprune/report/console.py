@@ -207,6 +207,7 @@ class Console:
             "exact": "the formula repeats itself" if kind == "estimated" else "counts are exact",
         }
         sure = figures.doubt(c.low, c.high, c.confidence, kind)
+        counted = f"{c.processes} processes{summary.left_out(c)}"
         named = f"{figures.ratio(c.median, c.high - c.low)}, {sure}"
         if c.low <= 1 <= c.high and c.low != c.high:
             named += "; not significant"
@@ -215,7 +216,7 @@ class Console:
             (second, f"{figures.cost(c.second_cost, unit)}, {kind}, median over the pairs"),
             (figures.ratio_name(kind, proves), named),
             ("ratio of the floors", figures.ratio(c.minimum_ratio)),
-            ("pairs", f"{c.pairs} in {c.processes} processes; {stopped[c.stopped]}"),
+            ("pairs", f"{c.pairs} in {counted}; {stopped[c.stopped]}"),
             ("parity", _parity(parity)),
             *(("", gate.note) for gate in gates if gate.met is None),
         )

@@ -12,11 +12,13 @@ from edgeprune.report import figures
 if TYPE_CHECKING:
     from edgeprune.records import (
         Artifact,
+        Comparison,
         Environment,
         Gate,
         Kind,
         LayerProfile,
         ModelProfile,
+        Speedup,
         Unit,
         Verdict,
     )
@@ -132,7 +134,14 @@ def ratio_doubt(verdict: Verdict) -> str:
 
 def pairs(verdict: Verdict) -> str:
     """Return how many pairs of runs were compared: '900 pairs'."""
-    return f"{verdict.speedup.pairs} pairs" if verdict.speedup.pairs > 1 else "1 pair"
+    ratio = verdict.speedup
+    return (f"{ratio.pairs} pairs" if ratio.pairs > 1 else "1 pair") + left_out(ratio)
+
+
+def left_out(ratio: Comparison | Speedup) -> str:
+    """Return which processes do not count: ', without 3 disturbed processes', or nothing."""
+    count = ratio.disturbed
+    return f", without {count} disturbed process{'es' if count > 1 else ''}" if count else ""
 
 
 def both_costs(verdict: Verdict) -> str:

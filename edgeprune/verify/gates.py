@@ -94,6 +94,7 @@ def judge(
             high=evidence.comparison.high,
             confidence=evidence.comparison.confidence,
             pairs=evidence.comparison.pairs,
+            disturbed=evidence.comparison.disturbed,
         ),
         parity=evidence.parity,
         firmware=evidence.firmware,

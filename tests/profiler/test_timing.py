@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from edgeprune.devices.protocol import Answer
 from edgeprune.devices.simulated import segment_cost
 from edgeprune.errors import DeviceError, UnstableError
 from edgeprune.export.segments import read_graph
-from edgeprune.profiler.timing import QUIET, compare, compare_in_quiet, sample
+from edgeprune.profiler.timing import FEWEST, QUIET, compare, compare_in_quiet, sample
 from edgeprune.records import Environment
 
 
@@ -220,6 +221,35 @@ def test_a_neighbour_that_is_mostly_there_neither_counts_nor_ends_the_comparison
     assert found.ratio == pytest.approx(cost(device, first) / cost(device, other), rel=0.005)
     assert found.relative_half_width <= 0.02
     assert len(machine.asked) < 40
+
+
+@pytest.mark.parametrize("loud", [range(0), range(1, 7), range(5, 30), range(1, 80, 2)])
+def test_a_verdict_leaves_out_processes_in_which_the_first_model_is_slowed(
+    simulated, exported, loud
+) -> None:
+    first, second = exported("residual"), exported("plain")
+    device = simulated(noise=0.01, process_noise=0.003, seed=1)
+    machine = Neighboured(device, lambda asked: asked in loud)
+    found, _ = compare(machine, first, second, seconds=60.0, clock=lambda: device.elapsed)
+    truth = cost(device, first) / cost(device, second)
+    assert found.median == pytest.approx(truth, rel=0.005)
+    assert found.stopped == "enough"
+    assert found.disturbed == sum(number in loud for number in range(1, len(machine.asked) + 1))
+    assert found.processes + found.disturbed == len(machine.asked)
+    assert found.processes >= FEWEST
+    assert found.first_cost == pytest.approx(cost(device, first), rel=0.02)
+
+
+def test_where_few_processes_are_quiet_a_verdict_counts_all(simulated, exported) -> None:
+    device = simulated(noise=0.01, seed=1)
+    machine = Neighboured(device, lambda asked: asked % 4 > 0)
+    found, _ = compare(
+        machine, exported("residual"), exported("plain"),
+        seconds=6.0, settle=math.inf, clock=lambda: device.elapsed,
+    )  # fmt: skip
+    assert found.stopped == "time"
+    assert found.disturbed == 0
+    assert found.processes == len(machine.asked) > FEWEST
 
 
 def test_where_it_is_never_quiet_time_ends_the_comparison(simulated, exported) -> None:

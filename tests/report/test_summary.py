@@ -75,6 +75,17 @@ def test_cost_changes_by_the_reciprocal_of_the_ratio():
     assert [row.doubt for row in sizes] == ["exact"] * 4
 
 
+@pytest.mark.parametrize(
+    ("count", "told"), [(1, "1 disturbed process"), (5, "5 disturbed processes")]
+)
+def test_processes_that_do_not_count_are_told(count, told):
+    verdict = factories.a_verdict()
+    speedup = verdict.speedup.model_copy(update={"disturbed": count})
+    verdict = verdict.model_copy(update={"speedup": speedup})
+    assert summary.pairs(verdict) == f"900 pairs, without {told}"
+    assert told in render(factories.a_document(verdict=verdict))
+
+
 def test_interval_of_a_change_that_is_none_has_no_negative_zero():
     verdict = factories.a_verdict(accuracy_drop_interval=(0.0, 0.002))
     assert "-0.0020 to +0.0000" in summary.accuracy_doubt(verdict)

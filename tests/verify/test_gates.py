@@ -50,7 +50,7 @@ def verdict(kind: str = "measured", **changes: Any) -> Verdict:
     )
     comparison = Comparison(
         median=1000.0 / settings["slim_cost"], low=settings["low"], high=2.1, confidence=0.95, pairs=500,
-        processes=5, first_cost=1000.0, second_cost=490.0, minimum_ratio=2.0, stopped="enough",
+        processes=5, disturbed=2, first_cost=1000.0, second_cost=490.0, minimum_ratio=2.0, stopped="enough",
     )  # fmt: skip
     evidence = Evidence(
         dense=dense,
@@ -84,6 +84,7 @@ def test_all_met() -> None:
     document = verdict()
     assert document.passed
     assert met(document) == {"parity": True, "accuracy": True, "budget": True, "speedup": True}
+    assert document.speedup.disturbed == 2
     assert document.budget.limit == 500.0
     assert document.plan.widths == {"conv": (4, 2)}
 
