@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from edgeprune.errors import did_you_mean
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def every_key(page: str, package: Path = PACKAGE) -> str:
+    """Return the hint that names the `page` of documentation: the package's copy, or docs/."""
+    installed = package / "_docs"
+    folder = installed if installed.is_dir() else package.parent / "docs"
+    return f"{folder / page} lists every key"
 
 
 def told(

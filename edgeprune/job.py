@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from edgeprune.budget import BudgetRequest, parse_budget
 from edgeprune.errors import JobError, UsageError
-from edgeprune.faults import told
+from edgeprune.faults import every_key, told
 from edgeprune.sections import (
     BenchSection,
     BudgetSection,
@@ -119,4 +119,4 @@ def job_of(table: dict[str, Any], where: str, text: str = "") -> Job:
         return Job.model_validate(table)
     except ValidationError as error:
         faults = told(error, Job, text, "job")
-        raise JobError(where, faults, "docs/jobs.md lists every key") from None
+        raise JobError(where, faults, every_key("jobs.md")) from None

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from edgeprune.errors import JobError, UnknownDeviceError, did_you_mean
-from edgeprune.faults import told
+from edgeprune.faults import every_key, told
 from edgeprune.records import DeviceSpec
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -44,7 +44,7 @@ def load_spec(device: str) -> DeviceSpec:
         return DeviceSpec.model_validate({"name": path.stem, **table})
     except ValidationError as error:
         faults = told(error, DeviceSpec, text, "profile", ("alias",))
-        raise JobError(str(path), faults, "docs/devices.md lists every key") from None
+        raise JobError(str(path), faults, every_key("devices.md")) from None
 
 
 def _path(device: str) -> Path:
