@@ -14,17 +14,11 @@ from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import BudgetError, UsageError
+from edgeprune.fitting import check_inputs_kept, check_judges, check_runs
 from edgeprune.identity import versions
 from edgeprune.importance.shared import Merge, read_all
 from edgeprune.job import Job
-from edgeprune.loading import (
-    check_inputs_kept,
-    check_judges,
-    check_runs,
-    initial_state,
-    load_data,
-    load_model,
-)
+from edgeprune.loading import initial_state, load_data, load_model
 from edgeprune.pruning.remainder import Remainder
 from edgeprune.records import (
     Artifact,
