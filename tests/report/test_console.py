@@ -243,6 +243,7 @@ def test_plan_shows_widths_prediction_and_rounds(shown):
     text = " ".join(shown().split())
     for part in (
         "stages.2.0.conv2 128 48 38 %",
+        "predicted 489 µs, 99.3 % of the budget, from",
         "off by 8.3 %",
         "16 32 48 64",
         "+8.3 %",
