@@ -35,6 +35,18 @@ This page is written by `make docs` from the help of the program; do not edit it
 | 70 | a bug of edgeprune; its traceback is shown |
 | 124 | the time allowed ran out |
 | 130 | interrupted |
+
+## Standard output and standard error
+
+Tables, verdicts, progress, warnings and errors go to standard error, and standard output stays
+empty: to keep or page what a command shows, redirect it (`edgeprune methods 2>&1 | less`). Only
+`--help` and `--version` answer on standard output.
+
+With `--json`, standard output holds one JSON document with the results, and standard error shows
+the same as without; `--quiet` leaves results, warnings and errors of it. What was found out has its
+document, also where the exit code is not 0: a gate that is not met (1), a profile that did not
+settle (4), something missing (`doctor`, 3). A command that ends with any other error leaves
+standard output empty.
 """
 
 

@@ -132,10 +132,10 @@ class Data:
                     f"data: inputs of {name} have shapes {shapes} after the batch dimension, "
                     f"example_inputs {wanted}"
                 )
-            if _types(inputs) != _types(self.example):
+            if types_of(inputs) != types_of(self.example):
                 raise DataError(
-                    f"data: inputs of {name} are {', '.join(_types(inputs))}, example_inputs "
-                    f"{', '.join(_types(self.example))}",
+                    f"data: inputs of {name} are {', '.join(types_of(inputs))}, example_inputs "
+                    f"{', '.join(types_of(self.example))}",
                     "bring both to the data type that will run on the device, in the data factory",
                 )
         _check_labels(targets)
@@ -148,8 +148,8 @@ def _check_labels(targets: Mapping[str, Tensor]) -> None:
         alike = target.ndim == wanted.ndim and target.numel() > 0 and wanted.numel() > 0
         if alike and target.is_floating_point() != wanted.is_floating_point():
             raise DataError(
-                f"data: targets of {name} are {_types((target,))[0]}, those of validation "
-                f"{_types((wanted,))[0]}",
+                f"data: targets of {name} are {types_of((target,))[0]}, those of validation "
+                f"{types_of((wanted,))[0]}",
                 "classes are int64, values are float32: bring both to one in the data factory",
             )
 
@@ -157,6 +157,11 @@ def _check_labels(targets: Mapping[str, Tensor]) -> None:
 def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
     """Return one or several inputs as a tuple."""
     return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+
+
+def types_of(inputs: tuple[Tensor, ...]) -> list[str]:
+    """Return the names of the data types of `inputs`: 'float32'."""
+    return [str(x.dtype).removeprefix("torch.") for x in inputs]
 
 
 def batches(
@@ -201,11 +206,11 @@ def batches(
                 f"dimension, those of the batches before {shapes}",
                 "bring all samples to one shape in the data factory",
             )
-        types = types or _types(as_tuple(inputs))
-        if name in JUDGED and _types(as_tuple(inputs)) != types:
+        types = types or types_of(as_tuple(inputs))
+        if name in JUDGED and types_of(as_tuple(inputs)) != types:
             raise DataError(
                 f"data: inputs of batch {index} of {name} are "
-                f"{', '.join(_types(as_tuple(inputs)))}, those of the batches before "
+                f"{', '.join(types_of(as_tuple(inputs)))}, those of the batches before "
                 f"{', '.join(types)}",
                 "bring all samples to one data type in the data factory",
             )
@@ -340,10 +345,6 @@ def _fault(error: Exception, what: str, owner: object, more: str = "") -> UserFu
 
 def _samples(inputs: Tensor) -> int:
     return inputs.shape[0] if inputs.ndim else 0
-
-
-def _types(inputs: tuple[Tensor, ...]) -> list[str]:
-    return [str(x.dtype).removeprefix("torch.") for x in inputs]
 
 
 def _name(thing: object) -> str:

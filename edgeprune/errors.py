@@ -24,10 +24,17 @@ An interrupt from the keyboard ends with 130, a bug of edgeprune with 70 (cli.py
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 DONE = 0
 INTERRUPTED = 130
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return '; did you mean ...?' where one of the `known` names is close to `name`, else ''."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 class EdgepruneError(Exception):

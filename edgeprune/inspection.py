@@ -252,7 +252,8 @@ def _model_file(
         return (fix_shapes(file, sizes, copy) if sizes else with_names(file, copy)), file.name
     import torch
 
-    from edgeprune.loading import call_factory, check_inputs_kept, check_runs, load_data, load_model
+    from edgeprune.fitting import check_inputs_kept, check_runs
+    from edgeprune.loading import call_factory, load_data, load_model
 
     precision = Precision()
     if what.endswith(".toml"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from edgeprune.budget import BudgetRequest, parse_budget
 from edgeprune.errors import JobError, UsageError
+from edgeprune.faults import every_key, told
 from edgeprune.sections import (
     BenchSection,
     BudgetSection,
@@ -118,57 +118,5 @@ def job_of(table: dict[str, Any], where: str, text: str = "") -> Job:
     try:
         return Job.model_validate(table)
     except ValidationError as error:
-        faults = [_fault(text, dict(item)) for item in _told_once(error)]
-        raise JobError(where, faults, "docs/jobs.md lists every key") from None
-
-
-def _told_once(error: ValidationError) -> list[dict[str, Any]]:
-    """Return the faults by key: of a key of several types the one of the type that was meant.
-
-    pydantic lists a fault for each type, under a location that ends with the type's name.
-    """
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
-    for fault in error.errors():
-        keys = tuple(str(p) for p in fault["loc"] if not re.match(r"constrained-|\w+\[", str(p)))
-        wrong_type = fault["type"].endswith("_type")
-        known = found.get(keys)
-        if known is None or (known["type"].endswith("_type") and not wrong_type):
-            found[keys] = {**fault, "loc": keys}
-    deeper = {keys[:n] for keys in found for n in range(len(keys))}
-    return [item for keys, item in found.items() if keys not in deeper]
-
-
-def _fault(text: str, item: dict[str, Any]) -> str:
-    """Return one line for a pydantic fault: key, line where known, what is wrong."""
-    location = [str(part) for part in item["loc"]]
-    key = ".".join(location)
-    line = line_of(text, location)
-    where = f"{key} (line {line})" if line else key or "job"
-    if item["type"] == "missing":
-        return f"{where}: missing"
-    if item["type"] == "extra_forbidden":
-        return f"{where}: unknown key"
-    if item["type"] == "value_error":
-        return f"{where}: {item['ctx']['error']}"
-    shown = repr(item["input"])
-    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-    message = item["msg"][0].lower() + item["msg"][1:]
-    return f"{where}: {message}, not {shown}"
-
-
-def line_of(text: str, location: list[str]) -> int | None:
-    """Return the line (from 1) on which the key at `location` stands in the TOML `text`."""
-    section: list[str] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line)
-        if header:
-            section = [part.strip(" \"'") for part in header[1].split(".")]
-            if section == location:
-                return number
-            continue
-        key = re.match(r"\s*([\w\".'-]+)\s*=", line)
-        if key:
-            full = [*section, *(part.strip("\"'") for part in key[1].split("."))]
-            if full == location[: len(full)]:
-                return number
-    return None
+        faults = told(error, Job, text, "job")
+        raise JobError(where, faults, every_key("jobs.md")) from None

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from edgeprune.data import Data
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
+from edgeprune.fitting import check_inputs_kept, check_judges, check_runs
 from edgeprune.job import job_of
-from edgeprune.loading import check_finite, check_inputs_kept, check_judges, check_runs
+from edgeprune.loading import check_finite
 from edgeprune.pipeline import Result, run
 from edgeprune.report.console import Console
 from edgeprune.stages import base

@@ -23,14 +23,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
-from edgeprune.data import Data, first_batches, has_labels, require_finite
-from edgeprune.errors import (
-    DataError,
-    EdgepruneError,
-    FactoryError,
-    UnsupportedModelError,
-    WeightsError,
-)
+from edgeprune.data import Data
+from edgeprune.errors import EdgepruneError, FactoryError, UnsupportedModelError, WeightsError
 from edgeprune.job import Job
 
 BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -300,101 +294,3 @@ def check_finite(model: nn.Module) -> None:
                 f"model.weights: {name} holds {int(bad.sum())} {what} values of {tensor.numel()}",
                 "train again or restore a good checkpoint: nothing can be measured on such a model",
             )
-
-
-def check_inputs_kept(model: nn.Module, data: Data) -> None:
-    """Make sure that the model leaves its inputs as they are.
-
-    It is run on a copy of the example inputs. Where these are all the same value, such as zeros,
-    what a model does to them may not show: then on the first calibration batch too. That it runs
-    at all is for `check_runs` to say.
-
-    Raises:
-        UnsupportedModelError: it writes into them, so that whoever uses them next finds others.
-    """
-    samples = [data.example]
-    if any(bool((tensor == tensor.flatten()[:1]).all()) for tensor in data.example):
-        samples.append(first_batches(data.calibration, 1, "calibration")[0][0])
-    for inputs in samples:
-        given = tuple(tensor.clone() for tensor in inputs)
-        try:
-            with torch.inference_mode():
-                model(*given)
-        except Exception:  # noqa: BLE001 - foreign code may raise anything; see above
-            continue
-        if not all(map(_same, given, inputs)):
-            raise UnsupportedModelError(
-                "the model changes its input in place",
-                "use x = x - mean, not x.sub_(mean); nor may its first layer work in place",
-            )
-
-
-def _same(first: Tensor, second: Tensor) -> bool:
-    return first.shape == second.shape and bool(
-        torch.isclose(first, second, rtol=0.0, atol=0.0, equal_nan=True).all()
-    )
-
-
-def check_runs(model: nn.Module, data: Data) -> Tensor:
-    """Run the model on the example inputs and return its output.
-
-    Raises:
-        UnsupportedModelError: the forward pass fails, or gives something other than one tensor
-            with the samples first.
-        DataError: the output is not finite.
-    """
-    output = _run(model, data.example, "example_inputs")
-    if not bool(torch.isfinite(output).all()):
-        raise DataError("the model's output for example_inputs holds NaN or infinity")
-    return output
-
-
-def check_judges(model: nn.Module, data: Data) -> None:
-    """Look at the output for the first calibration batch; take loss and metric if it has labels.
-
-    A fault in them is told so before hours of measuring rather than after.
-
-    Raises:
-        UnsupportedModelError: the forward pass fails, or the output is not that of the example but
-            for the number of samples.
-        UserFunctionError: loss or metric fails, or the loss is not finite.
-    """
-    inputs, target = first_batches(data.calibration, 1, "calibration")[0]
-    wanted = check_runs(model, data).shape[1:]
-    output = _run(model, inputs, "the first calibration batch")
-    if output.shape[1:] != wanted:
-        raise UnsupportedModelError(
-            f"the model returns {list(output.shape[1:])} for each of {len(inputs[0])} samples of "
-            f"calibration, and {list(wanted)} for each of example_inputs",
-            "the output for a sample must not depend on the size of its batch",
-        )
-    if not has_labels(inputs, target):
-        return
-    with torch.inference_mode():
-        require_finite(data.loss(output, target), len(target))
-        data.metric(output, target)
-
-
-def _run(model: nn.Module, inputs: tuple[Tensor, ...], what: str) -> Tensor:
-    """Return the output for `inputs`, called `what`: one tensor with the samples first.
-
-    Outputs are cut and joined along their first axis wherever models are judged.
-    """
-    try:
-        with torch.inference_mode():
-            output: object = model(*inputs)
-    except Exception as error:  # the user's code may raise anything
-        raise UnsupportedModelError(
-            f"the model does not run on {what}: {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(output, Tensor):
-        raise UnsupportedModelError(
-            f"the model returns a {type(output).__name__}", "wrap it so that it returns one tensor"
-        )
-    if output.ndim < 1 or len(output) != len(inputs[0]):
-        raise UnsupportedModelError(
-            f"the model returns {list(output.shape)} for {what}, which holds {len(inputs[0])} "
-            "samples: the first axis of the output must be that of the samples",
-            "wrap it so that it returns [samples, ...]: no squeeze(), the batch first",
-        )
-    return output

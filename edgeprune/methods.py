@@ -5,9 +5,10 @@ This module imports nothing heavy, so that a job file can be checked before torc
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
+
+from edgeprune.errors import did_you_mean
 
 MethodKind = Literal[
     "importance",
@@ -100,10 +101,12 @@ def unknown(kind: MethodKind, name: str, known: Sequence[str] = ()) -> str:
     """Return the message for a name that is not an available method of `kind`; lists the known."""
     choices = tuple(known) or names(kind)
     planned = any(m.kind == kind and m.name == name for m in METHODS)
-    near = difflib.get_close_matches(name, choices, n=1)
-    what = f"{kind} {name!r} is planned, not available yet" if planned else f"no {kind} {name!r}"
-    guess = f"; did you mean {near[0]!r}?" if near and not planned else ""
-    return f"{what}{guess} (known: {', '.join(choices)})"
+    what = (
+        f"{kind} {name!r} is planned, not available yet"
+        if planned
+        else f"no {kind} {name!r}{did_you_mean(name, choices)}"
+    )
+    return f"{what} (known: {', '.join(choices)})"
 
 
 def listing() -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from safetensors.torch import load_file
 from torch import nn
@@ -14,23 +15,18 @@ from edgeprune.allocation.registry import allocator
 from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import BudgetError, UsageError
+from edgeprune.fitting import check_inputs_kept, check_judges, check_runs
 from edgeprune.identity import versions
 from edgeprune.importance.shared import Merge, read_all
 from edgeprune.job import Job
-from edgeprune.loading import (
-    check_inputs_kept,
-    check_judges,
-    check_runs,
-    initial_state,
-    load_data,
-    load_model,
-)
+from edgeprune.loading import initial_state, load_data, load_model
 from edgeprune.pruning.remainder import Remainder
 from edgeprune.records import (
     Artifact,
     CostTable,
     GroupList,
     ModelProfile,
+    OtherAttempt,
     Recovered,
     Regularised,
     ScheduleHistory,
@@ -151,7 +147,7 @@ def attempts(this: base.Run, prices: Prices) -> Made:
     except BudgetError as error:  # what is finished is still worth having
         this.console.warning(f"no second attempt: {error.what}, of a budget tighter by what missed")
         return made
-    return min(made, again, key=_shortfall)
+    return _better(made, again)
 
 
 def deliver(this: base.Run, prices: Prices, made: Made, out: Path) -> Result:
@@ -281,6 +277,16 @@ class Made:
     verification: Verification
     scores: Path
     stopped: str
+
+
+def _better(first: Made, second: Made) -> Made:
+    """Return what ships of two attempts; its verdict tells of the other one."""
+    best = min(first, second, key=_shortfall)
+    number: Literal[1, 2] = 2 if best is first else 1
+    budget = (second if best is first else first).verification.verdict.budget
+    other = OtherAttempt(number=number, share=budget.reached / budget.limit)
+    verdict = best.verification.verdict.model_copy(update={"other_attempt": other})
+    return replace(best, verification=best.verification.model_copy(update={"verdict": verdict}))
 
 
 def _shortfall(made: Made) -> tuple[bool, float]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgeprune.data import Data, as_tuple, batches, call, first_batches, top1
 from edgeprune.errors import DataError, UserFunctionError
-from edgeprune.loading import check_judges
+from edgeprune.fitting import check_judges
 
 BATCH = (torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from edgeprune.data import Data
 from edgeprune.errors import WeightsError
 from edgeprune.export.onnx_graph import export
-from edgeprune.loading import check_finite, check_runs
+from edgeprune.fitting import check_runs
+from edgeprune.loading import check_finite
 from edgeprune.pruning.groups import cut, find_groups
 from edgeprune.recovery.training import side_by_side
 from edgeprune.sections import RecoverSection

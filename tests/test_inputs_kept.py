@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import edgeprune
 from edgeprune.data import Data
 from edgeprune.errors import UnsupportedModelError
+from edgeprune.fitting import check_inputs_kept
 from edgeprune.job import Job
-from edgeprune.loading import check_inputs_kept
 from edgeprune.pipeline import load
 
 

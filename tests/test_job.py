@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgeprune.budget import FACTORS, parse_budget
 from edgeprune.errors import JobError, UsageError
-from edgeprune.job import Job, line_of, load_job
+from edgeprune.job import Job, load_job
 
 GOOD = """\
 # a comment = with an equals sign
@@ -157,7 +157,20 @@ def test_all_faults_are_told_at_once_with_key_and_line(write) -> None:
             'mask.amount = 0.5\nregularise.kind = "growing"',
             "job: [regularise] would fill the weights that [mask] makes zero",
         ),
-        ("model.depth = 3", "model.depth (line 4): unknown key"),
+        (
+            "model.depth = 3",
+            "model.depth (line 4): unknown key (known: factory, weights, licence)",
+        ),
+        (
+            'budget.lattency = "50%"',
+            "budget.lattency (line 4): unknown key; did you mean 'latency'? (known: latency, macs,",
+        ),
+        ('[bugdet]\nlatency = "50%"', "bugdet (line 4): unknown key; did you mean 'budget'?"),
+        ("mask.amout = 0.5", "mask.amout (line 4): unknown key; did you mean 'amount'?"),
+        (
+            "prune.fused.removal = 3",
+            "prune.fused.removal (line 4): unknown key; did you mean 'removals'?",
+        ),
     ],
 )
 def test_a_single_fault(write, line: str, fault: str) -> None:
@@ -177,17 +190,6 @@ def test_factories_of_another_form(write, factory: str) -> None:
 def test_names_that_cannot_be_a_folder(write, name: str) -> None:
     (told,) = faults(write(SHORTEST.replace('"j"', f'"{name}"')))
     assert told.startswith("name (line 1)")
-
-
-def test_line_of_knows_sections_dotted_keys_and_inline_tables() -> None:
-    text = '[a]\nx = 1\n[ "b" . c ]\ny = 2\n[d]\ne.f = 3\ng = { h = 1 }\n'
-    assert line_of(text, ["a", "x"]) == 2
-    assert line_of(text, ["a"]) == 1
-    assert line_of(text, ["b", "c", "y"]) == 4
-    assert line_of(text, ["d", "e", "f"]) == 6
-    assert line_of(text, ["d", "g", "h"]) == 7
-    assert line_of(text, ["x"]) is None
-    assert line_of(text, ["d", "x"]) is None
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import get_args
 
+import pytest
+
+from edgeprune.cli import execute
 from edgeprune.methods import METHODS, MethodKind, listing, names, unknown
 
 NAMED = {
@@ -50,3 +54,14 @@ def test_unknown_names() -> None:
 def test_the_table_does_not_load_torch() -> None:
     code = "import sys, edgeprune.job; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("option", "documents"), [((), 0), (("--json",), 1)])
+def test_the_screen_goes_to_stderr_and_one_document_to_stdout_if_asked_for(
+    option: tuple[str, ...], documents: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert execute(["methods", *option]) == 0
+    out, err = capfd.readouterr()
+    assert "taylor" in err
+    assert len(out.splitlines()) == documents
+    assert all(json.loads(line)["methods"] == listing() for line in out.splitlines())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from edgeprune.data import Data
 from edgeprune.errors import DataError, UnsupportedModelError
-from edgeprune.loading import check_judges, check_runs
+from edgeprune.fitting import check_judges, check_runs
 
 
 class Returns(nn.Module):
@@ -35,6 +35,43 @@ def test_a_model_that_does_not_run_on_the_inputs() -> None:
     ) as caught:
         check_runs(nn.Linear(5, 4), DATA_OF_3)
     assert caught.value.exit_code == 5
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.last = nn.Embedding(8, 3), nn.Linear(3, 4)
+
+    def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
+        return self.last(self.embedding(tokens).mean(1) * weights)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "told", "advice"),
+    [
+        (nn.Linear(3, 4), (torch.zeros(1, 3).double(),), "on float64, but does on float32", "x.float()"),
+        (nn.Linear(3, 4), (torch.zeros(1, 3, dtype=torch.uint8),), "on uint8, but does on float32", "x.float()"),
+        (nn.Linear(3, 4).double(), (torch.zeros(1, 3),), "on float32, but does on float64", "model.float()"),
+        (
+            Tokens(), (torch.zeros(1, 5, dtype=torch.long), torch.zeros(1, 3).double()),
+            "on int64, float64, but does on int64, float32", "x.float()",
+        ),
+    ],
+)  # fmt: skip
+def test_inputs_of_another_data_type_than_the_weights(
+    model: nn.Module, inputs: tuple[Tensor, ...], told: str, advice: str
+) -> None:
+    with pytest.raises(DataError, match=f"example_inputs: the model does not run {told}") as caught:
+        check_runs(model, Data(inputs, None, [], []))
+    assert advice in caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+def test_types_are_not_blamed_for_another_fault() -> None:
+    with pytest.raises(UnsupportedModelError, match="does not run on example_inputs"):
+        check_runs(nn.Linear(5, 4), Data(torch.zeros(1, 3).double(), None, [], []))
+    with pytest.raises(UnsupportedModelError, match="does not run on example_inputs"):
+        check_runs(Tokens(), Data((torch.full((1, 5), 9), torch.zeros(1, 3)), None, [], []))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 import edgeprune
 from edgeprune.devices.local import RUNTIME
+from edgeprune.faults import every_key
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,3 +60,31 @@ def test_what_messages_tell_to_install_is_what_the_project_takes() -> None:
     }
     assert {name for name, _ in told} >= {"cmsis_nn.py", "README.md.j2"}
     assert {package for _, package in told} <= known, told
+
+
+def texts(tree: ast.AST) -> set[str]:
+    """Return the strings of a module that are no docstrings."""
+    strings = {id(node): node for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            strings.pop(id(node.value), None)
+    return {node.value for node in strings.values() if isinstance(node.value, str)}
+
+
+def test_pages_that_messages_name_come_with_the_package() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "edgeprune").rglob("*.py")]
+    bare = {text for source in sources for text in texts(ast.parse(source)) if "docs/" in text}
+    assert not bare, "not every user has docs/: name a page by every_key"
+    pages = {name for source in sources for name in re.findall(r'every_key\("(.+?)"\)', source)}
+    assert pages == {"devices.md", "jobs.md"}
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    for name in pages:
+        assert (ROOT / "docs" / name).is_file()
+        assert f"/docs/{name}" in wheel["targets"]["wheel"]["include"]
+    assert wheel["targets"]["wheel"]["sources"]["docs"] == "edgeprune/_docs"
+
+
+def test_a_hint_names_the_page_where_it_is(tmp_path: Path) -> None:
+    assert every_key("jobs.md") == f"{ROOT / 'docs' / 'jobs.md'} lists every key"
+    (tmp_path / "_docs").mkdir()
+    assert every_key("jobs.md", tmp_path) == f"{tmp_path / '_docs' / 'jobs.md'} lists every key"

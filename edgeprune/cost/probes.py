@@ -169,15 +169,20 @@ class Probes:
                 best[key] = min(cost, best.get(key, cost), key=lambda probe: probe.cost)
 
         turns = list(itertools.product(range(processes), range(len(chunks))))
-        for done, (process, number) in enumerate(turns):
-            progress(done, len(turns))
+        done, total = 0, len(turns)
+        for process, number in turns:
+            progress(done, total)
             ask(number, process)
+            done += 1
         for process in range(processes, processes + AGAIN):
             loud = [n for n, cost in enumerate(least) if cost > LOUD * self._least + ROUNDED]
-            for done, number in enumerate(loud):
-                progress(done, len(loud))
+            total += len(loud)
+            for number in loud:
+                progress(done, total)
                 ask(number, process)
-        progress(1, 1)
+                done += 1
+        if total:
+            progress(done, total)
         self.measured += len(best)
         return best
 

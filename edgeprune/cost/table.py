@@ -41,6 +41,18 @@ Widths = tuple[int, int]
 Report = Callable[[str, int, int], None]
 
 
+def _in_rounds(report: Report, what: str) -> Callable[[int, int], None]:
+    """Return what receives (done, total) and tells rounds apart: each begins with none done."""
+    number = 0
+
+    def told(done: int, total: int) -> None:
+        nonlocal number
+        number += done == 0
+        report(f"{what}, round {number}" if number > 1 else what, done, total)
+
+    return told
+
+
 def build_table(
     device: Device,
     graph: Graph,
@@ -79,17 +91,9 @@ def build_table(
     store = PriceStore(prices, device.spec.name, precision.name, where) if prices else None
     probes = Probes(device, seed, precision, store, where, profile.node_overhead)
     design = _design(device, precision)
-    curves, offered = sweep(
-        probes,
-        found,
-        design,
-        profile,
-        floors or {},
-        lambda done, total: report("stairs", done, total),
-    )
-    layouts = lay_out(
-        probes, curves, design, profile, lambda done, total: report("stairs", done, total)
-    )
+    progress = _in_rounds(report, "stairs")
+    curves, offered = sweep(probes, found, design, profile, floors or {}, progress)
+    layouts = lay_out(probes, curves, design, profile, progress)
     origin = device.spec.figure
     swept = tuple(
         Price(layer=name, width_in=a, width_out=b, cost=cost, origin=origin)
@@ -104,7 +108,7 @@ def build_table(
         processes=processes,
         rounds=15,
         again=True,
-        progress=lambda done, total: report("prices", done, total),
+        progress=_in_rounds(report, "prices"),
     )
     known = {(la.name, *pair): probes.price(found.templates[la.name], pair) for la, pair in wanted}
     if device.spec.exact:  # a second measurement would tell the same

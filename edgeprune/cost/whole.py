@@ -35,6 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.cost.prediction import Predictor
+from edgeprune.cost.table import Report
 from edgeprune.devices.protocol import Device
 from edgeprune.profiler.timing import compare_in_quiet
 from edgeprune.records import CostTable, ModelProfile, WholePlan
@@ -59,7 +60,7 @@ def fit_to_whole_plans(
     profile: ModelProfile,
     *,
     seed: int = 0,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Report = lambda what, done, total: None,
 ) -> CostTable:
     """Return `table` fitted to plans that `build` makes and `device` measures.
 
@@ -71,7 +72,7 @@ def fit_to_whole_plans(
         divisors: group -> what its widths are multiples of.
         profile: of the dense model.
         seed: order of the runs.
-        report: receives (done, total).
+        report: receives (what is being done, done, total).
 
     Raises:
         DeviceError: the device fails or changes while it is measured.
@@ -79,13 +80,12 @@ def fit_to_whole_plans(
     plans = [*whole_plans(table.widths), *plans_beside(table, divisors)]
     paths = []
     for number, widths in enumerate(plans):
-        report(0, len(plans))
+        report("whole plans cut", number, len(plans))
         paths.append(build(widths, number))
     ratios = compare_in_quiet(
         device, dense, paths, half_width=HALF_WIDTH, seconds=SECONDS, seed=seed,
-        report=lambda settled: report(settled, len(plans)),
+        report=lambda settled: report("whole plans settled", settled, len(plans)),
     )  # fmt: skip
-    report(len(plans), len(plans))
     measured = [
         WholePlan(widths=widths, share=1 / found.ratio, low=1 / found.high, high=1 / found.low)
         for widths, found in zip(plans, ratios, strict=True)

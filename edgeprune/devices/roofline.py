@@ -11,6 +11,7 @@ from typing import NamedTuple
 from edgeprune.devices.protocol import Answer, ModelAnswer, NodeCosts, Request
 from edgeprune.errors import DeviceError, JobError
 from edgeprune.export.segments import ANCHORS, CHANNELS_LAST, Graph, Segment, read_graph
+from edgeprune.faults import every_key
 from edgeprune.records import DeviceSpec, Environment, Roofline
 
 PER_US = 1e3  # 10^9 a second are 10^3 a microsecond
@@ -41,7 +42,7 @@ class RooflineDevice:
             raise JobError(
                 f"profile {self.spec.name}",
                 ["roofline: this section is missing"],
-                "docs/devices.md lists every key",
+                every_key("devices.md"),
             )
         return self.spec.roofline
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from edgeprune.errors import JobError, UnknownDeviceError
+from edgeprune.errors import JobError, UnknownDeviceError, did_you_mean
+from edgeprune.faults import every_key, told
 from edgeprune.records import DeviceSpec
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -35,32 +36,31 @@ def load_spec(device: str) -> DeviceSpec:
         JobError: the profile has faults; all are listed.
     """
     path = _path(device)
+    text, table = _table(path)
     try:
-        table = _table(path)
         alias = table.pop("alias", None)
         if alias is not None:
-            table = {**_table(_path(str(alias))), **table}
+            table = {**_table(_path(str(alias)))[1], **table}
         return DeviceSpec.model_validate({"name": path.stem, **table})
     except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
-        ]
-        raise JobError(str(path), faults, "docs/devices.md lists every key") from None
+        faults = told(error, DeviceSpec, text, "profile", ("alias",))
+        raise JobError(str(path), faults, every_key("devices.md")) from None
 
 
 def _path(device: str) -> Path:
     path = Path(device) if device.endswith(".toml") else profile_folder() / f"{device}.toml"
     if not path.is_file() or (not device.endswith(".toml") and device not in known_devices()):
         raise UnknownDeviceError(
-            f"unknown device {device!r}",
+            f"unknown device {device!r}{did_you_mean(device, known_devices())}",
             f"known devices: {', '.join(known_devices())}; or name a profile file (….toml)",
         )
     return path
 
 
-def _table(path: Path) -> dict[str, Any]:
+def _table(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the text of a profile and what it holds."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise JobError(str(path), [f"not a device profile: {error}"]) from None

@@ -94,8 +94,18 @@ class Budget(Record):
     met: bool
 
 
+class OtherAttempt(Record):
+    """Of two attempts the one that does not ship: which, and its cost over the limit of cost."""
+
+    number: Literal[1, 2]
+    share: float
+
+
 class Prediction(Record):
-    """Cost predicted before the first measurement and its relative error."""
+    """Cost predicted before the first measurement and its relative error.
+
+    A time is told at the speed of the dense model's profile, not at that of the verdict.
+    """
 
     cost: float
     error: float
@@ -131,7 +141,8 @@ class Verdict(Record):
     there were several, or training before the cut.
     `accuracy_drop_interval` is None where the evaluation data comes in too few parts to tell.
     `prepared` is what was done before widths were chosen, `stored` the dense and the slim file as
-    they are stored, for masked models.
+    they are stored, for masked models. `other_attempt` is told where the first attempt missed the
+    budget and a second one was made.
     """
 
     schema_: Literal[1] = Field(default=1, alias="schema")
@@ -160,6 +171,7 @@ class Verdict(Record):
     prepared: Prepared | None = None
     stored: tuple[StoredSize, StoredSize] | None = None
     schedule: ScheduleHistory | None = None
+    other_attempt: OtherAttempt | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

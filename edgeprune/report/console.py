@@ -177,7 +177,7 @@ class Console:
                 _add(history, *step)
             self.rich.print(history)
         self.rich.print(gates)
-        for text in transforms.sentences(verdict):
+        for text in filter(None, (*transforms.sentences(verdict), summary.attempts(verdict))):
             self.line(text)
         self.line(summary.outcome(verdict), "bold green" if verdict.passed else "bold red")
         if verdict.note:

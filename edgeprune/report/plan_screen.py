@@ -49,8 +49,8 @@ def show(console: Console, plan: WidthPlan, table: CostTable) -> None:
         ("budget", figures.cost(plan.budget, plan.unit)),
         (
             "first plan",
-            f"predicted {figures.cost(plan.predicted, plan.unit)} from "
-            f"{plan_summary.prices(table)}; {error}",
+            f"predicted {plan_summary.first_plan(plan)}, from {plan_summary.prices(table)}; "
+            f"{error}",
         ),
         *([("this plan", used)] if found else []),
         (

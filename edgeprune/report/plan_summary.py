@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         MeasuredPlan,
         PlanTrial,
         Unit,
+        Verdict,
         WidthPlan,
     )
 
@@ -46,6 +47,29 @@ def rounds(plan: WidthPlan, kind: Kind) -> tuple[RoundRow, ...]:
         for index, entry in enumerate(plan.rounds, start=1)
         for found in (entry, *entry.beside)
     )
+
+
+def held_to(plan: WidthPlan, verdict: Verdict, dense_cost: float) -> str:
+    """Return what the plan's costs are to be compared with; '' where it is the verdict's limit.
+
+    The device may run at another speed in the verdict than when the dense model was profiled, where
+    it took `dense_cost`.
+    """
+    limit = figures.cost(plan.budget, plan.unit)
+    if limit == figures.cost(verdict.budget.limit, verdict.unit):
+        return ""
+    now, before = (figures.cost(cost, plan.unit) for cost in (verdict.dense.cost, dense_cost))
+    return (
+        f"That is the limit in the verdict, where the dense model costs {now}. Widths were chosen "
+        f"for at most {limit}, at the speed of its profile, where it cost {before}: the costs "
+        "below are to be compared with this."
+    )
+
+
+def first_plan(plan: WidthPlan) -> str:
+    """Return what the first plan was predicted to cost, and which share of the budget that is."""
+    share = 100 * plan.predicted / plan.budget
+    return f"{figures.cost(plan.predicted, plan.unit)}, {share:.1f} % of the budget"
 
 
 def of_what(plan: WidthPlan) -> str:

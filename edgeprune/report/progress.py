@@ -23,7 +23,7 @@ class Stage:
 
     def __init__(self, console: Console, title: str) -> None:
         self._console, self._title = console, title
-        self._last = time.monotonic()
+        self._last, self._told = time.monotonic(), ""
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -46,7 +46,8 @@ class Stage:
         self._last = now
         if self._bar is not None:
             self._bar.refresh()
-        elif not self._console.quiet:
+        elif not self._console.quiet and text != self._told:  # nothing new is no line
+            self._told = text
             self._console.line(f"{self._title}: {text}")
 
     def start(self) -> None:

@@ -306,6 +306,23 @@ def steps(verdict: Verdict) -> tuple[tuple[str, str, str, str, str], ...]:
     )
 
 
+def attempts(verdict: Verdict) -> str:
+    """Return what became of two attempts, in one sentence; '' where there was only one."""
+    other = verdict.other_attempt
+    if other is None:
+        return ""
+    cost = f"{100 * other.share:.1f} % of the budget"
+    if other.number == 1:
+        return (
+            f"This model is that of a second attempt: the first one's cost {cost} in its verdict, "
+            "so widths were chosen once more, for a tighter one."
+        )
+    return (
+        "This model is that of the first attempt: it missed the budget, and a second attempt, for "
+        f"a tighter one, came to {cost}."
+    )
+
+
 def widths(verdict: Verdict) -> str:
     """Return the groups that were cut, with their widths before and after; '' where none was."""
     changed = [f"{n} {a} -> {b}" for n, (a, b) in verdict.plan.widths.items() if a != b]

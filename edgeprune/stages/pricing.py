@@ -21,6 +21,10 @@ def price(run: Run, groups: GroupList, dense: ModelProfile, *, fit: bool = True)
     """Measure the cost table; where costs are measured times, `fit` it to whole plans."""
     spec, start = run.device.spec, run.file(run.start)
     with run.console.stage("Pricing layers") as stage:
+
+        def report(what: str, done: int, total: int) -> None:
+            stage.update(done, total, what)
+
         table = build_table(
             run.device,
             read_graph(start),
@@ -32,7 +36,7 @@ def price(run: Run, groups: GroupList, dense: ModelProfile, *, fit: bool = True)
             if spec.runtime == "simulated"
             else usable(default_folder(), FOLDER, run.console.warning),
             floors=group_floors(run.job.prune.floors, groups),
-            report=lambda what, done, total: stage.update(done, total, what),
+            report=report,
             warn=run.console.warning,
         )
         if not fit or spec.exact or spec.functional_only:  # sums are exact, or times mean nothing
@@ -58,5 +62,5 @@ def price(run: Run, groups: GroupList, dense: ModelProfile, *, fit: bool = True)
             {name: size for name, (_, size) in bundles.items()},
             dense,
             seed=run.job.seed,
-            report=lambda done, total: stage.update(done, total, "whole plans"),
+            report=report,
         )

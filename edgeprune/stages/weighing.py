@@ -89,7 +89,7 @@ def score(
     """
     settings = job.prune
     found: Scored = {}
-    refused: list[UsageError] = []
+    refused: dict[str, UsageError] = {}
     for name in expanded(settings.importance):
         try:
             found[name] = score_channels(
@@ -105,10 +105,12 @@ def score(
         except UsageError as error:
             if name in settings.importance or isinstance(error, UserFunctionError):
                 raise
-            told(f"importance auto goes without {name}: {error}")
-            refused.append(error)
+            refused[name] = error
     if not found:
-        raise refused[0]
+        raise next(iter(refused.values()))
+    for name, refusal in refused.items():  # no fault: "auto" is what suits the model
+        why = refusal.what.removeprefix(f"importance {name} ")
+        told(f"importance auto: {', '.join(found)} rank channels; {name} does not apply ({why})")
     return {name: _bundled(by_group, groups) for name, by_group in found.items()}
 
 

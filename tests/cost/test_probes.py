@@ -159,17 +159,21 @@ def test_what_was_measured_beside_a_slower_reference_is_measured_again(
     shape = layer("plain", "conv2", 16)
     pairs = [(shape, (width, 8)) for width in range(1, 13)]
 
+    told: list[tuple[int, int]] = []
+
     def prices(when) -> tuple[list[float], int]:
         device = Disturbed(simulated(), when)
         probes = Probes(device)
         probes.take(pairs[:4])
-        probes.take(pairs[4:])
+        told.clear()
+        probes.take(pairs[4:], progress=lambda done, total: told.append((done, total)))
         return [probes.price(*pair) for pair in pairs], device.asked
 
     quiet, least = prices(lambda asked: False)
     assert least == 3
     assert prices(lambda asked: asked == 2) == (quiet, 4)
     assert prices(lambda asked: asked in (2, 3, 4)) == (quiet, 6), "4 and 5 again, 6 once more"
+    assert told == [(0, 2), (1, 2), (2, 4), (3, 4), (4, 5), (5, 5)], "what is done stays done"
     loud, most = prices(lambda asked: asked > 1)
     assert most == 3 + 2 * module.AGAIN, "not for ever"
     assert loud == pytest.approx([*quiet[:4], *(1.4 * cost for cost in quiet[4:])])

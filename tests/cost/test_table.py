@@ -43,6 +43,21 @@ def whole_cost(device, path: Path) -> float:
     return sum(segment_cost(s, device.spec.simulation) for s in read_graph(path).segments)
 
 
+def test_rounds_of_progress_are_told_apart(simulated, exported, groups_of) -> None:
+    device, path, told = simulated(), exported("mlp"), dict[str, list[tuple[int, int]]]()
+    profile = profile_model(device, path, name="mlp", processes=1, rounds=2)
+
+    def report(what: str, done: int, total: int) -> None:
+        told.setdefault(what, []).append((done, total))
+
+    groups = groups_of("mlp").groups
+    build_table(device, read_graph(path), groups, profile, processes=1, report=report)
+    assert list(told) == ["stairs", "stairs, round 2", "stairs, round 3", "prices"]
+    for counts in told.values():  # from nothing to all, without a step back
+        total = counts[0][1]
+        assert counts == [(done, total) for done in range(total + 1)]
+
+
 @pytest.mark.parametrize("name", EXACT + FIXED)
 def test_the_dense_model_is_predicted_exactly(
     simulated, tables, exported, groups_of, name: str

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from edgeprune.cost.prediction import Predictor
 from edgeprune.cost.table import predicted_cost
-from edgeprune.cost.whole import fitted, plans_beside, whole_plans
+from edgeprune.cost.whole import fit_to_whole_plans, fitted, plans_beside, whole_plans
 from edgeprune.records import (
     CostTable,
     Kernels,
@@ -193,3 +195,22 @@ def test_without_plans_or_weights_nothing_is_divided_by_zero(table) -> None:
     assert found.cold == 0.0
     dense = {group: widths[-1] for group, widths in WIDTHS.items()}
     assert predicted_cost(found, dense) == pytest.approx(table.dense_cost, rel=1e-12)
+
+
+def test_cutting_and_measuring_of_whole_plans_are_told_apart(
+    table, simulated, exported, groups_of
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    path, plans = exported("plain"), len(whole_plans(table.widths))
+
+    def build(widths: dict[str, int], number: int) -> Path:
+        return path
+
+    fit_to_whole_plans(
+        simulated(), table, path, build, {}, factories.a_profile(),
+        report=lambda *what: told.append(what),
+    )  # fmt: skip
+    cut = [("whole plans cut", number, plans) for number in range(plans)]
+    assert told[:plans] == cut
+    assert {what for what, _, _ in told[plans:]} == {"whole plans settled"}
+    assert told[-1] == ("whole plans settled", plans, plans)

@@ -69,8 +69,32 @@ def test_all_faults_of_a_profile_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"board\.toml: 4 faults") as caught:
         load_spec(str(path))
     assert {fault.partition(":")[0] for fault in caught.value.faults} == {
-        "unit", "threads", "speed", "simulation.step"
+        "unit (line 5)", "threads (line 7)", "speed (line 8)", "simulation.step (line 10)"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("thread = 2", "thread (line 7): unknown key; did you mean 'threads'? (known: name, "),
+        ("[ssh]\nhots = 'a'", "ssh.hots (line 8): unknown key; did you mean 'host'?"),
+        ("allias = 'mobile_cpu'", "allias (line 7): unknown key; did you mean 'alias'?"),
+    ],
+)
+def test_a_misspelt_key_of_a_profile_gets_a_suggestion(
+    tmp_path: Path, line: str, told: str
+) -> None:
+    path = tmp_path / "board.toml"
+    path.write_text(f"{GOOD}{line}\n")
+    with pytest.raises(JobError) as caught:
+        load_spec(str(path))
+    (fault,) = caught.value.faults
+    assert fault.startswith(told)
+
+
+def test_a_misspelt_device_gets_a_suggestion() -> None:
+    with pytest.raises(UnknownDeviceError, match="'simulatd'; did you mean 'simulated'"):
+        load_spec("simulatd")
 
 
 @pytest.mark.parametrize(

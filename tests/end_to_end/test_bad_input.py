@@ -121,6 +121,11 @@ CASES: dict[str, tuple[Callable[[Path], None], int, tuple[str, ...]]] = {
     "empty_loader": (
         lambda job: replaced(job.with_name("data.py"), "batches(192, 2)", "[]"), 2, ("calibration is empty",),
     ),
+    "inputs_of_another_type": (
+        lambda job: replaced(job.with_name("data.py"), "return x, labels", "return x.double(), labels"),
+        2,
+        ("example_inputs: the model does not run on float64, but does on float32", "in the data factory"),
+    ),
     "nan_weights": (weights_nan, 2, ("3.weight", "NaN")),
     "weights_missing": (
         lambda job: job.with_name("dense.safetensors").unlink(), 2, ("no file", "dense.safetensors"),

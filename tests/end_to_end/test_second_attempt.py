@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from edgeprune.devices.simulated import SimulatedDevice
 from edgeprune.devices.spec import load_spec
 from edgeprune.errors import BudgetError
 from edgeprune.job import load_job
+from edgeprune.records import OtherAttempt
 from edgeprune.report.console import Console
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
@@ -55,6 +58,12 @@ def test_a_missed_budget_is_tried_once_more(
     assert result.verdict.budget.reached >= 0.93 * result.verdict.budget.limit
     assert "trying once more" in capsys.readouterr().err
     assert (out / ".run" / "again-9-verify.json").exists()
+    first = json.loads((out / ".run" / "9-verify.json").read_text())["result"]["verdict"]["budget"]
+    share = first["reached"] / first["limit"]
+    assert result.verdict.other_attempt == OtherAttempt(number=1, share=share)
+    for name in ("README.md", "report.html"):
+        text = html.unescape((out / name).read_text()).replace("\N{NO-BREAK SPACE}", " ")
+        assert f"second attempt: the first one's cost {100 * share:.1f} % of the budget" in text
     reached = result.verdict.budget.reached
     assert result.plan.corrected * 1.04 * speed == pytest.approx(reached, rel=1e-6)
     again = pipeline.run(

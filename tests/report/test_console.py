@@ -126,6 +126,16 @@ def test_pipe_gets_a_line_of_progress_now_and_then(shown, monkeypatch):
     assert "Pricing: 3/8 stem" in shown()
 
 
+def test_pipe_gets_no_line_of_progress_twice(shown, monkeypatch):
+    monkeypatch.setattr("edgeprune.report.progress.LINE_EVERY_S", 0.0)
+    with Console().stage("Pricing") as stage:
+        for done in (0, 0, 1, 1, 1, 0):
+            stage.update(done, 6, "whole plans settled")
+    assert shown().splitlines()[1:-1] == [
+        f"Pricing: {done}/6 whole plans settled" for done in (0, 1, 0)
+    ]
+
+
 def test_stage_that_fails_is_not_called_done(shown):
     with pytest.raises(UsageError), Console().stage("Pricing"):
         raise UsageError("no")
@@ -233,6 +243,7 @@ def test_plan_shows_widths_prediction_and_rounds(shown):
     text = " ".join(shown().split())
     for part in (
         "stages.2.0.conv2 128 48 38 %",
+        "predicted 489 µs, 99.3 % of the budget, from",
         "off by 8.3 %",
         "16 32 48 64",
         "+8.3 %",

@@ -302,6 +302,24 @@ def test_the_limit_of_cost_stands_apart_from_what_was_asked():
     assert "budget macs" not in text
 
 
+def test_costs_of_the_profile_and_of_the_verdict_are_told_apart():
+    verdict = factories.a_verdict()
+    dense = verdict.dense.model_copy(update={"cost": 855.8})
+    budget = verdict.budget.model_copy(update={"limit": 427.9})
+    faster = factories.a_verdict(dense=dense, budget=budget)
+    profile = factories.a_profile()
+    text = " ".join(Page(render(factories.a_document(verdict=faster))).text.split())
+    assert (
+        "cost at most 428 µs. That is the limit in the verdict, where the dense model costs 856 µs. "
+        f"Widths were chosen for at most 493 µs, at the speed of its profile, where it cost "
+        f"{profile.total:.0f} µs"
+    ) in text
+    assert "to cost 489 µs, 99.3 % of the budget, which was off by" in text
+    same = " ".join(Page(render(factories.a_document())).text.split())
+    assert "That is the limit in the verdict" not in same
+    assert "to cost 489 µs, 99.3 % of the budget, which was off by" in same
+
+
 def a_wide_model(count):
     """A dense model of `count` layers with weights, and a slim one without the second of them."""
     plain = factories.a_profile()

@@ -1,13 +1,17 @@
+import html
+
 import pytest
 
 from edgeprune.records import (
     Gate,
+    OtherAttempt,
     ScheduleHistory,
     ScheduleStep,
     Speedup,
 )
 from edgeprune.report import summary
 from edgeprune.report.card import card
+from edgeprune.report.console import Console
 from edgeprune.report.html import render
 from tests import factories
 
@@ -161,6 +165,28 @@ def test_gates_with_a_lower_limit_say_so():
     assert (row.name, row.value, row.limit) == ("class floor", "0.7100", "at least 0.8000")
     gate = Gate(name="schedule", met=False, limit=3, value=1)
     assert summary.gates(factories.a_verdict(gates=(gate,)))[0].limit == "at least 3 steps"
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (1, "that of a second attempt: the first one's cost 101.9 % of the budget in its verdict"),
+        (2, "that of the first attempt: it missed the budget, and a second attempt, for a tighter"),
+    ],
+)
+def test_of_two_attempts_the_other_one_is_told(number, told, capsys):
+    verdict = factories.a_verdict(other_attempt=OtherAttempt(number=number, share=1.0193))
+    text = summary.attempts(verdict)
+    assert told in text
+    assert "101.9 %" in text
+    document = factories.a_document(verdict=verdict)
+    shown = [card(document), render(document)]
+    Console().verdict(verdict)
+    shown.append(capsys.readouterr().err)
+    for one in shown:
+        assert text in html.unescape(one).replace("\N{NO-BREAK SPACE}", " ")
+    assert "attempt" not in card(factories.a_document())
+    assert summary.attempts(factories.a_verdict()) == ""
 
 
 def test_widths_that_changed_are_told():

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from edgeprune.devices.advice import command
 from edgeprune.devices.protocol import Obstacle
+from edgeprune.faults import every_key
 from edgeprune.records import DeviceSpec, Record
 
 COUNTER_SOURCE = Path(__file__).resolve().parent / "counter.c"
@@ -87,7 +88,7 @@ def installed() -> Installation | Obstacle:
 def usable(spec: DeviceSpec) -> tuple[Installation, str] | Obstacle:
     """Return the installation and the processor that `spec` asks for, or why it cannot be had."""
     if spec.arm64 is None:
-        return Obstacle("its profile has no section [arm64]", "docs/devices.md lists every key")
+        return Obstacle("its profile has no section [arm64]", every_key("devices.md"))
     if spec.threads != 1:
         return Obstacle("instructions are counted on one thread only", "threads = 1 in the profile")
     found = installed()

@@ -41,6 +41,7 @@ from edgeprune.devices.protocol import (
 )
 from edgeprune.errors import DataError, DeviceError
 from edgeprune.export.cmsis_nn import EXTRA
+from edgeprune.faults import every_key
 from edgeprune.records import DeviceSpec, Environment, Microcontroller
 
 GRACE_SECONDS = 120.0  # for the start of the emulator, on top of the request's deadline
@@ -208,7 +209,7 @@ def obstacle(spec: DeviceSpec) -> Obstacle | None:
     """Return what keeps this machine from building or emulating firmware, or None."""
     chip = spec.microcontroller
     if chip is None:
-        return Obstacle("its profile has no section [microcontroller]", "docs/devices.md")
+        return Obstacle("its profile has no section [microcontroller]", every_key("devices.md"))
     if chip.emulator == "unicorn" and chip.cpu not in unicorn.CORES:
         return Obstacle(f"unicorn has no {chip.cpu}", '[microcontroller] emulator = "qemu"')
     if importlib.util.find_spec("elftools") is None:
