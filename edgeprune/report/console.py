@@ -180,8 +180,7 @@ class Console:
         for text in transforms.sentences(verdict):
             self.line(text)
         self.line(summary.outcome(verdict), "bold green" if verdict.passed else "bold red")
-        if verdict.note:
-            self.line(verdict.note[:1].upper() + verdict.note[1:] + ".")
+        self._note(verdict.note)
         for command in summary.commands(verdict):
             where = f"cd {shlex.quote(str(out))} && " if out else ""
             self.line(f"to measure it on the device: {where}{command}")
@@ -197,8 +196,9 @@ class Console:
         kind: Kind,
         unit: Unit,
         gates: Sequence[Gate] = (),
+        note: str = "",
     ) -> None:
-        """Show the paired comparison of two files, and what would settle its gates."""
+        """Show the paired comparison of two files, what its device is, and what would settle it."""
         c, proves = comparison, all(g.met is not None for g in gates if summary.is_ratio(g))
         self.title(f"{first} against {second}", kind)
         stopped = {
@@ -220,6 +220,7 @@ class Console:
             ("parity", _parity(parity)),
             *(("", gate.note) for gate in gates if gate.met is None),
         )
+        self._note(note)
         for gate in gates:
             if gate.met is None and gate.command:
                 self.line(f"to measure it on the device: {gate.command}")
@@ -271,6 +272,11 @@ class Console:
             _add(table, name, text)
         self.rich.print(table)
         self.rich.print()
+
+    def _note(self, text: str) -> None:
+        """Print what a reader of the figures must know of their device, if anything."""
+        if text:
+            self.line(text[:1].upper() + text[1:] + ".")
 
     def bar(self, share: float) -> str:
         """Return a bar as long as `share` of the whole."""

@@ -297,6 +297,20 @@ def test_comparison_that_proves_nothing_says_so(shown):
     assert "900 in 3 processes" in text
 
 
+def test_comparison_tells_what_its_device_is(shown):
+    note = "times of this device mean nothing: it imitates a GPU"
+    Console().comparison(
+        factories.a_comparison(),
+        factories.a_verdict().parity,
+        "a",
+        "b",
+        "measured",
+        "us",
+        note=note,
+    )
+    assert shown().splitlines()[-1] == "Times of this device mean nothing: it imitates a GPU."
+
+
 def test_emulated_comparison_is_exact(shown):
     found = factories.a_comparison(
         median=2.0, low=2.0, high=2.0, pairs=1, processes=1, stopped="exact"
