@@ -193,3 +193,18 @@ def test_without_plans_or_weights_nothing_is_divided_by_zero(table) -> None:
     assert found.cold == 0.0
     dense = {group: widths[-1] for group, widths in WIDTHS.items()}
     assert predicted_cost(found, dense) == pytest.approx(table.dense_cost, rel=1e-12)
+
+
+def test_weights_of_layers_by_hand() -> None:
+    ends = {"group_in": "a", "group_out": "b", "width_in": 8, "width_out": 16}
+    lstm = PricedLayer(
+        name="lstm", operator="LSTM", **ends,
+        weights=4 * 16 * (8 + 16) + 8 * 16, hidden=4 * 16 * 16, single=8 * 16,
+    )  # fmt: skip
+    assert lstm.weights_at(8, 16) == lstm.weights
+    assert lstm.weights_at(2, 16) == 4 * 16 * (2 + 16) + 8 * 16
+    assert lstm.weights_at(8, 4) == 4 * 4 * (8 + 4) + 8 * 4
+    convolution = PricedLayer(
+        name="conv", operator="Conv", **ends, weights=9 * 8 * 16 + 16, single=16
+    )
+    assert convolution.weights_at(2, 4) == 9 * 2 * 4 + 4
