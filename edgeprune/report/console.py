@@ -150,7 +150,7 @@ class Console:
     def verdict(self, verdict: Verdict, out: Path | None = None) -> None:
         """Show dense against slim, the ratio, parity and gates; the last lines say how it ended."""
         table = _table("", ">dense", ">slim", ">change", "how sure")
-        for row in summary.compared(verdict):
+        for row in summary.compared(verdict, verdict.precision or ""):
             _add(table, row.what, row.dense, row.slim, row.change, row.doubt)
         judged = summary.gates(verdict)
         notes = any(gate.note for gate in judged)

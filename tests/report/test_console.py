@@ -268,6 +268,14 @@ def test_verdict_shows_ratio_parity_gates_and_ends_with_the_outcome(shown):
     assert text.splitlines()[-2:] == ["Passed: every gate is met.", "files: deploy/x"]
 
 
+@pytest.mark.parametrize(
+    ("precision", "told"), [(None, "cost (measured)"), ("int8", "cost (measured, int8)")]
+)
+def test_verdict_says_what_its_costs_are_of(shown, precision, told):
+    Console().verdict(factories.a_verdict(precision=precision))
+    assert told in shown()
+
+
 def test_verdict_names_the_gates_that_failed(shown):
     Console().verdict(factories.a_failure())
     text = shown()
