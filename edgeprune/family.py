@@ -24,11 +24,9 @@ from edgeprune.pruning.remainder import Remainder
 from edgeprune.records import Sensitivity, Verdict, WidthPlan
 from edgeprune.report import figures
 from edgeprune.report.console import Console
-from edgeprune.ship import require_ours, ship_index
+from edgeprune.ship import CARD, INDEX, indexed, require_ours, ship_index
 from edgeprune.stages import allocating, base
 from edgeprune.stages.beginning import begun
-
-INDEX, PAGE = "index.json", "README.md"
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def run(
         family = Family(tuple(members))
         with console.stage("Writing the index"):
             index = json.dumps(_index(family), indent=2) + "\n"
-            ship_index(out, {PAGE: page(family), INDEX: index})
+            ship_index(out, {CARD: page(family), INDEX: index})
         return family
 
 
@@ -149,14 +147,13 @@ def _require_ours(out: Path) -> None:
     Raises:
         OutputError: they are not.
     """
-    index = out / INDEX
-    if index.is_file():
-        if '"members"' not in index.read_text(encoding="utf-8", errors="replace"):
+    if (out / INDEX).exists():
+        if not indexed(out):
             raise OutputError(
                 f"{out} holds {INDEX}, which edgeprune did not put there",
                 "name another folder: --out DIR",
             )
-    elif (out / PAGE).exists():
+    elif (out / CARD).exists():
         require_ours(out)
 
 

@@ -46,7 +46,10 @@ PRUNED = "not a gate: one file is pruned and the other is not, so their outputs 
 
 
 class FileComparison(Record):
-    """Two files against each other: `speedup` is cost before / cost after, with its interval."""
+    """Two files against each other: `speedup` is cost before / cost after, with its interval.
+
+    `note` is what a reader of the costs must know of the device.
+    """
 
     device: str
     kind: Kind
@@ -58,6 +61,7 @@ class FileComparison(Record):
     parity: Parity
     gates: tuple[Gate, ...]
     environment: Environment
+    note: str = ""
 
 
 def profile_anything(
@@ -235,6 +239,7 @@ def compare_files(
             speed,
         ),
         environment=environment,
+        note=spec.note,
     )
 
 

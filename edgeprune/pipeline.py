@@ -38,7 +38,7 @@ from edgeprune.records import (
 )
 from edgeprune.recovery.schedules import Outcome, Step, carry_out
 from edgeprune.report.console import Console
-from edgeprune.ship import require_ours, ship
+from edgeprune.ship import indexed, require_ours, ship
 from edgeprune.stages import allocating, base, preparation, pricing, steps, weighing
 from edgeprune.stages.beginning import begun
 from edgeprune.stages.views import collect
@@ -152,6 +152,7 @@ def attempts(this: base.Run, prices: Prices) -> Made:
 
 def deliver(this: base.Run, prices: Prices, made: Made, out: Path) -> Result:
     """Ship what was made into `out`."""
+    others = indexed(out)
     with this.console.stage("Shipping"):
         ship(
             out,
@@ -177,6 +178,11 @@ def deliver(this: base.Run, prices: Prices, made: Made, out: Path) -> Result:
                 prices.groups,
                 load_file(made.scores) if prices.table.widths else {},
             ),
+        )
+    if others:
+        this.console.warning(
+            f"{out} held an index of models for several budgets, which went; the models of that "
+            f"earlier run are still in {', '.join(others)}"
         )
     shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
     return Result(made.model, shipped, made.verification.verdict, made.plan, out)

@@ -130,8 +130,7 @@ class BudgetSection(Section):
             ("flash", self.flash_kb, chip.flash_kb if chip else None),
         )
         for name, own, board in limits:
-            given = [limit for limit in (own, board) if limit is not None]
-            if given:
+            if given := [limit for limit in (own, board) if limit is not None]:
                 found[name] = min(given)
         return found
 
@@ -171,12 +170,7 @@ class FusedSection(Section):
     """
 
     fusion: Annotated[str, _known("fusion")] = "simple"
-    families: Annotated[tuple[Family, ...], Field(min_length=1)] = (
-        "base",
-        "activation",
-        "gradient",
-        "cooperation",
-    )
+    families: Annotated[tuple[Family, ...], Field(min_length=1)] = get_args(Family)
     batches: int = Field(default=100, ge=1)
     removals: int = Field(default=6, ge=1)
 
@@ -190,6 +184,10 @@ class FusedSection(Section):
 
 AUTO = ("taylor", "l2", "fpgm", "output_error", "refit_error")  # what importance "auto" tries
 ROUNDING = ("uniform", "global", "isomorphic")  # allocations that know `round_to`
+KNOWING = {  # key -> the allocations that know it, and what they do
+    "round_to": (ROUNDING, "rounds; the others know the device's stairs"),
+    "normalise": (ROUNDING[1:], "ranks several groups together"),
+}
 
 
 def _criteria(value: Any) -> Any:
@@ -200,8 +198,7 @@ def _criteria(value: Any) -> Any:
     for name in listed:
         if name not in names("importance"):
             raise ValueError(unknown("importance", name))
-    found = expanded(listed)
-    if not found:
+    if not (found := expanded(listed)):
         raise ValueError("at least one criterion")
     if twice := [name for name in found if found.count(name) > 1]:
         raise ValueError(f'each criterion once, "auto" stands for some: {twice[0]} comes twice')
@@ -218,9 +215,10 @@ class PruneSection(Section):
 
     `probes` is how many vectors the traces of importance `hessian` are estimated with, at least:
     every batch of 32 samples gets the same number, one or more. `round_to` rounds widths down to
-    its multiples, for the allocations of torch-pruning. `polish` changes the exact allocator's plan
-    where that lowers the loss of the whole plan at the same cost, and tries several with a short
-    recovery; with another allocation, or with `loss = "importance"`, there is nothing to polish.
+    its multiples, for the allocations of torch-pruning; `normalise` makes scores comparable where
+    one ranking spans groups. `polish` changes the exact allocator's plan where that lowers the loss
+    of the whole plan at the same cost, and tries several with a short recovery; with another
+    allocation, or with `loss = "importance"`, there is nothing to polish.
     """
 
     importance: Annotated[tuple[str, ...], BeforeValidator(_criteria)] = ("auto",)
@@ -229,19 +227,19 @@ class PruneSection(Section):
     loss: Literal["sensitivity", "importance"] = "sensitivity"
     allocation: Annotated[str, _known("allocation")] = "exact"
     round_to: int | None = Field(default=None, ge=1)
+    normalise: Annotated[str, _known("normalisation")] = "mean"
     keep: tuple[Layer, ...] = ()
     floors: dict[Layer, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     blocks: bool = True
     polish: bool = True
     calibration_samples: int = Field(default=512, ge=1)
 
-    @field_validator("round_to")
+    @field_validator("round_to", "normalise")
     @classmethod
-    def _rounds(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and info.data.get("allocation") not in (None, *ROUNDING):
-            raise ValueError(
-                f"only allocation {', '.join(ROUNDING)} rounds; the others know the device's stairs"
-            )
+    def _heeded(cls, value: int | str | None, info: ValidationInfo) -> int | str | None:
+        knowing, what = KNOWING[info.field_name or ""]
+        if value is not None and info.data.get("allocation") not in (None, *knowing):
+            raise ValueError(f"only allocation {', '.join(knowing)} {what}")
         return value
 
     @model_validator(mode="after")

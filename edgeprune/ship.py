@@ -31,7 +31,7 @@ from edgeprune.report.html import INTEGER_MODEL, MODEL, ReportData, render
 from edgeprune.store import atomic, output_error, sha256_of, write_text
 
 VERDICT, CARD, REPORT, CODE = "verdict.json", "README.md", "report.html", "c"
-MANIFEST, CHECKSUMS = "manifest.json", "SHA256SUMS"
+MANIFEST, CHECKSUMS, INDEX = "manifest.json", "SHA256SUMS", "index.json"
 REPORT_DATA, STAGED = Path(".run", "report_data.json"), Path(".run", "shipping")
 
 
@@ -49,12 +49,25 @@ def require_ours(out: Path) -> None:
         manifest.is_file() and '"files"' in manifest.read_text(encoding="utf-8", errors="replace")
     )
     names = (MODEL, INTEGER_MODEL, VERDICT, CARD, REPORT, MANIFEST, CHECKSUMS, CODE)
-    taken = [name for name in names if (out / name).exists()]
+    listed = (CARD,) if indexed(out) else ()  # written with the index of several models
+    taken = [name for name in names if (out / name).exists() and name not in listed]
     if taken and not ours:
         raise OutputError(
             f"{out} holds {', '.join(taken)}, which edgeprune did not put there",
             "name another folder: --out DIR",
         )
+
+
+def indexed(out: Path) -> tuple[str, ...]:
+    """Return the folders of the models that the index in `out` lists.
+
+    They are none where there is no index, or one that edgeprune did not put there.
+    """
+    try:
+        index = json.loads((out / INDEX).read_text(encoding="utf-8"))
+        return tuple(str(m["folder"]) for m in index["members"] if m["model_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
 
 
 def ship(
@@ -78,6 +91,9 @@ def ship(
     views: Views | None = None,
 ) -> tuple[Path, ...]:
     """Write everything that is shipped, and only when all of it is written put it into `out`.
+
+    An index of several models that an earlier run left there goes; the models that it lists stay,
+    each whole in its own folder.
 
     Args:
         out: the folder; it is made if need be.
@@ -107,7 +123,8 @@ def ship(
     """
     if sha256_of(model) != artifact.sha256:
         raise InternalCheckError(f"{model.name} is not the file that was exported and verified")
-    with _staged(out, older=(INTEGER_MODEL, CODE)) as folder:
+    older = (INTEGER_MODEL, CODE, *((INDEX,) if indexed(out) else ()))
+    with _staged(out, older=older) as folder:
         with atomic(folder / MODEL) as partial:
             shutil.copyfile(model, partial)
         forms, code = _integer_forms(folder, integer_model, chip, verdict.job)

@@ -308,3 +308,14 @@ def test_a_job_without_any_limit(write) -> None:
     job = load_job(write('name = "a"\nmodel.factory = "m:f"\ndata.factory = "d:f"\n'))
     with pytest.raises(UsageError, match="has no budget"):
         _ = job.request
+
+
+def test_normalisation_is_for_rankings_of_several_groups(write) -> None:
+    prune = "prune.normalise = {!r}\nprune.allocation = {!r}\n"
+    job = load_job(write(SHORTEST + prune.format("rank", "global")))
+    assert job.prune.normalise == "rank"
+    assert load_job(write(SHORTEST)).prune.normalise == "mean"
+    (fault,) = faults(write(SHORTEST + prune.format("rank", "uniform")))
+    assert "only allocation global, isomorphic ranks several groups together" in fault
+    (fault,) = faults(write(SHORTEST + prune.format("means", "global")))
+    assert "no normalisation 'means'; did you mean 'mean'?" in fault

@@ -20,6 +20,7 @@ NAMED = {
     "schedule": "one_shot iterative progressive lottery",
     "regularisation": "group_norm bn_scale growing",
     "recovery": "batchnorm reconstruction finetuning distillation",
+    "normalisation": "none sum mean max l2 minmax gaussian lamp rank",
     "mask": "l1 random ln_structured global iterative",
     "transform": "linear_collapse input_adaptive data_holders",
 }

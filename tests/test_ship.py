@@ -10,7 +10,7 @@ import pytest
 
 from edgeprune.errors import InternalCheckError, OutputError, UsageError
 from edgeprune.records import Verdict
-from edgeprune.ship import REPORT_DATA, require_ours, rewrite_report, ship, ship_index
+from edgeprune.ship import REPORT_DATA, indexed, require_ours, rewrite_report, ship, ship_index
 from edgeprune.store import sha256_of
 from tests import factories
 
@@ -311,6 +311,31 @@ def test_an_index_of_several_models_takes_the_place_of_a_single_one(tmp_path, mo
     assert {path.name for path in out.iterdir()} == {*INDEX, "50%", ".run", "notes.txt"}
     assert (out / "README.md").read_text() == "# several"
     assert not (out / ".run" / "shipping").exists()
+
+
+OURS = {
+    "members": [{"folder": "70%", "model_sha256": "ab"}, {"folder": "50%", "model_sha256": "cd"}]
+}
+
+
+def test_a_single_model_takes_the_place_of_an_index_and_leaves_its_models(tmp_path, model):
+    out = tmp_path / "out"
+    ship_into(out / "50%", model)
+    ship_index(out, {"README.md": "# several", "index.json": json.dumps(OURS)})
+    assert indexed(out) == ("70%", "50%")
+    require_ours(out)  # its README.md is ours too
+    ship_into(out, model)
+    assert {path.name for path in out.iterdir()} == {*NAMES, "50%", ".run"}
+    assert indexed(out) == ()
+    for folder in (out, out / "50%"):
+        assert check(folder).returncode == 0
+
+
+@pytest.mark.parametrize("text", ["mine", "[]", '{"members": 3}', '{"members": [{"name": "me"}]}'])
+def test_an_index_of_others_stays(tmp_path, model, text):
+    (tmp_path / "index.json").write_text(text)
+    ship_into(tmp_path, model)
+    assert (tmp_path / "index.json").read_text() == text
 
 
 def test_an_index_leaves_alone_what_no_manifest_lists(tmp_path, out):

@@ -1,4 +1,5 @@
-/* Runs the model over the samples in the file `input` and writes outputs to the file `output`. */
+/* Runs the model over the samples in the file `input` and writes outputs to the file `output`; once there
+   is a file `stop`, it begins no further sample. */
 #include "harness.h"
 
 enum { READ_BINARY = 1, WRITE_BINARY = 5 };
@@ -41,5 +42,6 @@ void run(void) {
         if (host_write(output, model_output(), model_output_bytes) != 0 ||
             host_write(output, &status, sizeof status) != 0)
             host_exit(NO_FILES);
+        if (host_open("stop", READ_BINARY) >= 0) return;
     }
 }

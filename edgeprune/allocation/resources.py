@@ -12,7 +12,7 @@ from torch import nn
 from edgeprune.allocation.problem import LayerTerm, Resource, layer_terms
 from edgeprune.export.fragments import template
 from edgeprune.export.onnx_graph import RECURRENT as RECURRENT_OPERATORS
-from edgeprune.export.segments import ANCHORS, Graph, Segment
+from edgeprune.export.segments import Graph, Segment
 from edgeprune.pruning.channels import is_carrier
 from edgeprune.pruning.recurrent import RECURRENT
 from edgeprune.records import ChannelGroup, CostTable, PricedLayer
@@ -113,7 +113,7 @@ def file_bytes(table: CostTable, graph: Graph, size: int) -> Resource:
         found = segments[layer.name]
         total = 0.0
         for name in graph.stored[layer.name]:
-            size, kind = float(found.weight_bytes[name]), _kind(found, name)
+            size, kind = float(found.weight_bytes[name]), found.kind_of(name)
             if kind == "hidden":
                 size *= width_out / layer.width_out
             elif kind == "in" and not depthwise[layer.name]:
@@ -123,19 +123,6 @@ def file_bytes(table: CostTable, graph: Graph, size: int) -> Resource:
 
     terms, fixed = layer_terms(table, value)
     return Resource("flash", "bytes", math.inf, _busy(terms), fixed + size - weights)
-
-
-def _kind(segment: Segment, weight: str) -> str:
-    """Return on which width a weight depends besides that of its layer's output.
-
-    "in" for the weight of the operator, "hidden" for the recurrent one, which has the output's
-    width twice, and "" for biases, scales and initial states.
-    """
-    operands = list(segment.nodes[0].input)
-    if segment.operator in ANCHORS and weight == operands[1]:
-        return "in"
-    hidden = segment.operator in RECURRENT_OPERATORS and weight == operands[2]
-    return "hidden" if hidden else ""
 
 
 def activations(table: CostTable, graph: Graph, limit: float) -> list[Resource]:

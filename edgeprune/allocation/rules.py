@@ -7,6 +7,7 @@ from typing import cast
 
 from edgeprune.allocation.task import Kept, Proposal, Task
 from edgeprune.importance import rules
+from edgeprune.importance.normalisation import normalise
 from edgeprune.pruning.ranking import torch_pruning_keeps
 
 STEPS = 256  # of a knob
@@ -22,7 +23,7 @@ def uniform(task: Task, share: float) -> Kept:
 def one_ranking(task: Task, share: float) -> Kept:
     """Cut `share` of all channels in one ranking, by torch-pruning's global pruning."""
     return torch_pruning_keeps(
-        task.model, task.data.example, task.spanning, share,
+        task.model, task.data.example, normalise(task.spanning, task.normalise), share,
         one_ranking=True, round_to=task.round_to,
     )  # fmt: skip
 
@@ -30,7 +31,7 @@ def one_ranking(task: Task, share: float) -> Kept:
 def isomorphic(task: Task, share: float) -> Kept:
     """Cut `share` of the channels of each set of groups of equal structure (arXiv 2407.04616)."""
     return torch_pruning_keeps(
-        task.model, task.data.example, task.spanning, share,
+        task.model, task.data.example, normalise(task.spanning, task.normalise), share,
         isomorphic=True, round_to=task.round_to,
     )  # fmt: skip
 
@@ -75,7 +76,7 @@ def within(rule: Rule, most: float) -> Callable[[Task, float], Proposal]:
 
     def allocate(task: Task, target: float) -> Proposal:
         def at(step: int) -> Kept:
-            key = (rule.__name__, task.criterion, task.round_to, step)
+            key = (rule.__name__, task.criterion, task.round_to, task.normalise, step)
             if key not in task.memory:
                 task.memory[key] = task.allowed(rule(task, most * step / STEPS))
             return cast(Kept, task.memory[key])

@@ -66,6 +66,7 @@ class Task:
         criterion: which scores rank; None takes within each group the criterion of its curve, and
             the first of `scores` where one ranking spans groups.
         round_to: widths are rounded down to a multiple of this, where the rule knows rounding.
+        normalise: how scores are made comparable where one ranking spans groups.
         floors: group -> narrowest width that the job allows.
         kind: of the device: "cpu", "gpu" or "microcontroller".
         seed: of whatever is drawn.
@@ -79,6 +80,7 @@ class Task:
     scores: Mapping[str, Mapping[str, Tensor]]
     criterion: str | None = None
     round_to: int | None = None
+    normalise: str = "mean"
     floors: Mapping[str, int] = field(default_factory=dict)
     kind: str = "cpu"
     seed: int = 0

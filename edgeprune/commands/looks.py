@@ -181,6 +181,13 @@ def verify(
         )
     common.answer({"schema": 1, **found.model_dump(mode="json")})
     console.comparison(
-        found.speedup, found.parity, found.before, found.after, found.kind, found.unit, found.gates
+        found.speedup,
+        found.parity,
+        found.before,
+        found.after,
+        found.kind,
+        found.unit,
+        found.gates,
+        found.note,
     )
     return DONE if found.passed else GateError.exit_code

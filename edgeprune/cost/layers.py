@@ -100,6 +100,9 @@ def _layers(
                 f"{segment.output_shape}) cannot be priced at other widths",
                 {group.name for group in sources or (group_in, group_out) if group},
             )
+        counts = dict.fromkeys(("in", "hidden", ""), 0)
+        for name, of in segment.weights.items():
+            counts[segment.kind_of(name)] += math.prod(of)
         layers.append(
             PricedLayer(
                 name=segment.name,
@@ -108,7 +111,9 @@ def _layers(
                 group_out=group_out.name if group_out and resizable else None,
                 width_in=shape.width_in,
                 width_out=shape.width_out,
-                weights=sum(math.prod(of) for of in segment.weights.values()),
+                weights=sum(counts.values()),
+                hidden=counts["hidden"],
+                single=counts[""],
                 depthwise=shape.depthwise,
             )
         )

@@ -34,8 +34,8 @@ class Request(Message):
 
     Sessions are opened `openings` times (tasks `time` and `layers`); each time `rounds` visits are
     made to every model with `inner` runs each. `paired` alternates the order of two models instead
-    of drawing it; after `deadline_seconds` the worker stops and says so; in task `run`, `runs` then
-    tells which of the outputs there are.
+    of drawing it; after `deadline_seconds` the worker stops and says so; in task `run`, `made` then
+    tells of how many runs, from the first on, the outputs are there.
     `unprofiled` (task `layers` only) times whole runs without the profiler in the same rounds.
     `joined` (task `layers` only) says that the costs of layers are all that counts, so that a
     device may run several models as one program.
@@ -92,6 +92,7 @@ class ModelAnswer(Message):
     values: tuple[float, ...] = ()
     nodes: tuple[NodeCosts, ...] = ()
     runs: tuple[float, ...] = ()
+    made: int = 0
     programs: dict[str, tuple[float, ...]] = {}
     peak_bytes: int | None = None
     footprint: Footprint | None = None

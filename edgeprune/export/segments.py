@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 from numpy.typing import NDArray
@@ -72,6 +72,18 @@ class Segment:
         return (
             {self.name} | {n.name for n in self.nodes} | {o for n in self.nodes for o in n.output}
         )
+
+    def kind_of(self, weight: str) -> Literal["in", "hidden", ""]:
+        """Return on which width a weight depends besides that of the layer's output.
+
+        "in" for the weight of the operator, "hidden" for the recurrent one, which has the output's
+        width twice, and "" for biases, scales and initial states.
+        """
+        operands = list(self.nodes[0].input)
+        if self.operator in ANCHORS and weight == operands[1]:
+            return "in"
+        hidden = self.operator in RECURRENT and weight == operands[2]
+        return "hidden" if hidden else ""
 
 
 @dataclass(frozen=True)

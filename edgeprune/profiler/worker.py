@@ -299,7 +299,7 @@ def outputs(request: Facts, scratch: str) -> Facts:
     for start in range(0, count, size):
         began, turn = time.perf_counter(), start // size
         if runs and began + max(runs) / 1e6 > until:
-            break  # the next run would end too late; `runs` tells how many were made
+            break  # the next run would end too late; `made` tells how many there are
         rows = {n: np.arange(s[0]) + turn * s[0] if s else turn for n, s in shapes.items()}
         # Clipped: the last row fills up the last batch.
         feeds = {n: np.asarray(x.take(rows[n], 0, mode="clip")) for n, x in columns.items()}
@@ -309,7 +309,7 @@ def outputs(request: Facts, scratch: str) -> Facts:
     unfinished = request["outputs"] + ".partial.npy"
     np.save(unfinished, np.concatenate(parts))
     os.replace(unfinished, request["outputs"])
-    found = {"name": model["name"], "load_seconds": seconds, "runs": runs}
+    found = {"name": model["name"], "load_seconds": seconds, "made": len(runs)}
     return {"stopped": "time" if len(runs) * size < count else "fixed", "models": [found]}
 
 

@@ -13,7 +13,6 @@ from edgeprune.pruning.channels import ROOTS
 from edgeprune.pruning.groups import pruner
 
 Inputs = tuple[Tensor, ...]
-TINY = 1e-12
 
 
 def torch_pruning_keeps(
@@ -30,13 +29,14 @@ def torch_pruning_keeps(
 
     It is its BasePruner in one step, as its users run it (DepGraph, arXiv 2301.12900): each group
     alone, or all channels in one ranking, or one ranking for each set of groups of the same
-    structure (isomorphic pruning, arXiv 2407.04616). As its default normalisation does, the scores
-    of a group are divided by their mean. A group that would lose all its channels is left whole.
+    structure (isomorphic pruning, arXiv 2407.04616). A group that would lose all its channels is
+    left whole.
 
     Args:
         model: the dense model; it is left alone.
         inputs: example inputs.
-        scores: group -> score of each channel [width]; other groups are not cut.
+        scores: group -> score of each channel [width], comparable where one ranking spans groups;
+            other groups are not cut.
         share: of the channels of each ranking that goes, 0 to 1.
         one_ranking: rank the channels of all groups together.
         isomorphic: rank groups of the same structure together.
@@ -46,8 +46,7 @@ def torch_pruning_keeps(
     names = {module: name for name, module in copied.named_modules()}
 
     def importance(group: Any) -> Tensor | None:
-        score = scores.get(names.get(group[0].dep.target.module, ""))
-        return None if score is None else score / max(TINY, abs(float(score.mean())))
+        return scores.get(names.get(group[0].dep.target.module, ""))
 
     kept = {name: tuple(range(len(score))) for name, score in scores.items()}
     found = pruner(

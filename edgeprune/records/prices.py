@@ -100,7 +100,9 @@ class Branch(Record):
 class PricedLayer(Record):
     """A layer as the cost table sees it: which group feeds it and which group it feeds.
 
-    `weights` counts those of the dense layer; each channel of a `depthwise` layer has its own.
+    `weights` counts those of the dense layer; each channel of a `depthwise` layer has its own. Of
+    them `hidden` are those of a recurrent layer from one step to the next, which have the width of
+    the output on both sides, and `single` those that belong to one width alone: biases and scales.
     """
 
     name: str
@@ -110,6 +112,8 @@ class PricedLayer(Record):
     width_in: int
     width_out: int
     weights: int = 0
+    hidden: int = 0
+    single: int = 0
     depthwise: bool = False
 
     def widths_of(self, plan: Mapping[str, int]) -> tuple[int, int]:
@@ -121,8 +125,10 @@ class PricedLayer(Record):
 
     def weights_at(self, width_in: int, width_out: int) -> float:
         """Return how many weights the layer has at these widths."""
+        tall = width_out / max(1, self.width_out)
         wide = 1.0 if self.depthwise else width_in / max(1, self.width_in)
-        return self.weights * wide * width_out / max(1, self.width_out)
+        both = self.weights - self.hidden - self.single
+        return tall * (wide * both + tall * self.hidden + self.single)
 
     @property
     def widths(self) -> tuple[int, int]:

@@ -102,9 +102,11 @@ class OtherAttempt(Record):
 
 
 class Prediction(Record):
-    """Cost predicted before the first measurement and its relative error.
+    """Cost predicted for the first plan, before any was measured whole, and its relative error.
 
-    A time is told at the speed of the dense model's profile, not at that of the verdict.
+    It tells how far prices of layers can be trusted. The plan that ships may be a later one of the
+    closed loop; what that one costs is measured (`slim.cost` of the verdict). A time is told at the
+    speed of the dense model's profile, not at that of the verdict.
     """
 
     cost: float
@@ -137,8 +139,9 @@ class Gate(Record):
 class Verdict(Record):
     """Everything that is claimed of the slim model, as shipped in verdict.json.
 
-    `note` is what a reader of its costs must know of the device; `schedule` tells the steps where
-    there were several, or training before the cut.
+    `note` is what a reader of its costs must know of the device; `precision` is what costs, and the
+    accuracy of the slim model, are of (None in verdicts written before it was told); `schedule`
+    tells the steps where there were several, or training before the cut.
     `accuracy_drop_interval` is None where the evaluation data comes in too few parts to tell.
     `prepared` is what was done before widths were chosen, `stored` the dense and the slim file as
     they are stored, for masked models. `other_attempt` is told where the first attempt missed the
@@ -168,6 +171,7 @@ class Verdict(Record):
     seed: int
     environment: Environment
     note: str = ""
+    precision: Literal["float32", "int8"] | None = None
     prepared: Prepared | None = None
     stored: tuple[StoredSize, StoredSize] | None = None
     schedule: ScheduleHistory | None = None

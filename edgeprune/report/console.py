@@ -150,7 +150,7 @@ class Console:
     def verdict(self, verdict: Verdict, out: Path | None = None) -> None:
         """Show dense against slim, the ratio, parity and gates; the last lines say how it ended."""
         table = _table("", ">dense", ">slim", ">change", "how sure")
-        for row in summary.compared(verdict):
+        for row in summary.compared(verdict, verdict.precision or ""):
             _add(table, row.what, row.dense, row.slim, row.change, row.doubt)
         judged = summary.gates(verdict)
         notes = any(gate.note for gate in judged)
@@ -180,8 +180,7 @@ class Console:
         for text in filter(None, (*transforms.sentences(verdict), summary.attempts(verdict))):
             self.line(text)
         self.line(summary.outcome(verdict), "bold green" if verdict.passed else "bold red")
-        if verdict.note:
-            self.line(verdict.note[:1].upper() + verdict.note[1:] + ".")
+        self._note(verdict.note)
         for command in summary.commands(verdict):
             where = f"cd {shlex.quote(str(out))} && " if out else ""
             self.line(f"to measure it on the device: {where}{command}")
@@ -197,8 +196,9 @@ class Console:
         kind: Kind,
         unit: Unit,
         gates: Sequence[Gate] = (),
+        note: str = "",
     ) -> None:
-        """Show the paired comparison of two files, and what would settle its gates."""
+        """Show the paired comparison of two files, what its device is, and what would settle it."""
         c, proves = comparison, all(g.met is not None for g in gates if summary.is_ratio(g))
         self.title(f"{first} against {second}", kind)
         stopped = {
@@ -220,6 +220,7 @@ class Console:
             ("parity", _parity(parity)),
             *(("", gate.note) for gate in gates if gate.met is None),
         )
+        self._note(note)
         for gate in gates:
             if gate.met is None and gate.command:
                 self.line(f"to measure it on the device: {gate.command}")
@@ -271,6 +272,11 @@ class Console:
             _add(table, name, text)
         self.rich.print(table)
         self.rich.print()
+
+    def _note(self, text: str) -> None:
+        """Print what a reader of the figures must know of their device, if anything."""
+        if text:
+            self.line(text[:1].upper() + text[1:] + ".")
 
     def bar(self, share: float) -> str:
         """Return a bar as long as `share` of the whole."""

@@ -48,6 +48,7 @@ def task_of(run: Run, groups: GroupList, table: CostTable, sensitivity: Sensitiv
         scores,
         criterion=next(iter(scores)) if len(scores) == 1 else None,
         round_to=run.job.prune.round_to,
+        normalise=run.job.prune.normalise,
         floors=group_floors(run.job.prune.floors, groups),
         kind=run.device.spec.kind,
         seed=run.job.seed,

@@ -117,6 +117,7 @@ def judge(
         seed=job.seed,
         environment=evidence.environment,
         note=note,
+        precision=job.export.precision,
         schedule=schedule,
     )
 

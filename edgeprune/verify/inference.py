@@ -157,7 +157,7 @@ def _run(device: Device, path: Path, columns: Mapping[str, Array]) -> tuple[Arra
         output: Array = np.load(answered, allow_pickle=False)
     if answer.stopped == "fixed":
         return output, None
-    made = len(answer.models[0].runs)
+    made = answer.models[0].made
     if not made:
         raise DeadlineError(
             f"device {device.spec.name}: no run of {path.name} within {DEADLINE:.0f} s"

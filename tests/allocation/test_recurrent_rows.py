@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -62,10 +63,14 @@ def test_rows_say_what_the_cut_model_has(
     )
     problem = build_problem(table, flat_curves(table), rows)
     for choice in ((0, -1, -1), (-1, 0, -1), (-1, -1, 0), (0, 0, 0)):
-        kept = {name: range(w) for name, w in problem.widths_of(choice).items()}
+        widths = problem.widths_of(choice)
+        kept = {name: range(w) for name, w in widths.items()}
         slim = cut(model, inputs, kept)
         export(slim, inputs, tmp_path / "slim.onnx", opset=20)
-        used = problem.used(choice)
-        assert used["macs"] == pytest.approx(read_graph(tmp_path / "slim.onnx").macs)
+        used, found = problem.used(choice), read_graph(tmp_path / "slim.onnx")
+        assert used["macs"] == pytest.approx(found.macs)
+        weights = {s.name: sum(map(math.prod, s.weights.values())) for s in found.segments}
+        counted = {one.name: one.weights_at(*one.widths_of(widths)) for one in table.layers}
+        assert counted == pytest.approx(weights)
         assert used["parameters"] == pytest.approx(sum(p.numel() for p in slim.parameters()))
         assert used["flash"] == pytest.approx((tmp_path / "slim.onnx").stat().st_size, abs=200)

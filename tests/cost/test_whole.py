@@ -214,3 +214,18 @@ def test_cutting_and_measuring_of_whole_plans_are_told_apart(
     assert told[:plans] == cut
     assert {what for what, _, _ in told[plans:]} == {"whole plans settled"}
     assert told[-1] == ("whole plans settled", plans, plans)
+
+
+def test_weights_of_layers_by_hand() -> None:
+    ends = {"group_in": "a", "group_out": "b", "width_in": 8, "width_out": 16}
+    lstm = PricedLayer(
+        name="lstm", operator="LSTM", **ends,
+        weights=4 * 16 * (8 + 16) + 8 * 16, hidden=4 * 16 * 16, single=8 * 16,
+    )  # fmt: skip
+    assert lstm.weights_at(8, 16) == lstm.weights
+    assert lstm.weights_at(2, 16) == 4 * 16 * (2 + 16) + 8 * 16
+    assert lstm.weights_at(8, 4) == 4 * 4 * (8 + 4) + 8 * 4
+    convolution = PricedLayer(
+        name="conv", operator="Conv", **ends, weights=9 * 8 * 16 + 16, single=16
+    )
+    assert convolution.weights_at(2, 4) == 9 * 2 * 4 + 4

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edgeprune.export.synthetic import write_convolutions
+
 MODEL = """
 import torch
 from torch import nn
@@ -159,5 +161,26 @@ def inside(
         code = execute(words)
         out, err = capfd.readouterr()
         return Done(words, code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def convolutions(tmp_path: Path) -> Path:
+    """The file of a model that is measured in no time: three small convolutions."""
+    return write_convolutions(tmp_path / "model.onnx", 3, channels=8, size=8)
+
+
+@pytest.fixture
+def profile(
+    inside: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Arguments of `edgeprune profile` -> (exit code, stdout, stderr); its cache is in `tmp_path`."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        done = inside("profile", *arguments)
+        return done.returncode, done.stdout, done.stderr
 
     return call

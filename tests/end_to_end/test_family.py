@@ -158,3 +158,11 @@ def test_folders_are_named_after_the_budget_alone(job, inside, tmp_path) -> None
     assert any(set(g.kept) < set(wide.groups[n].kept) for n, g in narrow.groups.items())
     _starts_from_the_recovered_weights(out, wide, narrow, "80%", "50%")
     assert "[80%](80%25/README.md)" in (out / "README.md").read_text()
+
+    # and a single budget again: the index would say nothing of what is there then
+    single = inside("run", job, "--device", device, "--budget", "80%", "--out", out)
+    assert single.returncode == 0, single.stderr
+    assert not (out / "index.json").exists()
+    assert "verdict.json" in (out / "SHA256SUMS").read_text()
+    assert "models of that earlier run are still in 80%, 50%" in " ".join(single.stderr.split())
+    assert all((out / name / "model.onnx").is_file() for name in ("80%", "50%"))

@@ -13,34 +13,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgeprune.cli import execute
 from edgeprune.export.synthetic import write_chain, write_convolutions
 from edgeprune.records import ModelProfile
 from tests.running import wait_for_children, wait_until_ended
 from tests.trace_format import check_trace
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return write_convolutions(tmp_path / "model.onnx", 3, channels=8, size=8)
-
-
-@pytest.fixture
-def run(capfd):
-    """Arguments -> (exit code, what stood on stdout, what stood on stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = execute(["profile", *map(str, arguments)])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 def a_model(path: Path, operator: str, opset: int = 20, domain: str = "", dims=(1, 4)) -> Path:
@@ -61,10 +37,21 @@ def profile_file(path: Path, **simulation: float) -> Path:
     return path
 
 
-def test_json_trace_and_page_of_a_measured_model(run, model: Path, tmp_path: Path) -> None:
+def test_json_trace_and_page_of_a_measured_model(
+    profile, convolutions: Path, tmp_path: Path
+) -> None:
     trace, page = tmp_path / "trace.json", tmp_path / "page.html"
-    code, out, err = run(
-        model, "--device", "mobile_cpu", "--json", "--seconds", 1, "--trace", trace, "--html", page
+    code, out, err = profile(
+        convolutions,
+        "--device",
+        "mobile_cpu",
+        "--json",
+        "--seconds",
+        1,
+        "--trace",
+        trace,
+        "--html",
+        page,
     )
     assert code in (0, 4), err  # a machine that is busy may not settle
     found = ModelProfile.model_validate_json(out)
@@ -88,13 +75,15 @@ def test_json_trace_and_page_of_a_measured_model(run, model: Path, tmp_path: Pat
     assert not list((tmp_path / "cache").rglob("*.json"))
 
 
-def test_two_profiles_of_one_environment_are_compared(run, model: Path, tmp_path: Path) -> None:
+def test_two_profiles_of_one_environment_are_compared(
+    profile, convolutions: Path, tmp_path: Path
+) -> None:
     old = tmp_path / "old.json"
-    code, out, _ = run(model, "--device", "simulated", "--json")
+    code, out, _ = profile(convolutions, "--device", "simulated", "--json")
     assert code == 0
     old.write_text(out)
     longer = write_convolutions(tmp_path / "longer.onnx", 4, channels=8, size=8)
-    code, out, err = run(longer, "--device", "simulated", "--json", "--against", old)
+    code, out, err = profile(longer, "--device", "simulated", "--json", "--against", old)
     assert code == 0, err
     against = json.loads(out)["against"]
     assert against["ratio"] == pytest.approx(4 / 3, rel=0.03)
@@ -104,39 +93,45 @@ def test_two_profiles_of_one_environment_are_compared(run, model: Path, tmp_path
 
 
 def test_profiles_of_different_environments_are_refused_with_all_differences(
-    run, model: Path, tmp_path: Path
+    profile, convolutions: Path, tmp_path: Path
 ) -> None:
     old = tmp_path / "old.json"
-    old.write_text(run(model, "--device", "simulated", "--json")[1])
+    old.write_text(profile(convolutions, "--device", "simulated", "--json")[1])
     other = profile_file(tmp_path / "other.toml", step=16, cliff=1.5)
-    code, out, err = run(model, "--device", other, "--json", "--against", old)
+    code, out, err = profile(convolutions, "--device", other, "--json", "--against", old)
     assert code == 2
     assert json.loads(out)["device"] == "other"
     for line in ("device: simulated against other", "step: 8 against 16", "cliff: 1.3 against 1.5"):
         assert line in err
 
 
-def test_something_else_than_a_profile_cannot_be_compared_with(run, model, tmp_path) -> None:
+def test_something_else_than_a_profile_cannot_be_compared_with(
+    profile, convolutions, tmp_path
+) -> None:
     (tmp_path / "old.json").write_text('{"schema": 1}')
-    code, _, err = run(model, "--device", "simulated", "--against", tmp_path / "old.json")
+    code, _, err = profile(
+        convolutions, "--device", "simulated", "--against", tmp_path / "old.json"
+    )
     assert (code, "is not a profile" in err) == (2, True)
-    assert run(model, "--device", "simulated", "--against", tmp_path / "none.json")[0] == 2
+    assert (
+        profile(convolutions, "--device", "simulated", "--against", tmp_path / "none.json")[0] == 2
+    )
 
 
 @pytest.mark.parametrize("device", ["simulated", "mobile_cpu"])
-def test_dynamic_shapes_need_a_shape(run, tmp_path: Path, device: str) -> None:
+def test_dynamic_shapes_need_a_shape(profile, tmp_path: Path, device: str) -> None:
     path = a_model(tmp_path / "m.onnx", "Sin", dims=("batch", 4))
-    code, _, err = run(path, "--device", device)
+    code, _, err = profile(path, "--device", device)
     assert (code, "input 'x' has no fixed shape" in err, "--shape" in err) == (5, True, True)
-    code, out, err = run(path, "--device", device, "--shape", "6,4", "--seconds", 1, "--json")
+    code, out, err = profile(path, "--device", device, "--shape", "6,4", "--seconds", 1, "--json")
     assert code in (0, 4), err
     assert json.loads(out)["layers"][0]["input_shape"] == [6, 4]
 
 
 @pytest.mark.parametrize("shape", ["6", "x,4", "0,4", "z=6,4"])
-def test_a_shape_that_does_not_fit_is_a_usage_error(run, tmp_path: Path, shape: str) -> None:
+def test_a_shape_that_does_not_fit_is_a_usage_error(profile, tmp_path: Path, shape: str) -> None:
     path = a_model(tmp_path / "m.onnx", "Sin", dims=("batch", 4))
-    assert run(path, "--device", "simulated", "--shape", shape)[0] == 2
+    assert profile(path, "--device", "simulated", "--shape", shape)[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -147,8 +142,10 @@ def test_a_shape_that_does_not_fit_is_a_usage_error(run, tmp_path: Path, shape: 
         ({"operator": "NoSuchOperator"}, "NoSuchOperator"),
     ],
 )
-def test_what_the_runtime_does_not_know_is_named(run, tmp_path: Path, fields, words: str) -> None:
-    code, _, err = run(a_model(tmp_path / "m.onnx", **fields), "--device", "mobile_cpu")
+def test_what_the_runtime_does_not_know_is_named(
+    profile, tmp_path: Path, fields, words: str
+) -> None:
+    code, _, err = profile(a_model(tmp_path / "m.onnx", **fields), "--device", "mobile_cpu")
     assert code == 5, err
     assert words.lower() in err.lower()
 
@@ -158,9 +155,9 @@ def test_what_the_runtime_does_not_know_is_named(run, tmp_path: Path, fields, wo
     [b"", b"garbage", b"\x08\x07" * 40, b"PK\x03\x04" + b"\0" * 60],
     ids=["empty", "text", "fields", "archive"],
 )
-def test_a_file_that_is_no_model(run, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_model(profile, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.onnx").write_bytes(content)
-    code, _, err = run(tmp_path / "m.onnx", "--device", "mobile_cpu")
+    code, _, err = profile(tmp_path / "m.onnx", "--device", "mobile_cpu")
     assert (code, "is not an ONNX model" in err) == (5, True)
 
 
@@ -176,7 +173,7 @@ def test_a_file_that_is_no_model(run, tmp_path: Path, content: bytes) -> None:
     ],
 )
 def test_files_that_no_device_takes_and_devices_that_run_nothing(
-    run, tmp_path: Path, device: str, name: str, code: int, said: str
+    profile, tmp_path: Path, device: str, name: str, code: int, said: str
 ) -> None:
     """A device that computes its figures has no runtime that would refuse the model."""
     size = 5 if name == "misshapen" else 4
@@ -196,21 +193,23 @@ def test_files_that_no_device_takes_and_devices_that_run_nothing(
     if name != "absent":
         opsets = [helper.make_opsetid("", 20)]
         onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
-    found, out, err = run(path, "--device", device, "--json")
+    found, out, err = profile(path, "--device", device, "--json")
     assert (found, out) == (code, ""), err
     assert said in err
     assert str(tmp_path / "edgeprune") not in err
     assert "/model.onnx" not in err  # the file is called as it was given
 
 
-def test_a_truncated_model(run, model: Path) -> None:
-    model.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
-    assert run(model, "--device", "mobile_cpu")[0] == 5
+def test_a_truncated_model(profile, convolutions: Path) -> None:
+    convolutions.write_bytes(convolutions.read_bytes()[: convolutions.stat().st_size // 2])
+    assert profile(convolutions, "--device", "mobile_cpu")[0] == 5
 
 
-def test_what_does_not_settle_ends_with_4_and_shows_what_is_known(run, model, tmp_path) -> None:
+def test_what_does_not_settle_ends_with_4_and_shows_what_is_known(
+    profile, convolutions, tmp_path
+) -> None:
     device = profile_file(tmp_path / "noisy.toml", noise=0.02, process_noise=0.45)
-    code, out, err = run(model, "--device", device, "--seconds", 0, "--json")
+    code, out, err = profile(convolutions, "--device", device, "--seconds", 0, "--json")
     assert code == 4
     assert json.loads(out)["stopped"] == "unstable"
     assert "--seconds 60" in err
@@ -237,12 +236,12 @@ def test_no_worker_outlives_its_parent(tmp_path: Path) -> None:
 
 
 def test_what_a_profile_says_of_its_device_stands_beside_the_costs(
-    run, model: Path, tmp_path: Path
+    profile, convolutions: Path, tmp_path: Path
 ) -> None:
     device, page = profile_file(tmp_path / "noted.toml", noise=0.0), tmp_path / "page.html"
     note = "times of this device mean nothing"
     device.write_text(f'note = "{note}"\n' + device.read_text())
-    code, out, err = run(model, "--device", device, "--json", "--html", page)
+    code, out, err = profile(convolutions, "--device", device, "--json", "--html", page)
     assert code == 0, err
     assert ModelProfile.model_validate_json(out).warnings[0] == note
     assert f"warning: {note}" in page.read_text()

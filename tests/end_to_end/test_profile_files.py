@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.cli import execute
 from edgeprune.devices import opening
 from edgeprune.devices.simulated import SimulatedDevice
-from edgeprune.export.synthetic import write_convolutions
 
 SOURCE = """\
 import os
@@ -22,17 +20,6 @@ def build():
     os.chdir({there!r})
     return torch.nn.Linear(4, 2)
 """
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return write_convolutions(tmp_path / "model.onnx", 2, channels=8, size=8)
 
 
 @pytest.fixture
@@ -49,43 +36,37 @@ def asked(monkeypatch) -> list[str]:
     return found
 
 
-@pytest.fixture
-def run(capfd):
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = execute(["profile", *map(str, arguments)])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
-
-
 @pytest.mark.parametrize("option", ["--trace", "--html"])
 @pytest.mark.parametrize("where", ["file/page", "folder"])
 def test_a_file_that_cannot_be_written_is_told_before_measuring(
-    run, model: Path, tmp_path: Path, asked: list[str], option: str, where: str
+    profile, convolutions: Path, tmp_path: Path, asked: list[str], option: str, where: str
 ) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
-    code, out, err = run(model, "--device", "simulated", "--json", option, tmp_path / where)
+    code, out, err = profile(
+        convolutions, "--device", "simulated", "--json", option, tmp_path / where
+    )
     assert (code, out) == (2, ""), err
     assert "cannot write" in err
     assert asked == []
 
 
 def test_a_trace_of_counts_is_refused_before_measuring(
-    run, model: Path, tmp_path: Path, asked: list[str], monkeypatch, simulated
+    profile, convolutions: Path, tmp_path: Path, asked: list[str], monkeypatch, simulated
 ) -> None:
     device = simulated()
     device.spec = device.spec.model_copy(update={"unit": "instructions"})
     monkeypatch.setattr(opening, "open_device", lambda name, warn: device)
-    code, _, err = run(model, "--device", "simulated", "--trace", tmp_path / "trace.json")
+    code, _, err = profile(
+        convolutions, "--device", "simulated", "--trace", tmp_path / "trace.json"
+    )
     assert (code, "a trace shows times" in err) == (2, True), err
     assert asked == []
     assert not (tmp_path / "trace.json").exists()
 
 
 def test_the_answer_comes_before_a_file_that_fails_all_the_same(
-    run, model: Path, tmp_path: Path, monkeypatch
+    profile, convolutions: Path, tmp_path: Path, monkeypatch
 ) -> None:
     page, replace = tmp_path / "page.html", Path.replace
 
@@ -95,20 +76,22 @@ def test_the_answer_comes_before_a_file_that_fails_all_the_same(
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", full)
-    code, out, err = run(model, "--device", "simulated", "--json", "--html", page)
+    code, out, err = profile(convolutions, "--device", "simulated", "--json", "--html", page)
     assert (code, "No space left" in err) == (2, True), err
     assert json.loads(out)["device"] == "simulated"
 
 
-def test_a_cache_that_cannot_be_written_costs_a_warning(run, model: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_costs_a_warning(
+    profile, convolutions: Path, tmp_path: Path
+) -> None:
     (tmp_path / "cache").write_text("")  # a file in its place
-    code, out, err = run(model, "--device", "simulated", "--json")
+    code, out, err = profile(convolutions, "--device", "simulated", "--json")
     assert code == 0, err
     assert json.loads(out)["layers"]
     assert "XDG_CACHE_HOME may name another folder" in err
 
 
-def test_files_belong_where_the_command_was_given(run, tmp_path: Path, monkeypatch) -> None:
+def test_files_belong_where_the_command_was_given(profile, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "there").mkdir()
     here = Path.cwd()
     monkeypatch.chdir(tmp_path)
@@ -116,7 +99,7 @@ def test_files_belong_where_the_command_was_given(run, tmp_path: Path, monkeypat
     (tmp_path / "toy_wanderer.py").write_text(SOURCE.format(there=str(tmp_path / "there")))
     arguments = ("toy_wanderer:build", "--device", "simulated", "--shape", "1,4")
     try:
-        code, _, err = run(*arguments, "--html", "page.html", "--trace", "trace.json")
+        code, _, err = profile(*arguments, "--html", "page.html", "--trace", "trace.json")
     finally:
         sys.modules.pop("toy_wanderer", None)
         os.chdir(here)

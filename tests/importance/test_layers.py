@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from edgeprune.data import Data
 from edgeprune.errors import UsageError
 from edgeprune.importance import curvature
-from edgeprune.importance.normalisation import globally, layer_wise
+from edgeprune.importance.normalisation import NORMALISATIONS, normalise
 from edgeprune.importance.registry import CRITERIA
 from edgeprune.importance.scores import score_channels
 from edgeprune.pruning.groups import find_groups
@@ -266,7 +266,7 @@ def test_traces_are_those_of_the_hessian(name: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("criterion", [n for n in CRITERIA if n != "bn_scale"])
 @pytest.mark.parametrize("name", CASES)
-def test_every_criterion_ranks_every_type_of_layer_alone_and_globally(
+def test_every_criterion_scores_every_type_of_layer_alone_and_together(
     name: str, criterion: str
 ) -> None:
     case = CASES[name]
@@ -280,11 +280,10 @@ def test_every_criterion_ranks_every_type_of_layer_alone_and_globally(
     scores = score_channels(found.model, data, groups, criterion, samples=SAMPLES)
     told_apart = len(set(scores[case.group].tolist())) > 1
     assert told_apart != (criterion == "apoz" and name in DENSE)
-    alone = layer_wise(scores, 1 / 3)
-    assert all(len(alone[g.name]) == g.width - round(g.width / 3) for g in groups)
-    together = globally(scores, 0.25, "rank")
-    total = sum(g.width for g in groups)
-    assert sum(map(len, together.values())) == total - round(0.25 * total)
+    for how in NORMALISATIONS:
+        together = normalise(scores, how)
+        assert all(together[g.name].shape == (g.width,) for g in groups)
+        assert all(score.isfinite().all() for score in together.values())
 
 
 def test_scales_of_batchnorm() -> None:

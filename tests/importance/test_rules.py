@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edgeprune.errors import UsageError
-from edgeprune.importance.normalisation import NORMALISATIONS, globally, layer_wise, normalise
+from edgeprune.importance.normalisation import NORMALISATIONS, normalise
 from edgeprune.importance.rules import (
     adaptive_alpha,
     layer_adaptive,
     retention,
     variation,
 )
+from edgeprune.methods import names
 
 
 @pytest.mark.parametrize(
@@ -36,6 +35,16 @@ def test_normalisations_by_hand(how: str, expected: list[float]) -> None:
     assert found.tolist() == pytest.approx(expected)
 
 
+def test_every_normalisation_is_a_method() -> None:
+    assert set(NORMALISATIONS) == set(names("normalisation"))
+
+
+@pytest.mark.parametrize("how", [how for how in NORMALISATIONS if how != "lamp"])
+def test_negative_scores_keep_their_order(how: str) -> None:
+    scores = -1.0 - torch.rand(40, generator=torch.Generator().manual_seed(1))
+    assert normalise({"g": scores}, how)["g"].argsort().tolist() == scores.argsort().tolist()
+
+
 @pytest.mark.parametrize("how", NORMALISATIONS)
 def test_normalisation_keeps_the_order(how: str) -> None:
     scores = torch.rand(40, generator=torch.Generator().manual_seed(1)) + 0.1
@@ -45,29 +54,6 @@ def test_normalisation_keeps_the_order(how: str) -> None:
 def test_unknown_normalisation() -> None:
     with pytest.raises(UsageError, match="no normalisation 'median'"):
         normalise({}, "median")
-
-
-SCORES = {"a": torch.tensor([1.0, 2.0, 3.0, 4.0]), "b": torch.tensor([100.0, 300.0, 500.0, 700.0])}
-
-
-def test_layer_wise_takes_the_same_share_of_each_group() -> None:
-    assert layer_wise(SCORES, 0.5) == {"a": (2, 3), "b": (2, 3)}
-
-
-def test_global_ranking_with_and_without_normalisation() -> None:
-    # not normalised, all of a is below all of b; one channel of a stays whatever happens
-    assert globally(SCORES, 0.5, "none") == {"a": (3,), "b": (1, 2, 3)}
-    # over the mean: a = 0.4 0.8 1.2 1.6, b = 0.25 0.75 1.25 1.75
-    assert globally(SCORES, 0.5, "mean") == {"a": (2, 3), "b": (2, 3)}
-    assert globally(SCORES, 0.25, "mean") == {"a": (1, 2, 3), "b": (1, 2, 3)}
-    assert globally(SCORES, 0.125, "mean") == {"a": (0, 1, 2, 3), "b": (1, 2, 3)}
-
-
-@given(st.floats(0, 1), st.sampled_from([h for h in NORMALISATIONS if h != "lamp"]))
-def test_global_ranking_takes_what_was_asked_unless_protected(share: float, how: str) -> None:
-    kept = globally(SCORES, share, how)
-    assert sum(map(len, kept.values())) == max(8 - round(8 * share), 2)
-    assert all(kept.values())
 
 
 def test_variation() -> None:

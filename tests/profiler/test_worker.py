@@ -214,8 +214,7 @@ def test_outputs_stop_at_the_deadline_and_tell_how_many_runs_were_made(
     for seconds, stopped, runs, made in ((0.0, "time", 1, 2), (20.0, "fixed", 4, 7)):
         answer, _ = work(tmp_path / "m.onnx", task="run", deadline_seconds=seconds, **paths)
         (model,) = answer["models"]
-        assert (answer["stopped"], len(model["runs"])) == (stopped, runs)
-        assert min(model["runs"]) > 0
+        assert (answer["stopped"], model["made"]) == (stopped, runs)
         wanted = rows[:made].astype(np.float64) @ np.linalg.matrix_power(np.ones((4, 4)), 4)
         np.testing.assert_allclose(np.load(paths["outputs"]), wanted, rtol=1e-4)
 

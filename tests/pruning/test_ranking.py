@@ -9,7 +9,7 @@ from edgeprune.pruning.groups import find_groups
 from edgeprune.pruning.ranking import torch_pruning_keeps
 
 RANKED = {
-    "conv1": torch.arange(1.0, 17.0),
+    "conv1": torch.arange(1.0, 17.0) / 8.5,
     "conv2": torch.tensor([0.1] * 12 + [1.9] * 12) + 1e-4 * torch.arange(24),
 }
 

@@ -279,6 +279,14 @@ def test_verdict_shows_ratio_parity_gates_and_ends_with_the_outcome(shown):
     assert text.splitlines()[-2:] == ["Passed: every gate is met.", "files: deploy/x"]
 
 
+@pytest.mark.parametrize(
+    ("precision", "told"), [(None, "cost (measured)"), ("int8", "cost (measured, int8)")]
+)
+def test_verdict_says_what_its_costs_are_of(shown, precision, told):
+    Console().verdict(factories.a_verdict(precision=precision))
+    assert told in shown()
+
+
 def test_verdict_names_the_gates_that_failed(shown):
     Console().verdict(factories.a_failure())
     text = shown()
@@ -306,6 +314,20 @@ def test_comparison_that_proves_nothing_says_so(shown):
     text = shown()
     assert "not significant" in text
     assert "900 in 3 processes" in text
+
+
+def test_comparison_tells_what_its_device_is(shown):
+    note = "times of this device mean nothing: it imitates a GPU"
+    Console().comparison(
+        factories.a_comparison(),
+        factories.a_verdict().parity,
+        "a",
+        "b",
+        "measured",
+        "us",
+        note=note,
+    )
+    assert shown().splitlines()[-1] == "Times of this device mean nothing: it imitates a GPU."
 
 
 def test_emulated_comparison_is_exact(shown):

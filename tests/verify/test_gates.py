@@ -39,6 +39,7 @@ def verdict(kind: str = "measured", **changes: Any) -> Verdict:
             "model": {"factory": "m:b"},
             "data": {"factory": "d:l"},
             "budget": settings["budget"],
+            "export": settings.get("export", {}),
         }
     )
     dense = Figures(
@@ -78,6 +79,14 @@ def verdict(kind: str = "measured", **changes: Any) -> Verdict:
 
 def met(document: Verdict) -> dict[str, bool | None]:
     return {gate.name: gate.met for gate in document.gates}
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_the_precision_of_the_costs_is_told(precision: str) -> None:
+    found = verdict(export={"precision": precision})
+    assert found.precision == precision
+    older = found.model_dump(by_alias=True, exclude={"precision"})
+    assert Verdict.model_validate(older).precision is None
 
 
 def test_all_met() -> None:

@@ -119,7 +119,7 @@ def test_a_device_that_makes_no_run_in_time_is_told(local: LocalDevice, path: Pa
     class Stuck(Watched):
         def ask(self, request: Request) -> Answer:
             answer = super().ask(request)
-            models = tuple(model.model_copy(update={"runs": ()}) for model in answer.models)
+            models = tuple(model.model_copy(update={"made": 0}) for model in answer.models)
             return answer.model_copy(update={"stopped": "time", "models": models})
 
     columns = {describe(path).inputs[0].name: ROWS.numpy()}

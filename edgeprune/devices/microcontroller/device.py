@@ -72,9 +72,9 @@ class MicrocontrollerDevice:
 
         Tasks `time` and `layers` run one inference on seeded random inputs and give its
         instructions (once, however many rounds are asked for), `layers` those of every layer too;
-        `run` gives the outputs that the firmware computes. Joined int8 models share one firmware:
-        only the instructions of their layers are told, which differ from those of firmware of
-        their own by the few that load addresses.
+        `run` gives the outputs that the firmware computes, as many as it makes in time. Joined int8
+        models share one firmware: only the instructions of their layers are told, which differ from
+        those of firmware of their own by the few that load addresses.
 
         Raises:
             UnsupportedModelError: a model cannot become firmware for this core.
@@ -83,8 +83,10 @@ class MicrocontrollerDevice:
         """
         environment = self._environment()
         seconds = request.deadline_seconds + GRACE_SECONDS
+        stopped = False
         if request.task == "run":
-            answers = [self._outputs(request, seconds)]
+            answer, stopped = self._outputs(request, seconds)
+            answers = [answer]
         elif request.joined and all(is_integer(Path(model.file)) for model in request.models):
             groups = _groups(request.models)
             found = _in_parallel(lambda group: self._joined(group, request, seconds), groups)
@@ -98,7 +100,9 @@ class MicrocontrollerDevice:
                 for part in _in_parallel(lambda part: self._counted(part, request, seconds), parts)
                 for answer in part
             ]
-        return Answer(stopped="fixed", models=tuple(answers), environment=environment)
+        return Answer(
+            stopped="time" if stopped else "fixed", models=tuple(answers), environment=environment
+        )
 
     @property
     def chip(self) -> Microcontroller:
@@ -146,18 +150,26 @@ class MicrocontrollerDevice:
             for model, found in zip(models, own, strict=True)
         ]
 
-    def _outputs(self, request: Request, seconds: float) -> ModelAnswer:
+    def _outputs(self, request: Request, seconds: float) -> tuple[ModelAnswer, bool]:
+        """Write the outputs of the first calls, and tell whether time ran out before the last."""
         if request.inputs is None or request.outputs is None:
             raise DeviceError("the task run needs files of inputs and outputs")
         built = self._build(request.models[0])
         sources = built.firmware.sources
         calls, count = _calls(sources, Path(request.inputs))
-        size = -(-len(calls) // _processors())
-        parts = [calls[i : i + size] for i in range(0, len(calls), size)]
-        jobs = [Job(built.name, built.firmware, b"".join(part), False) for part in parts]
+        parts = [calls[i :: _processors()] for i in range(min(_processors(), len(calls)))]
+        jobs = [
+            Job(built.name, built.firmware, b"".join(part), False, request.deadline_seconds)
+            for part in parts
+        ]
         outcomes = _in_parallel(lambda job: self._emulate([job], seconds)[0], jobs)
-        rows = [sources.decode(data) for outcome in outcomes for data in outcome.outputs]
-        if len(rows) != len(calls):
+        # In the order of the calls, which went to the processors in turn; those behind a gap are
+        # computed again.
+        turns = itertools.zip_longest(*(outcome.outputs for outcome in outcomes))
+        made = list(itertools.takewhile(lambda data: data is not None, itertools.chain(*turns)))
+        rows = [sources.decode(data) for data in made]
+        stopped = len(rows) < len(calls) and any(outcome.stopped for outcome in outcomes)
+        if len(rows) != len(calls) and not stopped:
             raise DeviceError(f"{built.name}: {len(rows)} outputs for {len(calls)} inputs")
         target = Path(request.outputs)
         unfinished = target.with_name(target.name + ".partial.npy")
@@ -166,7 +178,10 @@ class MicrocontrollerDevice:
         footprint = built.firmware.footprint(
             max(o.stack_bytes for o in outcomes), max(o.scratch_bytes for o in outcomes)
         )
-        return ModelAnswer(name=built.name, load_seconds=built.seconds, footprint=footprint)
+        answer = ModelAnswer(
+            name=built.name, load_seconds=built.seconds, made=len(rows), footprint=footprint
+        )
+        return answer, stopped
 
     def _build(self, model: ModelFile) -> Built:
         started = time.monotonic()

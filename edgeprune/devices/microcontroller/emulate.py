@@ -11,7 +11,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeprune.devices.microcontroller.emulation import Job, Outcome, collect, failure, prepare
+from edgeprune.devices.microcontroller.emulation import (
+    Job,
+    Outcome,
+    collect,
+    failure,
+    on_time,
+    prepare,
+)
 from edgeprune.devices.microcontroller.toolchain import host_compiler, host_library
 from edgeprune.devices.processes import run
 from edgeprune.devices.protocol import Obstacle
@@ -41,12 +48,13 @@ def emulate(chip: Microcontroller, jobs: Sequence[Job], seconds: float) -> list[
         request = {"core": chip.cpu, "library": library, "jobs": described}
         asked.write_text(json.dumps(request), encoding="utf-8")
         try:
-            done = run(
-                [sys.executable, "-I", str(WORKER), str(asked), str(answered)],
-                Path(scratch),
-                seconds,
-                tethered=True,
-            )
+            with on_time(jobs, folders):
+                done = run(
+                    [sys.executable, "-I", str(WORKER), str(asked), str(answered)],
+                    Path(scratch),
+                    seconds,
+                    tethered=True,
+                )
         except subprocess.TimeoutExpired:
             raise overdue(jobs, seconds) from None
         if done.code != 0:

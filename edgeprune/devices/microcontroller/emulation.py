@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,25 +15,34 @@ from edgeprune.errors import DeviceError
 
 STATUS = struct.Struct("<3I")  # struct status of harness.h
 FAULT, NO_FILES = 99, 98  # exit codes of harness.h
+STOP = "stop"  # the file that main.c looks for after each sample
 OVERRUN = 1  # bit of what the check says; the other is that of a kernel that refused
 
 
 class Job(NamedTuple):
-    """Firmware to run over `inputs`, the bytes of whole samples; `name` is for messages."""
+    """Firmware to run over `inputs`, the bytes of whole samples; `name` is for messages.
+
+    After `seconds` it begins no further sample.
+    """
 
     name: str
     firmware: Firmware
     inputs: bytes
     counted: bool
+    seconds: float | None = None
 
 
 class Outcome(NamedTuple):
-    """What came out: bytes of each sample, deepest stack, scratch written, counts if asked for."""
+    """What came out: bytes of each sample, deepest stack, scratch written, counts if asked for.
+
+    `stopped` tells that time ran out; the first samples are there.
+    """
 
     outputs: tuple[bytes, ...]
     stack_bytes: int
     scratch_bytes: int
     counts: Counts | None
+    stopped: bool = False
 
 
 def prepare(job: Job, folder: Path) -> None:
@@ -39,6 +51,25 @@ def prepare(job: Job, folder: Path) -> None:
     (folder / "input").write_bytes(job.inputs)
     if job.counted:
         write_table(job.firmware, folder / "table")
+
+
+@contextmanager
+def on_time(jobs: Sequence[Job], folders: Sequence[Path]) -> Iterator[None]:
+    """Have the firmware of each job stop after its own seconds, while the block runs."""
+    timers = [
+        threading.Timer(job.seconds, (folder / STOP).touch)
+        for job, folder in zip(jobs, folders, strict=True)
+        if job.seconds is not None
+    ]
+    for timer in timers:
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+        for timer in timers:
+            timer.join()  # or it could write into a folder that is being removed
 
 
 def collect(job: Job, folder: Path) -> Outcome:
@@ -70,7 +101,8 @@ def collect(job: Job, folder: Path) -> Outcome:
         stacks.append(stack)
         scratches.append(scratch)
     counts = read_counts(job.firmware, folder / "counts") if job.counted else None
-    return Outcome(tuple(outputs), max(stacks), max(scratches), counts)
+    stopped = (folder / STOP).exists()
+    return Outcome(tuple(outputs), max(stacks), max(scratches), counts, stopped)
 
 
 def failure(job: Job, code: int | None, fault: str, address: int | None) -> DeviceError:

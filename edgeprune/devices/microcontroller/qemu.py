@@ -17,6 +17,7 @@ from edgeprune.devices.microcontroller.emulation import (
     Outcome,
     collect,
     failure,
+    on_time,
     prepare,
 )
 from edgeprune.devices.microcontroller.toolchain import host_compiler, host_library
@@ -56,7 +57,8 @@ def _run(chip: Microcontroller, job: Job, folder: Path, seconds: float) -> Outco
         plugin = host_library("qemu_counter.c", f"-DPLUGIN_VERSION={_plugin_version()}")
         command += ["-plugin", f"{plugin},table=table,counts=counts"]
     try:
-        done = run(command, folder, seconds, tethered=True)
+        with on_time([job], [folder]):
+            done = run(command, folder, seconds, tethered=True)
     except subprocess.TimeoutExpired:
         raise overdue([job], seconds) from None
     said = done.stdout + done.stderr

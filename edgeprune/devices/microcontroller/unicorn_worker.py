@@ -3,7 +3,8 @@
 It imports the standard library and unicorn, and never edgeprune: firmware that crashes the emulator
 or never ends takes this process with it and nothing else. Each job names an ELF file, what of it to
 load where, and a folder with the file `input`; the firmware writes `output` through semihosting,
-and with a library to count with, `counts` comes from `table`.
+ends early where it finds a file `stop`, and with a library to count with, `counts` comes from
+`table`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ SYSTEM_CONTROL = 0xE000E000  # unicorn has no such peripheral; the start-up code
 BREAKPOINT = 7  # number of the exception that BKPT raises
 OPEN, PRINT, WRITE, READ, EXIT = 0x01, 0x04, 0x05, 0x06, 0x20  # semihosting, see host.c
 MODES = {1: "rb", 5: "wb"}
+FILES = ("input", "output", "stop")
 
 
 class Machine:
@@ -122,9 +124,10 @@ class Machine:
         first, second, third = struct.unpack("<3I", self.engine.mem_read(argument, 12))
         if operation == OPEN:
             name = self.engine.mem_read(first, third).decode("ascii")
-            if name not in ("input", "output"):
+            path = self.folder / name
+            if name not in FILES or (MODES[second] == "rb" and not path.exists()):
                 return -1
-            self.files.append((self.folder / name).open(MODES[second]))
+            self.files.append(path.open(MODES[second]))
             return len(self.files)
         if operation == READ:
             data = self.files[first - 1].read(third)

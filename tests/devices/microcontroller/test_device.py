@@ -16,6 +16,7 @@ from edgeprune.errors import DataError, DeviceError, UnsupportedModelError, Usag
 from edgeprune.export.onnx_graph import describe
 from edgeprune.export.quantization import quantize
 from edgeprune.profiler.layers import profile_model
+from edgeprune.verify import inference
 from edgeprune.verify.inference import run_arrays
 
 pytestmark = pytest.mark.microcontroller
@@ -80,6 +81,28 @@ def test_int8_firmware_computes_what_onnxruntime_computes(name, local_spec, int8
     step = np.diff(np.unique(outputs)).min()  # one unit of the last place
     wanted = run_arrays(exact, path, describe(path), columns)
     assert np.abs(outputs - wanted).max() <= 1.01 * step
+
+
+@pytest.mark.parametrize("name", ["cortex_m4", pytest.param("cortex_m55", marks=qemu)])
+def test_outputs_that_take_longer_than_a_request_are_asked_for_again(
+    name, exported, monkeypatch
+) -> None:
+    path = exported("plain")
+    columns = images(5, path)
+    whole = run_arrays(device(name), path, describe(path), columns)
+    answers: list[Answer] = []
+
+    class Watched(MicrocontrollerDevice):
+        def ask(self, request: Request) -> Answer:
+            answers.append(super().ask(request))
+            return answers[-1]
+
+    monkeypatch.setattr(inference, "DEADLINE", 0.0)  # every sample is the last one in time
+    parts = run_arrays(Watched(device(name).spec), path, describe(path), columns)
+    np.testing.assert_array_equal(parts, whole)
+    assert (answers[0].stopped, answers[-1].stopped) == ("time", "fixed")
+    assert sum(answer.models[0].made for answer in answers) == 5
+    assert len(answers) > 1
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])

@@ -101,6 +101,20 @@ def test_many_samples_run_in_one_session(engine, m4, hand_made) -> None:
     assert outcome.counts is None
 
 
+@pytest.mark.parametrize(("seconds", "most"), [(0.0, 1), (1.0, 99_999)])
+def test_no_sample_is_begun_after_the_deadline(
+    engine, m4, hand_made, seconds: float, most: int
+) -> None:
+    code = ADD_ONE.replace("add(x, y)", "for (volatile int i = 0; i < 20000; ++i); add(x, y)")
+    asked = job(hand_made(code, "add", engine=engine), counted=False, samples=100_000)
+    (outcome,) = engine.emulate(m4, [asked._replace(seconds=seconds)], 60.0)
+    assert outcome.stopped
+    assert 1 <= len(outcome.outputs) <= most
+    outputs = np.frombuffer(b"".join(outcome.outputs), np.float32)
+    np.testing.assert_array_equal(outputs, np.arange(len(outputs), dtype=np.float32) + 1)
+    assert psutil.Process().children(recursive=True) == []
+
+
 def test_several_firmwares_share_a_process_and_not_their_counts(m4, hand_made) -> None:
     known, add = hand_made(KNOWN, "first", "second"), hand_made(ADD_ONE, "add")
     one, two, three = unicorn.emulate(m4, [job(known), job(add), job(known)], 60.0)
