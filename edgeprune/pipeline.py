@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from safetensors.torch import load_file
 from torch import nn
@@ -180,10 +179,9 @@ def deliver(this: base.Run, prices: Prices, made: Made, out: Path) -> Result:
             ),
         )
     if others:
-        this.console.warning(
-            f"{out} held an index of models for several budgets, which went; the models of that "
-            f"earlier run are still in {', '.join(others)}"
-        )
+        gone = f"the index of models for several budgets in {out} went"
+        kept = f"the models of that earlier run are still in {', '.join(others)}"
+        this.console.warning(f"{gone}; {kept}")
     shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
     return Result(made.model, shipped, made.verification.verdict, made.plan, out)
 
@@ -287,10 +285,9 @@ class Made:
 
 def _better(first: Made, second: Made) -> Made:
     """Return what ships of two attempts; its verdict tells of the other one."""
-    best = min(first, second, key=_shortfall)
-    number: Literal[1, 2] = 2 if best is first else 1
-    budget = (second if best is first else first).verification.verdict.budget
-    other = OtherAttempt(number=number, share=budget.reached / budget.limit)
+    best, left = sorted((first, second), key=_shortfall)
+    budget = left.verification.verdict.budget
+    other = OtherAttempt(number=2 if best is first else 1, share=budget.reached / budget.limit)
     verdict = best.verification.verdict.model_copy(update={"other_attempt": other})
     return replace(best, verification=best.verification.model_copy(update={"verdict": verdict}))
 
