@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -88,3 +89,28 @@ def test_a_hint_names_the_page_where_it_is(tmp_path: Path) -> None:
     assert every_key("jobs.md") == f"{ROOT / 'docs' / 'jobs.md'} lists every key"
     (tmp_path / "_docs").mkdir()
     assert every_key("jobs.md", tmp_path) == f"{tmp_path / '_docs' / 'jobs.md'} lists every key"
+
+
+PROGRAMS = sorted(p for folder in ("benchmarks", "examples") for p in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_benchmarks_and_examples_import_from_the_package_is_there(program: Path) -> None:
+    """Most of them run for too long to be run by tests, so that a name that went would not show."""
+    tree = ast.parse(program.read_text(encoding="utf-8"))
+    taken = [
+        (node.module, name.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "edgeprune"
+        for name in node.names
+    ]
+    missing = []
+    for module, name in taken:
+        try:
+            found = hasattr(importlib.import_module(module), name)
+            found = found or bool(importlib.import_module(f"{module}.{name}"))
+        except ImportError:
+            found = False
+        if not found:
+            missing.append(f"{module}.{name}")
+    assert missing == []

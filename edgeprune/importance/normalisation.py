@@ -1,4 +1,4 @@
-"""Scores of different groups made comparable, and rankings by several criteria.
+"""Scores of groups made comparable, rankings by several criteria, and equal shares of all groups.
 
 A score ranks channels within its group. For one ranking of the whole model each group is first
 brought to a common size; which way suits depends on the criterion (docs/methods.md).
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edgeprune.errors import UsageError
-from edgeprune.importance.scores import bundled
+from edgeprune.importance.scores import bundled, keep_best
 from edgeprune.pruning.groups import lamp_of
 from edgeprune.records import ChannelGroup
 
@@ -65,3 +65,11 @@ def mean_rank(scores: Mapping[str, Tensor], criteria: str, group: ChannelGroup) 
         return scores[criteria]
     places = [NORMALISATIONS["rank"](scores[name].double()) for name in names]
     return bundled(torch.stack(places).mean(0), group)
+
+
+def layer_wise(scores: Mapping[str, Tensor], share: float) -> dict[str, tuple[int, ...]]:
+    """Return group -> channels that stay when each group alone loses `share` of its channels."""
+    return {
+        name: keep_best(score, max(1, len(score) - round(share * len(score))))
+        for name, score in scores.items()
+    }

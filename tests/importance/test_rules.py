@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgeprune.errors import UsageError
-from edgeprune.importance.normalisation import NORMALISATIONS, normalise
+from edgeprune.importance.normalisation import NORMALISATIONS, layer_wise, normalise
 from edgeprune.importance.rules import (
     adaptive_alpha,
     layer_adaptive,
@@ -87,3 +87,9 @@ def test_shares_by_hand() -> None:
         "c": 90,
     }
     assert layer_adaptive({"a": 100}, sensitivity, 0.9) == {"a": 20}
+
+
+def test_layer_wise_takes_the_same_share_of_each_group_and_closes_none() -> None:
+    scores = {"a": torch.tensor([1.0, 2.0, 3.0, 4.0]), "b": torch.tensor([7.0, 500.0, 300.0, 2.0])}
+    assert layer_wise(scores, 0.5) == {"a": (2, 3), "b": (1, 2)}
+    assert layer_wise(scores, 1.0) == {"a": (3,), "b": (1,)}
