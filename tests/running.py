@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import psutil
+
+
+def interruptible() -> None:
+    """Take interrupts, in a child before it begins: in the background a shell has them ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def command(process: psutil.Process) -> list[str]:

@@ -18,6 +18,7 @@ from edgeprune.cli import execute
 from edgeprune.devices.opening import device_for, obstacle_to
 from edgeprune.devices.protocol import Request, file_of
 from edgeprune.errors import DeadlineError, DeviceError, LostDeviceError, UsageError
+from tests.running import interruptible
 
 pytestmark = pytest.mark.ssh
 
@@ -278,6 +279,7 @@ def test_nothing_runs_on_when_we_are_ended(sshd, exported, tmp_path: Path, numbe
         [sys.executable, "-c", PROGRAM, *words],
         stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        preexec_fn=interruptible,
     )
     wait_for_worker(sshd)
     ours.send_signal(number)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.running import wait_for_children, wait_until_ended
+from tests.running import interruptible, wait_for_children, wait_until_ended
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
 
@@ -272,8 +272,7 @@ def test_interrupt_ends_with_130_and_leaves_no_orphan(job: Path, tmp_path: Path)
         list(map(str, command)),
         stderr=subprocess.PIPE,
         text=True,
-        # what a shell starts in the background ignores interrupts, and so would its children
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=interruptible,
     )
     workers = wait_for_children(process.pid, "worker.py", 120)
     process.send_signal(signal.SIGINT)

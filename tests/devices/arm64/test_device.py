@@ -25,7 +25,7 @@ from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
 from edgeprune.export.onnx_graph import describe
 from edgeprune.profiler.timing import compare
 from edgeprune.verify.inference import numeric_device, run_arrays
-from tests.running import wait_for_children, wait_until_ended
+from tests.running import interruptible, wait_for_children, wait_until_ended
 
 pytestmark = pytest.mark.arm64
 MODELS = ("residual", "separable", "plain")
@@ -165,7 +165,9 @@ def test_whoever_asked_dies_and_the_emulator_with_it(arm64, exported, how) -> No
         "open_device('arm64_emulated').ask(Request.model_validate_json(sys.argv[1]))\n"
     )
     asker = subprocess.Popen(
-        [sys.executable, "-c", script, request.model_dump_json()], stderr=subprocess.DEVNULL
+        [sys.executable, "-c", script, request.model_dump_json()],
+        stderr=subprocess.DEVNULL,
+        preexec_fn=interruptible,
     )
     children = wait_for_children(asker.pid, "qemu-aarch64")
     time.sleep(1.0)  # the counter is in place: it ties the emulator to its parent
