@@ -44,6 +44,7 @@ def learned_gates(
     groups: Sequence[ChannelGroup],
     kept: Mapping[str, Sequence[int]],
     *,
+    scale_free: bool = False,
     seed: int = 0,
 ) -> Iterator[Scores]:
     """Yield group -> gates [width], those of a bundle alike, every 10 steps; the last after 200.
@@ -55,6 +56,8 @@ def learned_gates(
         data: labelled calibration batches and the loss.
         groups: those of the model, for their bundles.
         kept: group -> channels that stay, for a start; they say how many.
+        scale_free: whether a factor of the outputs is learned with the gates: where the metric does
+            not depend on it, they need not make up for it.
         seed: of the order of the batches.
 
     Raises:
@@ -73,7 +76,8 @@ def learned_gates(
         for at in range(0, len(target), BATCH)
     ]
     parts = [part for part in parts if len(part[1]) > 1] or parts  # BatchNorm needs two
-    optimizer = torch.optim.Adam(gates.values(), lr=RATE)
+    scale = torch.zeros((), requires_grad=scale_free)  # its logarithm
+    optimizer = torch.optim.Adam([*gates.values(), *([scale] if scale_free else [])], lr=RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: (1 + math.cos(math.pi * step / STEPS)) / 2
     )
@@ -88,7 +92,8 @@ def learned_gates(
                 best = keep_best(bundled(gate.detach(), bundles[name]), len(kept[name]))
                 hard = _indicator(len(gate), best)
                 masks[name] = hard + soft - soft.detach()
-            loss = data.loss(call(scoring.model, inputs), target)
+            output = call(scoring.model, inputs)
+            loss = data.loss(output * scale.exp() if scale_free else output, target)
             finite(loss, step, "[prune] polish to false")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edgeprune.data import Data, call, first_batches, has_labels, require_finite
 from edgeprune.errors import DataError
 from edgeprune.importance.kept import CurveStore
+from edgeprune.importance.scale_free import is_scale_free, least_loss, outputs_of
 from edgeprune.importance.scores import keep_best
 from edgeprune.pruning.groups import cut, narrowing
 from edgeprune.records import BlockLoss, ResidualBlock, SensitivityCurve
@@ -137,6 +138,34 @@ class LossMeter:
         """Return by how much the loss rises over the dense model's when all of this is cut."""
         slim = cut(self.model, self.data.example, kept, removed)
         return self.performance(slim)[0] - self.dense[0]
+
+    @cached_property
+    def scale_free(self) -> bool:
+        """Whether the metric leaves the scale of the outputs out of account."""
+        return is_scale_free(self.data, outputs_of(self._recalibrated({}, ()), self._measured))
+
+    @cached_property
+    def _least_dense(self) -> float:
+        return self._least(self._recalibrated({}, ()))
+
+    def least_increase(
+        self, kept: Mapping[str, Sequence[int]], removed: Sequence[ResidualBlock] = ()
+    ) -> float:
+        """Return `increase`, at the best scale of the outputs where the metric leaves that out."""
+        if not self.scale_free:
+            return self.increase(kept, removed)
+        return self._least(self._recalibrated(kept, removed)) - self._least_dense
+
+    def _least(self, candidate: nn.Module) -> float:
+        return least_loss(self.data, outputs_of(candidate, self._measured))
+
+    def _recalibrated(
+        self, kept: Mapping[str, Sequence[int]], removed: Sequence[ResidualBlock]
+    ) -> nn.Module:
+        candidate = cut(self.model, self.data.example, kept, removed)
+        if has_batchnorm(candidate):
+            recalibrate(candidate, self._statistics)
+        return candidate
 
 
 def block_losses(

@@ -45,11 +45,13 @@ def improved(
 
     def loss(planned: Mapping[str, PlannedGroup]) -> float:
         kept = {name: group.kept for name, group in planned.items()}
-        return meter.increase(kept, candidates.removed(planned))
+        return meter.least_increase(kept, candidates.removed(planned))
 
     def gates(planned: Mapping[str, PlannedGroup]) -> Iterator[Mapping[str, Tensor]]:
         kept = {name: group.kept for name, group in planned.items()}
-        return learned_gates(run.model, run.data, groups.groups, kept, seed=run.job.seed)
+        return learned_gates(
+            run.model, run.data, groups.groups, kept, scale_free=meter.scale_free, seed=run.job.seed
+        )
 
     def recovered(plans: Sequence[Groups]) -> list[tuple[float, float]]:
         short = settings.model_copy(update={"steps": steps})
