@@ -7,65 +7,68 @@ of the outputs that makes it least, as temperature scaling does (arXiv 1706.0459
 
     L(model) = min over s > 0 of the mean of loss(s * output, target)
 
-Metrics that change with the scale of outputs, as errors of regression do, keep the plain loss.
+That a factor is a temperature needs a softmax within the loss. Losses of probabilities or of their
+logarithms have none, and metrics as errors of regression change with the scale: there the plain
+loss stays.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from edgeprune.data import Data, call
+from edgeprune.errors import UserFunctionError
 
-Outputs = Sequence[tuple[Tensor, Tensor]]
-POWERS = (-4.0, 4.0)  # of two: factors looked at
-PRECISION = 0.01  # of the power
-GOLDEN = (math.sqrt(5) - 1) / 2
+Batches = Sequence[tuple[tuple[Tensor, ...], Tensor]]
+POWERS = tuple(k / 4 for k in range(-8, 17))  # of two: factors looked at, from 1/4 to 16
+SHIFT, SAME = 1.0, 1e-4  # a softmax does not see this; relative and absolute
 
 
-def outputs_of(
-    model: nn.Module, batches: Sequence[tuple[tuple[Tensor, ...], Tensor]]
-) -> list[tuple[Tensor, Tensor]]:
-    """Return (output, target) of each batch."""
+def is_scale_free(model: nn.Module, data: Data, batches: Batches) -> bool:
+    """Return whether factors of the outputs are temperatures that the metric does not see.
+
+    So it is if the metric is the same at half and at twice of the outputs of `model`, and the loss
+    where all of them are higher by one: that is what a softmax within it makes of it.
+    """
     model.eval()
     with torch.inference_mode():
-        return [(call(model, x), y) for x, y in batches]
+        return all(_is_scale_free(data, call(model, x), y) for x, y in batches)
 
 
-def is_scale_free(data: Data, outputs: Outputs) -> bool:
-    """Return whether the metric is the same at half and at twice of these outputs."""
-    return all(
-        data.metric(0.5 * output, y) == data.metric(output, y) == data.metric(2 * output, y)
-        for output, y in outputs
-    )
+def _is_scale_free(data: Data, output: Tensor, target: Tensor) -> bool:
+    try:
+        plain, shifted = (float(data.loss(o, target)) for o in (output, output + SHIFT))
+        half, whole, twice = (data.metric(s * output, target) for s in (0.5, 1.0, 2.0))
+    except UserFunctionError:  # outputs that are no longer probabilities are refused by some
+        return False
+    return half == whole == twice and math.isclose(plain, shifted, rel_tol=SAME, abs_tol=SAME)
 
 
-def least_loss(data: Data, outputs: Outputs) -> float:
-    """Return the mean loss over all samples at the factor of the outputs that makes it least."""
-    count = sum(len(y) for _, y in outputs)
+def least_loss(model: nn.Module, data: Data, batches: Batches) -> float:
+    """Return the mean loss over all samples at the factor of the outputs that makes it least.
 
-    def loss(power: float) -> float:
-        scaled = ((2.0**power * output, y) for output, y in outputs)
-        return sum(float(data.loss(output, y)) * len(y) for output, y in scaled) / count
-
+    It is taken at factors that lie a quarter of a power of two apart, and between them from the
+    parabola through the least of them and its neighbours.
+    """
+    model.eval()
+    sums = torch.zeros(len(POWERS), dtype=torch.float64)
     with torch.inference_mode():
-        return min(loss(0.0), _minimum(loss, *POWERS))
+        for x, y in batches:
+            output = call(model, x)
+            losses = [float(data.loss(2.0**power * output, y)) for power in POWERS]
+            sums += len(y) * torch.tensor(losses, dtype=torch.float64)
+    return _least((sums / sum(len(y) for _, y in batches)).tolist())
 
 
-def _minimum(f: Callable[[float], float], low: float, high: float) -> float:
-    """Return the least value of `f` by golden section; cross-entropy is convex in the factor."""
-    left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-    at_left, at_right = f(left), f(right)
-    while high - low > PRECISION:
-        if at_left <= at_right:
-            high, right, at_right = right, left, at_left
-            left = high - GOLDEN * (high - low)
-            at_left = f(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + GOLDEN * (high - low)
-            at_right = f(right)
-    return min(at_left, at_right)
+def _least(values: Sequence[float]) -> float:
+    """Return the least of evenly spaced values, or the vertex of the parabola through it."""
+    at = min(range(len(values)), key=lambda k: values[k])
+    if at in (0, len(values) - 1):
+        return values[at]
+    left, middle, right = values[at - 1 : at + 2]
+    bend = left - 2 * middle + right
+    return middle - (right - left) ** 2 / (8 * bend) if bend > 0 else middle

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgeprune.data import Data, call, first_batches, has_labels, require_finite
 from edgeprune.errors import DataError
 from edgeprune.importance.kept import CurveStore
-from edgeprune.importance.scale_free import is_scale_free, least_loss, outputs_of
+from edgeprune.importance.scale_free import is_scale_free, least_loss
 from edgeprune.importance.scores import keep_best
 from edgeprune.pruning.groups import cut, narrowing
 from edgeprune.records import BlockLoss, ResidualBlock, SensitivityCurve
@@ -128,9 +128,7 @@ class LossMeter:
 
     def performance(self, candidate: nn.Module) -> tuple[float, float]:
         """Return loss and metric of `candidate`, whose BatchNorm statistics are taken anew."""
-        if has_batchnorm(candidate):
-            recalibrate(candidate, self._statistics)
-        return loss_and_metric(candidate, self.data, self._measured)
+        return loss_and_metric(self._recalibrated(candidate), self.data, self._measured)
 
     def increase(
         self, kept: Mapping[str, Sequence[int]], removed: Sequence[ResidualBlock] = ()
@@ -142,11 +140,7 @@ class LossMeter:
     @cached_property
     def scale_free(self) -> bool:
         """Whether the metric leaves the scale of the outputs out of account."""
-        return is_scale_free(self.data, outputs_of(self._recalibrated({}, ()), self._measured))
-
-    @cached_property
-    def _least_dense(self) -> float:
-        return self._least(self._recalibrated({}, ()))
+        return is_scale_free(self._dense, self.data, self._measured)
 
     def least_increase(
         self, kept: Mapping[str, Sequence[int]], removed: Sequence[ResidualBlock] = ()
@@ -154,15 +148,18 @@ class LossMeter:
         """Return `increase`, at the best scale of the outputs where the metric leaves that out."""
         if not self.scale_free:
             return self.increase(kept, removed)
-        return self._least(self._recalibrated(kept, removed)) - self._least_dense
+        slim = self._recalibrated(cut(self.model, self.data.example, kept, removed))
+        return least_loss(slim, self.data, self._measured) - self._least_dense
 
-    def _least(self, candidate: nn.Module) -> float:
-        return least_loss(self.data, outputs_of(candidate, self._measured))
+    @cached_property
+    def _least_dense(self) -> float:
+        return least_loss(self._dense, self.data, self._measured)
 
-    def _recalibrated(
-        self, kept: Mapping[str, Sequence[int]], removed: Sequence[ResidualBlock]
-    ) -> nn.Module:
-        candidate = cut(self.model, self.data.example, kept, removed)
+    @cached_property
+    def _dense(self) -> nn.Module:
+        return self._recalibrated(cut(self.model, self.data.example, {}))
+
+    def _recalibrated(self, candidate: nn.Module) -> nn.Module:
         if has_batchnorm(candidate):
             recalibrate(candidate, self._statistics)
         return candidate
