@@ -19,6 +19,7 @@ EDGE = (FULL_USE, 0.998)  # where widths are too coarse for the aim
 # Where they are too coarse for that as well: what may turn out to fit, then wider and wider bands.
 COARSE = ((0.96, 1.008), (0.93, 0.998), (0.88, 0.998), (0.8, 0.998), (0.6, 0.998), (0.0, 0.998))
 GOOD = (0.972, 0.995)  # of measurements: no further round is needed
+SECONDS = 20.0  # for the proven bound
 ROUNDS = 4
 BESIDE = 3  # plans a round, the first apart: prices that just failed may fail again
 DENSE = "the dense model"
@@ -37,6 +38,11 @@ class Measured:
     low: float
     high: float
     resources: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def exact(self) -> bool:
+        """Tell whether it is a count, which comes out the same every time."""
+        return self.low == self.high
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,8 @@ def close_the_loop(
 
     Each round solves for the least loss with a predicted cost inside the aim, at prices corrected
     by all plans measured so far; choices already measured are excluded. Where the device tells what
-    a plan takes of a limited resource, its rows are moved to what was seen.
+    a plan takes of a limited resource, its rows are moved to what was seen. Where costs are counts,
+    which need no reserve, further rounds look for a plan of less loss up to 99.8 % of the budget.
     If no round lands inside, the dearest plan within the budget is taken.
 
     Args:
@@ -95,11 +102,12 @@ def close_the_loop(
                 f"round {number}: predicted {solution.cost:.4g}, found {measured.cost:.4g} "
                 f"{symbol(unit)} = {100 * measured.cost / budget:.1f} % of the budget"
             )
+            good = GOOD[0] * budget <= measured.cost <= GOOD[1] * budget
             done = _fits(measured, problem) and (
-                GOOD[0] * budget <= measured.cost <= GOOD[1] * budget
+                (good and not measured.exact)
                 or (measured.cost <= budget and bool(_held(problem, solution, budget)))
             )
-            if done:
+            if done or (good and measured.exact):
                 break
         if not tried:
             break
@@ -117,6 +125,7 @@ def close_the_loop(
     held = best.measured.cost < FULL_USE * budget
     used, dense = problem.used(best.solution.choice), problem.used(problem.dense)
     used |= best.measured.resources
+    priced = corrected(problem, seen)
     return WidthPlan.model_validate(
         {
             "groups": kept(problem.widths_of(best.solution.choice)),
@@ -125,7 +134,7 @@ def close_the_loop(
             "predicted": first.solution.cost,
             "predicted_error": first.solution.cost / first.measured.cost - 1,
             "corrected": best.measured.cost,
-            "gap": best.solution.gap,
+            "gap": _gap(priced, best.solution, budget, seed),
             "loss": best.solution.loss,
             "rounds": tuple(rounds),
             "resources": tuple(
@@ -138,7 +147,7 @@ def close_the_loop(
                 )
                 for name, resource in problem.limits().items()
             ),
-            "explanation": explain(corrected(problem, seen), best.solution.choice, budget, unit)
+            "explanation": explain(priced, best.solution.choice, budget, unit)
             if explained
             else None,
             "removed": tuple(
@@ -149,6 +158,19 @@ def close_the_loop(
             "held_by": (_held(problem, best.solution, budget) or (WIDTHS,)) if held else (),
         }
     )
+
+
+def _gap(problem: Problem, solution: Solution, budget: float, seed: int) -> float | None:
+    """Return by which share a plan within the budget may at most lose less, None if not proven.
+
+    The plan itself was looked for in a narrow band of costs, so the gap of its own solution says
+    nothing of cheaper and dearer plans.
+    """
+    bound = solve(problem, budget, seconds=SECONDS, seed=seed)
+    if bound is None:  # prices that put every plan above the budget, or no time
+        return None
+    least = bound.loss * (1 - bound.gap)
+    return max(0.0, 1 - least / solution.loss) if solution.loss > 0 else 0.0
 
 
 def _round(problem: Problem, tried: list[_Candidate], budget: float) -> Round:
@@ -180,9 +202,17 @@ def _next(
     After FREE rounds plans close to the best measured one come first: a solver that may go anywhere
     goes where prices err most in its favour. In the last round they may be closer yet.
     Where a first plan has missed, a round has up to BESIDE plans, of which the others differ from
-    the round's first in two groups at least.
+    the round's first in two groups at least. Where costs are counts and a plan is inside, the next
+    one has to lose less.
     """
     tried = [candidate.solution.choice for candidate in candidates]
+    found = _found(candidates, budget)
+    if found is not None and found.measured.exact:
+        low, high = (share * budget for share in EDGE)
+        better = solve(problem, high, lower=low, without=tried, seed=seed)
+        if better is not None and better.loss < found.solution.loss:
+            yield better
+        return
     first = _solved(problem, budget, candidates, tried, number, seed)
     if first is None:
         return
@@ -227,11 +257,15 @@ def _solved(
 def _best(candidates: list[_Candidate], budget: float) -> _Candidate | None:
     """Return the one of least loss that uses the budget in full, else the dearest within it."""
     within = [c for c in candidates if c.measured.cost <= budget]
-    aimed = [c for c in within if GOOD[0] * budget <= c.measured.cost <= GOOD[1] * budget]
-    full = aimed or [c for c in within if c.measured.cost >= FULL_USE * budget]
-    if full:
-        return min(full, key=lambda c: c.solution.loss)
-    return max(within, key=lambda c: c.measured.cost, default=None)
+    return _found(within, budget) or max(within, key=lambda c: c.measured.cost, default=None)
+
+
+def _found(candidates: list[_Candidate], budget: float) -> _Candidate | None:
+    """Return the one of least loss that uses the budget in full, those with a reserve first."""
+    full = [c for c in candidates if FULL_USE * budget <= c.measured.cost <= budget]
+    low, high = GOOD[0] * budget, GOOD[1] * budget
+    sure = [c for c in full if c.measured.exact or low <= c.measured.cost <= high]
+    return min(sure or full, key=lambda c: c.solution.loss, default=None)
 
 
 def _held(problem: Problem, solution: Solution, budget: float) -> tuple[str, ...]:

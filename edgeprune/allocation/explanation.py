@@ -21,8 +21,9 @@ def explain(
     """Return what each group of a plan saves and loses, and the shadow price of each limit.
 
     What a group saves is the cost of the plan if this group alone were dense, minus the plan's.
-    The shadow price of a limit is taken by solving again with a little more of it: the loss that
-    this wins, over what it takes (for a continuous problem, the multiplier of the limit).
+    The shadow price of a limit is taken by solving with the limit and with a little more of it:
+    the loss that this wins, over what it takes beyond the limit (for a continuous problem, the
+    multiplier of the limit). What the plan leaves unused is not counted as more.
 
     Args:
         problem: with prices corrected by all measured plans.
@@ -49,17 +50,19 @@ def explain(
     open_to = widening(problem, choice) if found_best else problem
     steps = []
     if cost >= FULL * budget:
+        least = _least(open_to, budget, loss)
         for step in STEPS:
-            more = solve(open_to, step * cost, seconds=SECONDS)
-            if more is not None and more.loss < loss:
-                added = _added(open_to.cost(more.choice) - cost, (step - 1) * cost)
+            more = solve(open_to, step * budget, seconds=SECONDS)
+            if more is not None and more.loss < least:
+                added = _added(open_to.cost(more.choice) - budget, (step - 1) * budget)
                 now, then = problem.widths_of(choice), open_to.widths_of(more.choice)
-                steps.append(_step(now, then, "budget", unit, added, loss - more.loss))
+                steps.append(_step(now, then, "budget", unit, added, least - more.loss))
                 break
     used = problem.used(choice)
     for name, resource in problem.limits().items():
         if used[name] < FULL * resource.limit:
             continue
+        least = _least(open_to, max(cost, budget), loss)
         for step in STEPS:
             rows = tuple(
                 replace(row, limit=step * row.limit) if row.name == name else row
@@ -67,13 +70,19 @@ def explain(
             )
             roomier = replace(open_to, resources=rows)
             more = solve(roomier, max(cost, budget), seconds=SECONDS)
-            if more is not None and more.loss < loss:
-                takes = open_to.used(more.choice)[name] - used[name]
+            if more is not None and more.loss < least:
+                takes = open_to.used(more.choice)[name] - resource.limit
                 added = _added(takes, (step - 1) * resource.limit)
                 now, then = problem.widths_of(choice), open_to.widths_of(more.choice)
-                steps.append(_step(now, then, name, resource.unit, added, loss - more.loss))
+                steps.append(_step(now, then, name, resource.unit, added, least - more.loss))
                 break
     return Explanation(groups=tuple(groups), steps=tuple(steps))
+
+
+def _least(problem: Problem, budget: float, loss: float) -> float:
+    """Return the least loss within the limits as they are, the plan's own `loss` at most."""
+    found = solve(problem, budget, seconds=SECONDS)
+    return loss if found is None else min(loss, found.loss * (1 - found.gap))
 
 
 def _added(takes: float, allowed: float) -> float:

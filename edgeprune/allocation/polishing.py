@@ -240,22 +240,26 @@ class Polish:
         """Return the plan at `choice`; the proven bound of the sum stays what it was."""
         total = self.problem.loss(choice)
         bound = plan.loss * (1 - (plan.gap or 0.0))
-        scale = cost / self.problem.cost(choice)
-        layers = tuple(replace(t, costs=scale * t.costs) for t in self.problem.layers)
-        priced = replace(self.problem, layers=layers, fixed=scale * self.problem.fixed)
+        priced = self.scaled(choice, cost)
         update = {
             "groups": groups,
             "removed": tuple(b for b in priced.blocks if b.gone(priced.widths_of(choice))),
             "corrected": cost,
             "held_by": (),  # only plans that use the budget in full are taken
             "loss": total,
-            "gap": max(0.0, 1 - bound / total) if total > 0 else 0.0,
+            "gap": None if plan.gap is None else max(0.0, 1 - bound / total) if total > 0 else 0.0,
             "resources": tuple(
                 row.model_copy(update={"used": used[row.name]}) for row in plan.resources
             ),
             "explanation": explain(priced, choice, plan.budget, plan.unit, found_best=True),
         }
         return plan.model_copy(update=update)
+
+    def scaled(self, choice: Choice, cost: float) -> Problem:
+        """Return the problem at prices by which `choice` costs what was found."""
+        scale = cost / self.problem.cost(choice)
+        layers = tuple(replace(t, costs=scale * t.costs) for t in self.problem.layers)
+        return replace(self.problem, layers=layers, fixed=scale * self.problem.fixed)
 
 
 def _of_group(scores: Mapping[str, Mapping[str, Tensor]], name: str) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from edgeprune.allocation.closed_loop import EDGE, FULL_USE
 from edgeprune.allocation.correction import corrected
 from edgeprune.allocation.exact import solve
+from edgeprune.allocation.explanation import explain
 from edgeprune.allocation.polishing import Choice, Groups, Polish
 from edgeprune.allocation.problem import Problem
 from edgeprune.records import PlanTrial, WidthPlan
@@ -85,6 +86,7 @@ class Trials:
             return plan
         plan = plan.model_copy(update={"groups": self.ranked(plan.groups)})
         taken = _Candidate(start, plan.groups, plan.corrected)
+        own = plan.explanation
         tried = self._tried(plan, [taken], self.count - 1)
         if len(tried) == 1:
             return plan
@@ -102,7 +104,12 @@ class Trials:
             )
             for candidate in tried
         )  # fmt: skip
-        return plan.model_copy(update={"trials": trials})
+        if plan.explanation is own and own is not None:  # the loop's plan; now known to be better
+            priced = self.polish.scaled(start, plan.corrected)
+            own = explain(priced, start, plan.budget, plan.unit, found_best=True)
+        else:
+            own = plan.explanation
+        return plan.model_copy(update={"trials": trials, "explanation": own})
 
     def _tried(
         self, plan: WidthPlan, found: list[_Candidate], more: int, before: tuple[Choice, ...] = ()

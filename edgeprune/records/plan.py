@@ -162,7 +162,7 @@ class GroupReason(Record):
 
 
 class NextStep(Record):
-    """What a little more of a limit would buy: `wins` of loss, for `added` units more than now.
+    """What a little more of a limit would buy: `wins` of loss, for `added` units beyond it.
 
     `price` is the shadow price, loss per unit; `widths` are those that would change.
     """
@@ -210,9 +210,10 @@ class WidthPlan(Record):
     """How wide each group is to be.
 
     `predicted` is the solver's cost of the first plan and `predicted_error` its relative error
-    against the first measurement; `gap` is the solver's proven relative optimality gap, None where
-    `allocation` proves none. `loss` is what was minimised: for `exact` the summed losses of the
-    groups, for the others the loss of the whole plan on calibration data before recovery. `held_by`
+    against the first measurement; `gap` is by which share a plan within the budget may at most have
+    less `loss`, as the solver proved at the prices of the last round, None where nothing is proven.
+    `loss` is what was minimised: for `exact` the summed losses of the groups, for the others the
+    loss of the whole plan on calibration data before recovery. `held_by`
     names what keeps a plan below 97 % of the budget: resources in full use, or the offered widths.
     `removed` are the branches that go as a whole; their groups have width 0. `whole_loss` is the
     loss increase of the whole plan over the dense model, measured after BatchNorm recalibration on

@@ -169,8 +169,8 @@ def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:
         rows.append(
             (
                 f"more {step.limit}",
-                f"{figures.number(step.added)} {figures.symbol(step.unit)} more would win "
-                f"{step.wins:.4f} of {won} ({step.price:.3g} a unit): {changed}",
+                f"{figures.number(step.added)} {figures.symbol(step.unit)} beyond the limit would "
+                f"win {step.wins:.4f} of {won} ({step.price:.3g} a unit): {changed}",
             )
         )
     if plan.held_by:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edgeprune.allocation.closed_loop import BESIDE, FULL_USE, ROUNDS, Measured, close_the_loop
+from edgeprune.allocation.exact import solve
 from edgeprune.allocation.problem import LayerTerm, Problem, Resource
 from edgeprune.errors import BudgetError
 from edgeprune.records import PlannedGroup, WidthPlan
@@ -57,6 +58,10 @@ def cost_of(problem: Problem, widths: Mapping[str, int]) -> float:
     return problem.cost([WIDTHS.index(widths[name]) for name in problem.names])
 
 
+def loss_of(problem: Problem, widths: Mapping[str, int]) -> float:
+    return problem.loss([WIDTHS.index(widths[name]) for name in problem.names])
+
+
 @pytest.mark.parametrize("bias", [0.85, 1.0, 1.2])
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.8])
 def test_budget_is_met_and_used_though_prices_are_wrong(bias: float, share: float) -> None:
@@ -72,7 +77,32 @@ def test_budget_is_met_and_used_though_prices_are_wrong(bias: float, share: floa
         assert len(plan.rounds) <= ROUNDS
         assert len(measured) == sum(1 + len(entry.beside) for entry in plan.rounds)
         assert not plan.rounds[0].beside
-        assert plan.rounds[-1].widths == {name: g.after for name, g in plan.groups.items()}
+        inside = [
+            one.widths
+            for entry in plan.rounds
+            for one in (entry, *entry.beside)
+            if FULL_USE * budget <= one.measured <= budget
+        ]
+        least = min(inside, key=lambda widths: loss_of(problem, widths))
+        assert least == {name: g.after for name, g in plan.groups.items()}
+
+
+def test_counts_need_no_reserve_and_the_gap_is_of_the_whole_budget() -> None:
+    """Prices are right, so the plan of least loss up to 99.8 % is found, not only up to 99 %."""
+    better = 0
+    for seed in range(6):
+        problem = a_problem(seed)
+        budget = 0.5 * problem.cost((len(WIDTHS) - 1,) * 4)
+        plan, _ = loop(problem, budget, lambda widths, p=problem: cost_of(p, widths))
+        edge = solve(problem, 0.998 * budget, lower=FULL_USE * budget)
+        bound = solve(problem, budget, gap=0.0)
+        assert edge is not None
+        assert bound is not None
+        assert plan.loss == pytest.approx(edge.loss, rel=1e-3)
+        assert plan.gap == pytest.approx(1 - bound.loss / plan.loss, abs=1e-3)
+        aimed = solve(problem, 0.99 * budget, lower=0.978 * budget)
+        better += aimed is None or edge.loss < aimed.loss
+    assert better
 
 
 def test_an_additive_part_that_no_price_shows_is_corrected() -> None:

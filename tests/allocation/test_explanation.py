@@ -21,16 +21,27 @@ def a_problem(*resources: Resource) -> Problem:
 
 
 def test_what_groups_save_and_lose_and_what_the_next_unit_buys() -> None:
-    found = explain(a_problem(), (0, 0), 150.0, "us")
+    found = explain(a_problem(), (0, 0), 149.5, "us")
     x, y = found.groups
     assert (x.group, x.before, x.after, x.saves, x.loses) == ("x", 16, 8, 50.0, 0.5)
     assert (y.saves, y.loses) == (1.0, 0.3)
     (step,) = found.steps
     assert (step.limit, step.unit) == ("budget", "us")
-    assert step.added == pytest.approx(1.0)  # within 1 % of 149: the dense y
+    assert step.added == pytest.approx(0.5)  # of the 1 us that a dense y takes, half is there
     assert step.wins == pytest.approx(0.3)
-    assert step.price == pytest.approx(0.3)
+    assert step.price == pytest.approx(0.6)
     assert step.widths == {"y": (8, 16)}
+
+
+def test_what_fits_into_the_unused_part_of_the_budget_is_not_counted() -> None:
+    """A dense y fits into it; with 1 % more a dense z does as well."""
+    assert explain(a_problem(), (0, 0), 150.5, "us").steps == ()
+    layers = (*a_problem().layers, LayerTerm("c", None, 2, np.array([[10.0, 12.0]])))
+    losses = ((0.5, 0.0), (0.3, 0.0), (0.2, 0.0))
+    problem = Problem(("x", "y", "z"), ((8, 16),) * 3, losses, layers, 0.0)
+    (step,) = explain(problem, (0, 0, 0), 160.5, "us").steps
+    assert (step.added, step.wins) == (pytest.approx(1.5), pytest.approx(0.2))
+    assert step.widths == {"y": (8, 16), "z": (8, 16)}
 
 
 def test_nothing_is_bought_where_no_step_reaches_the_next_width() -> None:
@@ -60,10 +71,10 @@ def test_a_plan_that_measurements_chose_is_only_widened() -> None:
     """The sum prefers a dense x and a narrow y, at the same cost; only y or x may be widened."""
     layers = tuple(LayerTerm(n, None, g, np.array([[50.0, 100.0]])) for g, n in enumerate("ab"))
     problem = Problem(("x", "y"), ((8, 16),) * 2, ((0.5, 0.0), (0.3, 0.0)), layers, 0.0)
-    assert explain(problem, (0, 1), 150.0, "us").steps[0].widths == {"x": (8, 16), "y": (16, 8)}
-    assert explain(problem, (0, 1), 150.0, "us", found_best=True).steps == ()
-    found = explain(a_problem(), (0, 0), 150.0, "us", found_best=True)
-    assert found == explain(a_problem(), (0, 0), 150.0, "us")
+    assert explain(problem, (0, 1), 149.0, "us").steps[0].widths == {"x": (8, 16), "y": (16, 8)}
+    assert explain(problem, (0, 1), 149.0, "us", found_best=True).steps == ()
+    found = explain(a_problem(), (0, 0), 149.5, "us", found_best=True)
+    assert found == explain(a_problem(), (0, 0), 149.5, "us")
 
 
 def test_a_branch_that_the_plan_keeps_stays() -> None:
