@@ -214,7 +214,7 @@ def prices_of(
 
     Where a prepared model is within `limit` (cost of the prepared model -> what a slim one may
     cost, the budget of the job if not given), nothing is priced. To `look` at what widths cost and
-    lose, all is priced, but no plan is measured whole.
+    lose, all is priced, but no plan is measured whole, and no budget asked for.
     """
     do, skip, files = this.folder.stage, this.console.skipped, this.exported(this.start)
     groups = do("1-groups", GroupList, lambda: base.group(this), (), skip)
@@ -226,12 +226,11 @@ def prices_of(
     limit = limit or this.limit
     if this.prepared and alone and preparation.is_enough(this.prepared, groups, dense, limit):
         return Prices(groups, dense, preparation.no_prices(dense), Sensitivity(curves=()))
-
-    def work() -> CostTable:
-        return pricing.price(this, groups, dense, fit=not look)
-
-    table = do("3-price", CostTable, work, (), skip)
-    allocating.check_budgets(this, groups, dense, table)
+    table = do(
+        "3-price", CostTable, lambda: pricing.price(this, groups, dense, fit=not look), (), skip
+    )
+    if not look:
+        allocating.check_budgets(this, groups, dense, table)
     return Prices(groups, dense, table, _weigh(this, groups, table))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -55,12 +56,12 @@ def _budget(text: str) -> str:
 def _amount(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError('a share ("50%", "2x") or a count ("12M", "350k", 120000)')
-    text = value if isinstance(value, str) else f"{value:f}"
+    text = value if isinstance(value, str) else format(Decimal(str(value)), "f")  # never 1e+16
     try:
         parse_amount(text)
     except UsageError as error:
         raise ValueError(f"{error.what}; {error.hint}") from None
-    return text if isinstance(value, str) else f"{value}"
+    return text
 
 
 Amount = Annotated[str, BeforeValidator(_amount)]

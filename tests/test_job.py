@@ -286,7 +286,16 @@ def test_overrides_are_checked_like_the_file(write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("macs", "limit"), [("'50%'", 500.0), ("'2x'", 500.0), ("'1.5k'", 1500.0), ("700", 700.0)]
+    ("macs", "limit"),
+    [
+        ("'50%'", 500.0),
+        ("'2x'", 500.0),
+        ("'1.5k'", 1500.0),
+        ("700", 700.0),
+        ("1e16", 1e16),
+        ("0.00005", 0.00005),
+        ("1e-9", 1e-9),
+    ],
 )
 def test_limits_of_counts(write, macs: str, limit: float) -> None:
     text = f'name = "a"\nmodel.factory = "m:f"\ndata.factory = "d:f"\nbudget.macs = {macs}\n'

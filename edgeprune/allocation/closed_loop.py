@@ -9,7 +9,12 @@ from edgeprune.allocation.correction import NOISE, Observation, corrected
 from edgeprune.allocation.exact import Solution, solve
 from edgeprune.allocation.explanation import explain
 from edgeprune.allocation.problem import Problem, observed
-from edgeprune.allocation.reachable import over_limits, require_reachable, unreachable
+from edgeprune.allocation.reachable import (
+    ROUNDING,
+    over_limits,
+    require_reachable,
+    unreachable,
+)
 from edgeprune.records import PlannedGroup, ResourceUse, Round, Unit, WidthPlan
 from edgeprune.report.figures import symbol
 
@@ -115,8 +120,9 @@ def close_the_loop(
         rounds.append(_round(problem, tried, budget))
         if done:
             break
-    best = _best([c for c in candidates if _fits(c.measured, problem)], budget)
-    if best is None and not any(_fits(c.measured, problem) for c in candidates):
+    fitting = [c for c in candidates if _fits(c.measured, problem)]
+    best = _best(fitting, budget * (1 + ROUNDING))
+    if not fitting:
         raise over_limits(problem, candidates[-1].measured.resources)
     if best is None:
         smallest = min(c.measured.cost for c in candidates)

@@ -14,6 +14,7 @@ from edgeprune.records import Unit
 from edgeprune.report.figures import symbol
 
 MOST = 100.0  # percent: what a budget may ask for
+ROUNDING = 1e-9  # share: sums of the same prices in another order are the same cost
 KEY = {"ram": ("ram_kb", 1024.0), "flash": ("flash_kb", 1024.0)}
 
 
@@ -32,7 +33,7 @@ def require_reachable(
     dense = dense_cost or problem.cost(problem.dense)
     alone = cheapest(replace(problem, resources=()))
     assert alone is not None  # without limits there is a choice
-    if alone.cost > budget:
+    if alone.cost > budget * (1 + ROUNDING):
         raise unreachable(alone.cost, budget, unit, dense, "predicted")
     if not problem.resources:
         return
@@ -48,7 +49,7 @@ def require_reachable(
             "all at once cannot",
             "raise one of them in [budget]",
         )
-    if together.cost > budget:
+    if together.cost > budget * (1 + ROUNDING):
         raise BudgetError(
             f"the budgets contradict each other: within {limits} the smallest cost is "
             f"{together.cost:.4g} {symbol(unit)}, and the budget is {budget:.4g} {symbol(unit)} "
@@ -68,7 +69,8 @@ def unreachable(
         f"{100 * smallest / dense_cost:.1f} % of dense",
         f"ask for at least {least:.0f}%, or shorten [prune] keep and floors, if there are any"
         if least <= MOST
-        else "shorten [prune] keep and floors: next to nothing is left that could be cut",
+        else "next to nothing of the model can be cut: shorten [prune] keep and floors, if there "
+        "are any",
     )
 
 

@@ -22,6 +22,7 @@ from edgeprune.bench import narrower
 from edgeprune.job import Job
 from edgeprune.loading import initial_state, seed_everything
 from edgeprune.pruning.shrink import shrink
+from edgeprune.pruning.tracing import unfreeze
 from edgeprune.records import WidthPlan
 from edgeprune.recovery.schedules import rewind
 from edgeprune.seeds import SEEDS
@@ -71,7 +72,7 @@ def narrow(job: Job, folder: Path, factor: float, *, seed: int) -> nn.Module:
 def redrawn(
     model: nn.Module, first: Mapping[str, Tensor], other: Mapping[str, Tensor], seed: int
 ) -> nn.Module:
-    """Draw the layers of `model` anew that the factory's seed does not reach, and return it.
+    """Draw the layers of `model` anew that the factory's seed does not reach; nothing stays frozen.
 
     Args:
         model: is changed; its modules have the names of the factory's.
@@ -96,6 +97,7 @@ def redrawn(
         for module in found:  # behind their inner layers, whose biases they set
             if isinstance(module, nn.MultiheadAttention):
                 module._reset_parameters()
+    unfreeze(model)  # what was frozen for its trained weights has none now
     return model
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from edgeprune.errors import JobError, UnknownDeviceError, did_you_mean
-from edgeprune.faults import every_key, told
+from edgeprune.faults import every_key, line_of, told
 from edgeprune.records import DeviceSpec
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -40,7 +40,12 @@ def load_spec(device: str) -> DeviceSpec:
     try:
         alias = table.pop("alias", None)
         if alias is not None:
-            table = {**_table(_path(str(alias)))[1], **table}
+            named = _table(_path(str(alias)))[1]
+            if "alias" in named:
+                where = f"alias (line {line_of(text, ['alias'])})"
+                fault = f"{where}: must name a profile without alias, and {alias} has one"
+                raise JobError(str(path), [fault], every_key("devices.md"))
+            table = {**named, **table}
         return DeviceSpec.model_validate({"name": path.stem, **table})
     except ValidationError as error:
         faults = told(error, DeviceSpec, text, "profile", ("alias",))

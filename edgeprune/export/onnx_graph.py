@@ -44,7 +44,8 @@ def export(
     `metadata` stands in metadata_props under "edgeprune."; the ONNX checker passes.
 
     Raises:
-        UnsupportedModelError: torch.onnx cannot export the model.
+        UnsupportedModelError: torch.onnx cannot export the model, or an operator of it takes no
+            tensors of the type that it gets.
         InternalCheckError: the checker refuses what was exported.
     """
     import onnx_ir as ir
@@ -63,9 +64,14 @@ def export(
     for key, value in sorted((metadata or {}).items()):
         exported.metadata_props[PREFIX + key] = value
     proto = ir.to_proto(exported)
-    _infer_shapes(proto)
     try:
+        _infer_shapes(proto)
         onnx.checker.check_model(proto, full_check=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise UnsupportedModelError(
+            f"the model cannot be exported to ONNX: {_first_line(error)}",
+            "compute in float32: no torch.autocast and no .half() or .bfloat16() inside the model",
+        ) from error
     except onnx.checker.ValidationError as error:
         raise InternalCheckError(f"the exported model is not valid ONNX: {error}") from error
     with atomic(path) as partial:
@@ -136,8 +142,13 @@ def require_valid(path: Path) -> None:
     try:
         onnx.checker.check_model(load(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise UnsupportedModelError(f"{path.name} is not valid ONNX: {first}") from None
+        raise UnsupportedModelError(
+            f"{path.name} is not valid ONNX: {_first_line(error)}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), "")
 
 
 def _infer_shapes(proto: onnx.ModelProto) -> None:
@@ -162,9 +173,8 @@ def _torch_export(
                 verbose=False,
             )
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise UnsupportedModelError(
-            f"the model cannot be exported to ONNX: {type(error).__name__}: {first}",
+            f"the model cannot be exported to ONNX: {type(error).__name__}: {_first_line(error)}",
             "torch.export must be able to trace it: no control flow on values, one tensor out",
         ) from error
     if program is None:

@@ -106,7 +106,7 @@ def learned_gates(
 def _scoring(model: nn.Module, data: Data, kept: Mapping[str, Sequence[int]]) -> Scoring:
     """Return a frozen copy of the model with the groups that can have gates."""
     frozen = copy.deepcopy(model).eval()
-    found = members(frozen, data.example)  # follows gradients, so before they are switched off
+    found = members(frozen, data.example)
     for parameter in frozen.parameters():
         parameter.requires_grad_(False)
     for module in frozen.modules():

@@ -23,6 +23,7 @@ from edgeprune.importance.refit_error import Consumer, refit_order
 from edgeprune.importance.scores import bundled, keep_best
 from edgeprune.importance.scoring import Scoring
 from edgeprune.pruning.groups import members
+from edgeprune.pruning.tracing import unfreeze
 from edgeprune.records import ChannelGroup
 from edgeprune.recovery.reconstruction import obstacle
 
@@ -55,6 +56,7 @@ class InPlan:
         seed: int = 0,
     ) -> None:
         model = copy.deepcopy(model).eval()
+        unfreeze(model)
         traced = members(model, data.example)
         scoring = Scoring(model, data, traced, samples, seed, criterion="refit_error")
         self._groups = {group.name: group for group in groups if _readable(scoring, group.name)}

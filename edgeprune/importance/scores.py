@@ -14,6 +14,7 @@ from edgeprune.errors import InternalCheckError, UsageError
 from edgeprune.importance.registry import criterion as criterion_of
 from edgeprune.importance.scoring import PROBES, Scoring
 from edgeprune.pruning.groups import members
+from edgeprune.pruning.tracing import unfreeze
 from edgeprune.records import ChannelGroup
 from edgeprune.sections import FusedSection
 
@@ -32,7 +33,7 @@ def score_channels(
     """Return group -> score of each channel [width], float32, higher is kept.
 
     Args:
-        model: the dense model; it is left alone.
+        model: the dense model; it is left alone. Frozen layers are scored as any other.
         data: calibration batches and the loss.
         groups: the groups to score.
         criterion: a name of `importance.registry.CRITERIA`.
@@ -48,6 +49,7 @@ def score_channels(
     """
     method = criterion_of(criterion)
     scored = copy.deepcopy(model).eval()
+    unfreeze(scored)
     traced = members(scored, data.example)
     wanted = {group.name: traced[group.name] for group in groups if group.name in traced}
     if missing := [group.name for group in groups if group.name not in traced]:

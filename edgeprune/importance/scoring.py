@@ -24,7 +24,8 @@ class Scoring:
     """One scoring of a model.
 
     Args:
-        model: a copy of the dense model in eval mode; a criterion may change it and its gradients.
+        model: a copy of the dense model in eval mode, with nothing frozen; a criterion may change
+            it and its gradients.
         data: calibration batches and the loss.
         members: group -> its layers.
         samples: at most this many calibration samples are looked at.

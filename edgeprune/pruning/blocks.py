@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgeprune.pruning.channels import ROOTS
+from edgeprune.pruning.tracing import differentiable
 from edgeprune.records import ChannelGroup, ResidualBlock
 
 Inputs = tuple[Tensor, ...]
@@ -107,9 +108,7 @@ class _Graph:
         for name, layer in traced.named_modules():
             if next(layer.children(), None) is None:
                 hooks.append(layer.register_forward_hook(graph._hook(name)))
-        for parameter in traced.parameters():
-            parameter.requires_grad_(True)
-        with torch.enable_grad():
+        with differentiable(traced):
             outputs = pytree.tree_leaves(traced(*inputs))
         for hook in hooks:
             hook.remove()

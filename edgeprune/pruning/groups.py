@@ -14,7 +14,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from edgeprune.errors import InternalCheckError, UnsupportedModelError, UsageError
-from edgeprune.pruning import recurrent
+from edgeprune.pruning import recurrent, tracing
 from edgeprune.pruning.blocks import remove, silence
 from edgeprune.pruning.channels import (
     ROOTS,
@@ -82,7 +82,7 @@ def cut(
     """Return a copy of `model` in which each named group has only its `kept` channels.
 
     The branches `removed` are taken out; their own groups need no entry in `kept`. Parameters that
-    layers share stay shared where both lose the same.
+    layers share stay shared where both lose the same, frozen ones stay frozen.
 
     Raises:
         InternalCheckError: a group refuses the cut.
@@ -107,8 +107,7 @@ def cut(
         group.prune()
     remove(slim, removed)
     retie(model, slim)
-    for parameter in slim.parameters():
-        parameter.grad = None
+    tracing.settle(model, slim)
     return slim.eval()
 
 
@@ -313,7 +312,7 @@ def pruner(
         "customized_pruners": dict.fromkeys(recurrent.RECURRENT, _RECURRENT),
         "ignored_layers": ignored,
     }
-    with torch.enable_grad(), recurrent.as_single_nodes(model):
+    with tracing.differentiable(model), recurrent.as_single_nodes(model):
         return make(model, inputs, importance, **shared, **settings)
 
 
@@ -341,7 +340,7 @@ _RECURRENT = _Recurrent()
 def _graph(model: nn.Module, inputs: Inputs) -> Any:
     """Build the dependency graph; the model is put into eval mode for it."""
     try:
-        with torch.enable_grad(), recurrent.as_single_nodes(model):
+        with tracing.differentiable(model), recurrent.as_single_nodes(model):
             return tp.DependencyGraph().build_dependency(
                 model.eval(),
                 example_inputs=inputs,

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from edgeprune.data import Data, call, first_batches
+from edgeprune.pruning.tracing import trains
 from edgeprune.recovery.batchnorm import recalibrate
 from edgeprune.recovery.layout import channels_last, fast_layout
 from edgeprune.recovery.reconstruction import Reconstruction, reconstruct
@@ -58,7 +59,8 @@ def recover(
     Without training data the calibration inputs serve and only the dense model's outputs teach.
     An exponential moving average of the weights is what is checked and kept (arXiv 1803.05407
     shows why averages along a trajectory generalise better than its end). The state of best metric
-    on (at most 5,000 samples of) validation data wins, step 0 included.
+    on (at most 5,000 samples of) validation data wins, step 0 included. Frozen parameters are not
+    trained, but re-fitted; where all are frozen, no step is taken.
 
     Raises:
         DataError: no batches, or the loss stops being finite.
@@ -69,7 +71,7 @@ def recover(
     best = recalibrated = metric_on(model, data, checked)
     state = copy.deepcopy(model.state_dict())
     history: list[Point] = []
-    if settings.steps == 0:
+    if settings.steps == 0 or not trains(model):
         return Recovery(model.eval(), best, recalibrated, (), rebuilt)
     checks = {max(1, round(share * settings.steps)) for share in CHECKS}
     trainee = Trainee(model, data, settings)

@@ -14,6 +14,7 @@ from edgeprune.errors import DataError, UsageError
 from edgeprune.methods import METHODS, unknown
 from edgeprune.pruning.channels import CONVOLUTIONS, is_carrier
 from edgeprune.pruning.groups import group_scores, regulariser
+from edgeprune.pruning.tracing import trains
 from edgeprune.records import ChannelGroup
 from edgeprune.recovery.batchnorm import Measurable
 from edgeprune.recovery.finetuning import CHECK_SAMPLES, metric_on
@@ -71,8 +72,13 @@ def regularise(
     engine = regulariser(model, inputs, [group.name for group in groups], kind, strength)
 
     def apply() -> None:
+        frozen = [p for p in model.parameters() if not p.requires_grad]
+        for parameter in frozen:  # torch-pruning takes a bias to have a gradient if the weight has
+            parameter.grad = torch.zeros_like(parameter)
         with torch.no_grad():
             engine.regularize(model)
+        for parameter in frozen:
+            parameter.grad = None
 
     def grow() -> None:
         if kind == "growing":
@@ -144,9 +150,14 @@ def train_regularised(
 
     Raises:
         DataError: there is no training data, or the loss stops being finite.
-        UsageError: the model has nothing to regularise.
+        UsageError: the model has nothing to regularise, or all of it is frozen.
     """
     train = require_training(data)
+    if not trains(model):
+        raise UsageError(
+            "regularise: every parameter of the model is frozen (requires_grad is false)",
+            "leave out [regularise], or let the model factory return layers that train",
+        )
     torch.manual_seed(seed)
     trained = fast_layout(copy.deepcopy(model))
     checked = first_batches(data.validation, CHECK_SAMPLES, "validation")

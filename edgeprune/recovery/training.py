@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgeprune.data import Batch, Data, batches, call
 from edgeprune.errors import DataError
+from edgeprune.pruning.tracing import trains
 from edgeprune.recovery.batchnorm import Measurable, too_small
 from edgeprune.recovery.layout import fast_layout, training_layout
 from edgeprune.recovery.teaching import class_axis, distillation
@@ -77,6 +78,7 @@ class Trainee:
         self._average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self._infinite = [name for name, b in model.named_buffers() if bool(torch.isinf(b).any())]
         self._layout = training_layout(model)
+        self._trains = trains(model)
         self._running = 0.0
 
     @property
@@ -93,7 +95,8 @@ class Trainee:
         self.model.train()
         loss = self._loss(lesson)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if self._trains:  # what is left of a frozen model may hold nothing to train
+            loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
         self._optimizer.step()
         self._schedule.step()

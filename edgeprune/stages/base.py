@@ -25,6 +25,7 @@ from edgeprune.pruning.floors import group_floors
 from edgeprune.pruning.groups import find_groups
 from edgeprune.pruning.remainder import Remainder
 from edgeprune.pruning.shrink import rebuild, shrink
+from edgeprune.pruning.tracing import trains
 from edgeprune.records import (
     Artifact,
     GroupList,
@@ -251,6 +252,8 @@ def win_back(run: Run, plan: WidthPlan) -> Recovered:
         if result.reconstruction and result.reconstruction.left_alone:
             alone = ", ".join(name for name, _ in result.reconstruction.left_alone)
             stage.note(f"not reconstructed: {alone}")
+        if not trains(slim) and run.job.recover.steps:
+            run.console.info("not trained: every parameter of the model is frozen")
         save_state(release(result.model), run.own("recovered.safetensors"))
     return Recovered(recalibrated=result.recalibrated, best=result.best, history=result.history)
 
@@ -340,7 +343,7 @@ def _tell_of_another_speed(run: Run, before: float, now: float) -> None:
 def recovery_settings(run: Run) -> RecoverSection:
     """Return [recover] as it is for this step: what would fill zeros or undo a rewind is left out.
 
-    The model of a lottery starts anew, and masked weights stay zero.
+    The model of a lottery starts anew, and masked weights stay zero. A frozen model is not trained.
     """
     changes: dict[str, object] = {}
     if run.training is not None:
@@ -348,6 +351,8 @@ def recovery_settings(run: Run) -> RecoverSection:
     masked = run.prepared is not None and run.prepared.masks is not None
     if masked or run.job.schedule.kind == "lottery":
         changes["reconstruct"] = False
+    if not trains(run.model):
+        changes["steps"] = 0
     return run.job.recover.model_copy(update=changes)
 
 

@@ -68,7 +68,8 @@ def fit(model: nn.Module, chain: Chain, calibration: Sequence[Inputs], ridge: fl
         for entered, left in _passing(model, first, last, calibration):
             sums.add(entered, left)
         sums.solve(chain.first, ridge, None)
-    return layer.eval()
+    trained = first.weight.requires_grad or last.weight.requires_grad
+    return layer.requires_grad_(trained).eval()
 
 
 def error_of(model: nn.Module, chain: Chain, layer: nn.Linear, inputs: Sequence[Inputs]) -> float:

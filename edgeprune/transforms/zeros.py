@@ -228,7 +228,8 @@ def _bias_of(layer: nn.Module) -> Tensor:
     bias: Any = layer.bias
     if bias is None:
         weight: Any = layer.weight
-        layer.bias = nn.Parameter(torch.zeros(len(weight), dtype=weight.dtype))
+        zeros = torch.zeros(len(weight), dtype=weight.dtype)
+        layer.bias = nn.Parameter(zeros, requires_grad=weight.requires_grad)
     found: Any = layer.bias
     assert isinstance(found, Tensor)
     return found

@@ -227,3 +227,12 @@ def test_no_budget_above_the_dense_cost_is_advised() -> None:
     hint = str(unreachable(100.0, 30.0, "us", 100.0, "predicted").hint)
     assert "%" not in hint
     assert "shorten [prune] keep and floors" in hint
+
+
+def test_a_budget_that_is_the_smallest_cost_is_reached_whatever_the_rounding() -> None:
+    require_reachable(two_groups(), 3.0 * (1 - 1e-15), "us")
+    fixed = Resource("flash", "bytes", 1.5, (LayerTerm("t", None, 0, np.array([[2.0, 1.0]])),))
+    require_reachable(two_groups(fixed), 6.0 * (1 - 1e-15), "us")
+    with pytest.raises(BudgetError):
+        require_reachable(two_groups(), 3.0 * (1 - 1e-6), "us")
+    assert loop(two_groups(), 3.0 * (1 - 1e-15)).corrected == 3.0

@@ -92,6 +92,18 @@ def test_a_misspelt_key_of_a_profile_gets_a_suggestion(
     assert fault.startswith(told)
 
 
+@pytest.mark.parametrize("named", ["loop.toml", "other.toml"])
+def test_an_alias_of_an_alias_is_one_fault(tmp_path: Path, named: str) -> None:
+    (tmp_path / "other.toml").write_text('alias = "simulated"\n')
+    path = tmp_path / "loop.toml"
+    path.write_text(f'title = "t"\nalias = "{tmp_path / named}"\n')
+    with pytest.raises(JobError) as caught:
+        load_spec(str(path))
+    (fault,) = caught.value.faults
+    assert fault.startswith("alias (line 2): must name a profile without alias, and ")
+    assert fault.endswith(f"{named} has one")
+
+
 def test_a_misspelt_device_gets_a_suggestion() -> None:
     with pytest.raises(UnknownDeviceError, match="'simulatd'; did you mean 'simulated'"):
         load_spec("simulatd")

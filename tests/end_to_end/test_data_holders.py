@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from edgeprune.errors import BudgetError
 from edgeprune.importance.shared import read_scores
-from edgeprune.stages import pricing
+from edgeprune.stages import allocating, pricing
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
 
@@ -105,6 +106,15 @@ def test_sensitivity_shows_every_group_and_needs_no_budget(job: Path, inside) ->
     assert "better than" in done.stderr
     again = inside("sensitivity", job, "--device", job.with_name("exact.toml"), "--json")
     assert json.loads(again.stdout)["curves"] == document["curves"]
+
+
+def test_a_look_at_curves_asks_for_no_budget(job: Path, inside, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    def refused(*_: Any) -> None:
+        raise BudgetError("a budget was asked for")
+
+    monkeypatch.setattr(allocating, "check_budgets", refused)
+    done = inside("sensitivity", job, "--device", job.with_name("exact.toml"), "--json")
+    assert done.returncode == 0, done.stderr
 
 
 def test_scores_overwrite_nothing_but_scores(job: Path, inside, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

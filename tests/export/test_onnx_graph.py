@@ -48,6 +48,19 @@ def test_onnxruntime_alone_gives_the_output_of_torch(build, exported, name: str)
         np.testing.assert_allclose(got, model(*sample).numpy(), rtol=0, atol=1e-4)
 
 
+class Autocast(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x).float()
+
+
+def test_a_type_that_an_operator_does_not_take_is_told(tmp_path: Path) -> None:
+    model = Autocast(nn.Conv2d(1, 2, 3)).eval()
+    with pytest.raises(UnsupportedModelError, match="bfloat16") as caught:
+        export(model, (torch.zeros(1, 1, 4, 4),), tmp_path / "m.onnx", opset=18)
+    assert "no torch.autocast" in caught.value.hint
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_weighted_node_is_named_after_its_layer(build, exported, name: str) -> None:
     layers = {

@@ -1,0 +1,46 @@
+"""Frozen parameters while a model is traced: autograd graphs do not hold what needs no gradient."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+
+def unfreeze(model: nn.Module) -> list[nn.Parameter]:
+    """Let all parameters of `model` take part in differentiation; return those that did not."""
+    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    return frozen
+
+
+@contextlib.contextmanager
+def differentiable(model: nn.Module) -> Iterator[None]:
+    """Build autograd graphs that hold every layer of `model`; what was frozen is so afterwards."""
+    frozen = unfreeze(model)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def settle(model: nn.Module, slim: nn.Module) -> None:
+    """Freeze in `slim`, cut from `model`, what is frozen there, and drop gradients, in place.
+
+    torch-pruning 1.6.1 makes new parameters, which forget that they were frozen.
+    """
+    own = dict(model.named_parameters(remove_duplicate=False))
+    for name, parameter in slim.named_parameters(remove_duplicate=False):
+        parameter.grad = None
+        if name in own:
+            parameter.requires_grad_(own[name].requires_grad)
+
+
+def trains(model: nn.Module) -> bool:
+    """Whether `model` has a parameter that is not frozen."""
+    return any(parameter.requires_grad for parameter in model.parameters())
