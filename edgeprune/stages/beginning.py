@@ -48,7 +48,7 @@ def begun(
     identity = identity_of(jobs[0], model, data, device) | given.identity()
     if budgets:
         identity["budget"] = ", ".join(sorted(budgets))
-    with RunFolder(out, identity, resume=resume) as folder:
+    with RunFolder(out, identity, resume=resume, warn=console.warning) as folder:
         here = _as_it_began(device, folder)
         yield prepared(base.Run(jobs[0], model, data, here, folder, console, given=given))
 
