@@ -6,6 +6,8 @@ import enum
 import functools
 import hashlib
 import inspect
+import operator
+import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -40,6 +42,20 @@ def code_digest(model: nn.Module, data: Data) -> str:
     for judge in (data.loss, data.metric):
         texts.append("\n".join(_parts(getattr(judge, "__wrapped__", judge), set())))
     return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()
+
+
+def factory_digest(factory: str) -> str:
+    """Return a hash of what the source of "module:function" is, and of what it refers to.
+
+    As for loss and metric. Of what was never imported, as models and data in memory, it is that of
+    nothing.
+    """
+    module, _, name = factory.partition(":")
+    try:
+        function = operator.attrgetter(name)(sys.modules[module])
+    except (KeyError, AttributeError):
+        function = None
+    return hashlib.sha256("\n".join(_parts(function, set())).encode()).hexdigest()
 
 
 def _methods(kind: type) -> dict[str, Any]:
