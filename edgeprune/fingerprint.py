@@ -119,8 +119,7 @@ def _inside(thing: Any) -> Iterator[tuple[str, Any]]:
         yield "", thing.__kwdefaults__
         yield "wraps", getattr(thing, "__wrapped__", None)
         if not thing.__code__.co_filename.startswith(INSTALLED):
-            held = inspect.getclosurevars(thing)
-            yield from _sorted({**held.globals, **held.nonlocals})
+            yield from _sorted({**_globals(thing), **inspect.getclosurevars(thing).nonlocals})
     elif inspect.ismodule(thing) or inspect.isbuiltin(thing):
         yield getattr(thing, "__name__", ""), None
     elif isinstance(thing, Mapping):
@@ -136,6 +135,18 @@ def _inside(thing: Any) -> Iterator[tuple[str, Any]]:
     else:
         yield _source(type(thing)), None
         yield from _sorted(getattr(thing, "__dict__", {}))
+
+
+def _globals(function: Any) -> dict[str, Any]:
+    """Return the globals that a function names, its lambdas and comprehensions included."""
+    found: dict[str, Any] = {}
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        codes += [part for part in code.co_consts if inspect.iscode(part)]
+        known = function.__globals__
+        found |= {name: known[name] for name in code.co_names if name in known}
+    return found
 
 
 def _sorted(held: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:

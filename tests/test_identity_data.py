@@ -25,6 +25,7 @@ import torch
 from edgeprune import Data
 
 CLASSES = 3
+SHIFT = 0
 def labels(count):
     return torch.arange(count) % CLASSES
 
@@ -32,7 +33,7 @@ class Maker:
     @classmethod
     def data(cls):
         batches = [(torch.zeros(8, 4), torch.zeros(8, dtype=torch.long))]
-        return Data(torch.zeros(1, 4), [(torch.zeros(6, 4), labels(6))], batches, batches)
+        return Data(torch.zeros(1, 4), [(torch.zeros(6, 4), labels(6) + SHIFT) for _ in range(2)], batches, batches)
 """
 
 
@@ -97,6 +98,7 @@ def test_of_calibration_data_only_the_start_is_looked_at(simulated: Any) -> None
     ("old", "new"),
     [
         ("CLASSES = 3", "CLASSES = 2"),  # what is global to it
+        ("SHIFT = 0", "SHIFT = 1"),  # in a comprehension
         ("torch.arange(count)", "torch.arange(count).flip(0)"),  # what it calls
         ("torch.zeros(6, 4)", "torch.ones(6, 4)"),  # itself
     ],
