@@ -113,7 +113,7 @@ def plan_only(
     """Profile, price and allocate for each budget; only `scratch` is written to."""
     job = _checked(job, budgets)
     found: list[tuple[Job, WidthPlan]] = []
-    with begun(job, model, data, device, scratch, console, budgets=budgets) as this:
+    with begun(job, model, data, device, scratch, console, budgets=budgets, scratch=True) as this:
         prices = prices_of(this, _tightest(this, budgets))
         left: Remainder | None = None
         for _, member in _members(this, budgets, prices):

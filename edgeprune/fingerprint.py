@@ -6,6 +6,8 @@ import enum
 import functools
 import hashlib
 import inspect
+import operator
+import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -40,6 +42,20 @@ def code_digest(model: nn.Module, data: Data) -> str:
     for judge in (data.loss, data.metric):
         texts.append("\n".join(_parts(getattr(judge, "__wrapped__", judge), set())))
     return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()
+
+
+def factory_digest(factory: str) -> str:
+    """Return a hash of what the source of "module:function" is, and of what it refers to.
+
+    As for loss and metric. Of what was never imported, as models and data in memory, it is that of
+    nothing.
+    """
+    module, _, name = factory.partition(":")
+    try:
+        function = operator.attrgetter(name)(sys.modules[module])
+    except (KeyError, AttributeError):
+        function = None
+    return hashlib.sha256("\n".join(_parts(function, set())).encode()).hexdigest()
 
 
 def _methods(kind: type) -> dict[str, Any]:
@@ -103,8 +119,7 @@ def _inside(thing: Any) -> Iterator[tuple[str, Any]]:
         yield "", thing.__kwdefaults__
         yield "wraps", getattr(thing, "__wrapped__", None)
         if not thing.__code__.co_filename.startswith(INSTALLED):
-            held = inspect.getclosurevars(thing)
-            yield from _sorted({**held.globals, **held.nonlocals})
+            yield from _sorted({**_globals(thing), **inspect.getclosurevars(thing).nonlocals})
     elif inspect.ismodule(thing) or inspect.isbuiltin(thing):
         yield getattr(thing, "__name__", ""), None
     elif isinstance(thing, Mapping):
@@ -120,6 +135,18 @@ def _inside(thing: Any) -> Iterator[tuple[str, Any]]:
     else:
         yield _source(type(thing)), None
         yield from _sorted(getattr(thing, "__dict__", {}))
+
+
+def _globals(function: Any) -> dict[str, Any]:
+    """Return the globals that a function names, its lambdas and comprehensions included."""
+    found: dict[str, Any] = {}
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        codes += [part for part in code.co_consts if inspect.iscode(part)]
+        known = function.__globals__
+        found |= {name: known[name] for name in code.co_names if name in known}
+    return found
 
 
 def _sorted(held: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:

@@ -6,17 +6,18 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from edgeprune.data import Data, first_batches
+from edgeprune.data import Data, batches, first_batches
 from edgeprune.devices.protocol import Device
-from edgeprune.fingerprint import code_digest
+from edgeprune.fingerprint import code_digest, factory_digest
 from edgeprune.importance.sensitivity import RECALIBRATION_SAMPLES
 from edgeprune.importance.shared import Origin
 from edgeprune.job import Job
 from edgeprune.records import GroupList
+from edgeprune.recovery.finetuning import CALIBRATION_SAMPLES
 from edgeprune.sections import PruneSection, expanded
 
 
@@ -36,9 +37,11 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def identity_of(job: Job, model: nn.Module, data: Data, device: Device) -> dict[str, str]:
-    """Return everything that the results of a run depend on, as name -> text."""
-    parts = [first_batches(part, 1, what)[0] for what, part in data.parts().items()]
-    sample = _digest(data.example, *((*inputs, target) for inputs, target in parts))
+    """Return everything that the results of a run depend on, as name -> text.
+
+    It takes one pass over the data. Of training data nothing but the code that makes it is covered:
+    loaders shuffle and augment.
+    """
     return {
         **_by_key(job),
         "budget": job.budget.asked,
@@ -46,10 +49,24 @@ def identity_of(job: Job, model: nn.Module, data: Data, device: Device) -> dict[
         "model": hashlib.sha256(repr(model).encode()).hexdigest(),
         "code": code_digest(model, data),
         "weights": state_digest(model.state_dict()),
-        "data": sample,
+        "data factory": factory_digest(job.data.factory),
+        "example inputs": _digest([data.example]),
+        **{f"{what} data": _digest(part) for what, part in _looked_at(job, data)},
         "device": device.spec.model_dump_json(),
         **{f"version of {name}": version for name, version in versions().items()},
     }
+
+
+def _looked_at(job: Job, data: Data) -> Iterator[tuple[str, Iterable[Iterable[Tensor]]]]:
+    """Yield (name, tensors batch by batch) of what comes in the same order every time.
+
+    Of calibration that is what is taken from its start; where it stands in for training data, the
+    rest is as little known as they are.
+    """
+    wanted = max(job.prune.calibration_samples, CALIBRATION_SAMPLES)
+    for what, part in data.parts().items():
+        taken = first_batches(part, wanted, what) if what == "calibration" else batches(part, what)
+        yield what, ((*inputs, target) for inputs, target in taken)
 
 
 def _by_key(job: Job) -> dict[str, str]:
@@ -91,7 +108,7 @@ def curves_base(model: nn.Module, data: Data, settings: PruneSection) -> str:
         state_digest(model.state_dict()),
         repr(model),
         code_digest(model, data),
-        _digest(*((*inputs, target) for inputs, target in taken)),
+        _digest((*inputs, target) for inputs, target in taken),
         str(settings.calibration_samples),
         importlib.metadata.version("torch"),
         importlib.metadata.version("edgeprune"),
@@ -99,10 +116,10 @@ def curves_base(model: nn.Module, data: Data, settings: PruneSection) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _digest(*batches: Iterable[Tensor]) -> str:
-    """Return a hash of tensors, their shapes and types included."""
+def _digest(taken: Iterable[Iterable[Tensor]]) -> str:
+    """Return a hash of the tensors of batches, their shapes and types included."""
     digest = hashlib.sha256()
-    for tensor in (tensor for batch in batches for tensor in batch):
+    for tensor in (tensor for batch in taken for tensor in batch):
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -190,7 +190,7 @@ def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: C
     """Profile, price and allocate; nothing is kept."""
     with (
         tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch,
-        begun(job, model, data, device, Path(scratch), console) as this,
+        begun(job, model, data, device, Path(scratch), console, scratch=True) as this,
     ):
         prices = prices_of(this)
         plan = allocate(this, prices)

@@ -10,7 +10,7 @@ from torch import nn
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import OutputError, UsageError
-from edgeprune.identity import identity_of, origin_of
+from edgeprune.identity import origin_of
 from edgeprune.importance.shared import Origin, read_scores, write_scores
 from edgeprune.job import Job
 from edgeprune.loading import seed_everything
@@ -29,11 +29,12 @@ def sensitivity_only(
     """Profile, price and measure what each width costs in loss; curves are kept by content."""
     seed_everything(job.seed)
     whole = job.model_copy(update={"budget": BudgetSection(latency="100%")})  # only to look
-    with tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch:
-        identity = identity_of(whole, model, data, device)
-        with RunFolder(Path(scratch), identity, resume=False) as folder:
-            this = prepared(base.Run(whole, model, data, device, folder, console))
-            return prices_of(this, look=True).curves
+    with (
+        tempfile.TemporaryDirectory(prefix="edgeprune-") as scratch,
+        RunFolder(Path(scratch), {}, resume=False) as folder,  # nothing is resumed
+    ):
+        this = prepared(base.Run(whole, model, data, device, folder, console))
+        return prices_of(this, look=True).curves
 
 
 def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -> Origin:

@@ -7,19 +7,20 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from edgeprune.errors import OutputError, ResumeError
 from edgeprune.records import Record
 
-SCHEMA = 1
+SCHEMA = 2
+NUMBERED = re.compile(r"\(os error (\d+)\)")  # how safetensors tells an OSError
 R = TypeVar("R", bound=Record)
 
 
@@ -46,9 +47,9 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise output_error(path, error) from error
     except SafetensorError as error:  # what its writer makes of a full disk
-        raise OutputError(
-            f"cannot write {path}: {error}", "choose another place with --out"
-        ) from error
+        told = NUMBERED.search(str(error))
+        cause = OSError(int(told[1]), os.strerror(int(told[1]))) if told else OSError(str(error))
+        raise output_error(path, cause) from error
     finally:
         # The write has failed already; a partial file that cannot be removed changes nothing.
         with suppress(OSError):
@@ -121,15 +122,26 @@ class RunFolder:
         out: the folder the run ships to.
         identity: everything the results depend on, as name -> text.
         resume: go on with what is there; otherwise an older state is set aside.
+        warn: is told, once, that finished stages are done again.
 
     Raises:
         OutputError: the folder cannot be written, or has no locks.
         ResumeError: another process holds the folder, or its identity differs.
     """
 
-    def __init__(self, out: Path, identity: dict[str, str], *, resume: bool) -> None:
+    def __init__(
+        self,
+        out: Path,
+        identity: dict[str, str],
+        *,
+        resume: bool,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.out, self.identity = out, identity
         self._path, self._begun = out / ".run", False
+        self._warn, self._warned = warn, False
+        self._chain = _digest(identity)  # of all that the next stage rests on
+        self._settled: dict[str, str] = {}  # stages of this process -> hash of what they gave
         try:
             out.mkdir(parents=True, exist_ok=True)
             self._lock = (out / ".run.lock").open("a")
@@ -179,7 +191,7 @@ class RunFolder:
     def _check_identity(self, recorded: Path) -> None:
         try:
             before = json.loads(recorded.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ResumeError(
                 f"{recorded} cannot be read: {error}", "run without --resume"
             ) from None
@@ -214,8 +226,15 @@ class RunFolder:
     def load(self, stage: str, record: type[R], files: tuple[str, ...] = ()) -> R | None:
         """Return the finished result of `stage`, or None if it has to be done (again).
 
-        A result counts only if its schema fits and every one of its `files` is unchanged.
+        A result counts only if its schema fits, and if it and every one of its `files` are as they
+        were saved.
         """
+        found = self._read(stage, record, files)
+        return found[0] if found else None
+
+    def _read(
+        self, stage: str, record: type[R], files: tuple[str, ...]
+    ) -> tuple[R, dict[str, Any]] | None:
         if not self._begun:
             return None
         path = self.path / f"{stage}.json"
@@ -226,20 +245,31 @@ class RunFolder:
             recorded = document["files"]
             if any(sha256_of(self.file(name)) != recorded.get(name) for name in files):
                 return None
-            return record.model_validate(document["result"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
+            if document["sha256"] != _digest([recorded, document["result"]]):
+                return None
+            return record.model_validate(document["result"]), document
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
 
-    def save(self, stage: str, result: Record, files: tuple[str, ...] = ()) -> None:
-        """Write the result of `stage`; its `files` must have been written before."""
+    def save(self, stage: str, result: Record, files: tuple[str, ...] = ()) -> str:
+        """Write the result of `stage`; its `files` must have been written before.
+
+        Returns:
+            A hash of the result and the files.
+        """
+        hashes = {name: sha256_of(self.file(name)) for name in files}
+        content = result.model_dump(mode="json", by_alias=True)
         document = {
             "schema": SCHEMA,
             "stage": stage,
             "record": type(result).__name__,
-            "files": {name: sha256_of(self.file(name)) for name in files},
-            "result": result.model_dump(mode="json", by_alias=True),
+            "before": self._chain,
+            "sha256": _digest([hashes, content]),
+            "files": hashes,
+            "result": content,
         }
         write_text(self.path / f"{stage}.json", json.dumps(document, indent=1))
+        return str(document["sha256"])
 
     def stage(
         self,
@@ -248,15 +278,46 @@ class RunFolder:
         work: Callable[[], R],
         files: tuple[str, ...] = (),
         on_skip: Callable[[str], None] = lambda _: None,
+        *,
+        aside: bool = False,
     ) -> R:
-        """Return the result of stage `name`: the finished one, or that of `work`, saved."""
-        done = self.load(name, record, files)
-        if done is not None:
-            on_skip(name)
-            return done
+        """Return the result of stage `name`: the finished one, or that of `work`, saved.
+
+        A finished one counts if the stages before it gave what it was made from. Those after it
+        rest on it, unless it stands `aside`.
+        """
+        found = self._read(name, record, files)
+        if found is not None:
+            result, document = found
+            own, settled = document["sha256"], self._settled.get(name)
+            if own == settled or (settled is None and document.get("before") == self._chain):
+                on_skip(name)
+                self._settle(name, own, aside)
+                return result
+        self._tell_if_finished(name)
         result = work()
-        self.save(name, result, files)
+        self._settle(name, self.save(name, result, files), aside)
         return result
+
+    def _settle(self, stage: str, own: str, aside: bool) -> None:
+        """Have stages that follow rest on `stage`, asked for again by a second attempt or not."""
+        if self._settled.get(stage) != own and not aside:
+            self._chain = _digest([self._chain, stage, own])
+        self._settled[stage] = own
+
+    def _tell_if_finished(self, stage: str) -> None:
+        if self._begun and not self._warned and (self._path / f"{stage}.json").exists():
+            self._warned = True
+            self._warn(
+                f"{self._path}: stage {stage} is of another version, or it or what it rests on has "
+                "changed since it was finished: it is done again, and so is what rests on it"
+            )
+
+
+def _digest(value: Any) -> str:
+    """Return the SHA-256 of `value` as JSON in its one form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _short(value: Any) -> str:

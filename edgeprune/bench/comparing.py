@@ -104,7 +104,8 @@ class Comparison:
             parse_budget(budget).limit(1.0, self.device.spec.unit)
         seed_everything(first.seed)
         identity = identity_of(first, self.model, self.data, self.device) | {"budget": "several"}
-        with RunFolder(self.out, identity, resume=resume) as folder:
+        warn = self.console.warning
+        with RunFolder(self.out, identity, resume=resume, warn=warn) as folder:
             this = base.Run(
                 first, self.model, self.data, self.device, folder, self.console, board=False
             )
@@ -120,7 +121,7 @@ class Comparison:
             for budget in self.budgets:
                 asked = replace(this, job=first.with_overrides(budget=budget))
                 allocating.check_budgets(asked, prices.groups, prices.dense, prices.table)
-            dense = folder.stage("dense-accuracy", BenchDense, self._dense)
+            dense = folder.stage("dense-accuracy", BenchDense, self._dense, aside=True)
             rows = Rows(folder.file("rows.jsonl"))
             work = _Work(self, this, prices, targets, rows)
             skipped |= self._unscored(work.task.scores, skipped)
@@ -271,7 +272,7 @@ class _Work:
             with self.bench.console.stage(f"{variant.label} at {budget}") as stage:
                 return reach(variant.name, task, limit, measure=measure, note=stage.note)
 
-        return self.this.folder.stage(name, WidthPlan, work)
+        return self.this.folder.stage(name, WidthPlan, work, aside=True)
 
     def narrow(self, budget: str) -> Narrow:
         """Return the smaller uniform width at a budget."""
@@ -283,7 +284,7 @@ class _Work:
                     self.targets[budget], stage.note,
                 )  # fmt: skip
 
-        return self.this.folder.stage(f"plan-{budget}-narrower", Narrow, work)
+        return self.this.folder.stage(f"plan-{budget}-narrower", Narrow, work, aside=True)
 
     def row(self, budget: str, variant: Variant, seed: int, place: str) -> None:
         """Do one row, unless it is finished."""

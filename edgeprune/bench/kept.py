@@ -28,7 +28,7 @@ class Lines:
         for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
                 document = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(document, dict):
                 yield document

@@ -33,11 +33,13 @@ def begun(
     budgets: Sequence[str] = (),
     resume: bool = False,
     given: base.Given | None = None,
+    scratch: bool = False,
 ) -> Iterator[base.Run]:
     """Check the job, hold the run folder in `out`, and yield the run for the first of `budgets`.
 
     Without `budgets` it is for the job's own; its model is prepared. Whatever can be told without
-    work is told before `out` is touched.
+    work is told before `out` is touched. A `scratch` folder goes at the end, and is never resumed:
+    what its results depend on is not looked at.
     """
     seed_everything(job.seed)
     given = given or base.Given()
@@ -45,10 +47,13 @@ def begun(
     for one in jobs:
         one.request.limit(1.0, device.spec.unit)
         steps.check(one, model, data, given)
-    identity = identity_of(jobs[0], model, data, device) | given.identity()
-    if budgets:
-        identity["budget"] = ", ".join(sorted(budgets))
-    with RunFolder(out, identity, resume=resume) as folder:
+    identity: dict[str, str] = {}
+    if not scratch:
+        identity = identity_of(jobs[0], model, data, device) | given.identity()
+        if budgets:
+            identity["budget"] = ", ".join(sorted(budgets))
+    seed_everything(job.seed)  # looking at data may have drawn: `plan` finds what `run` does
+    with RunFolder(out, identity, resume=resume, warn=console.warning) as folder:
         here = _as_it_began(device, folder)
         yield prepared(base.Run(jobs[0], model, data, here, folder, console, given=given))
 
