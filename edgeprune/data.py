@@ -19,6 +19,7 @@ from edgeprune.errors import DataError, EdgepruneError, UserFunctionError
 
 WORKER_PLACE = re.compile(r'File "(.+?)", line (\d+), in (\w+)')
 JUDGED = ("validation", "test")
+LARGEST = 1e100  # of a metric: sums over samples, and what models differ by, are still numbers
 Inputs = Tensor | tuple[Tensor, ...]
 Batch = tuple[Inputs, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -77,8 +78,7 @@ class Data:
 
     def guarded(self) -> Data:
         """Return the same data whose loss and metric name themselves when they fail."""
-        loss = _guard(self.loss, "loss", lambda found: _scalar(found, "loss"))
-        metric = _guard(self.metric, "metric", lambda found: _figure(found, "metric"))
+        loss, metric = _guard(self.loss, "loss", _scalar), _guard(self.metric, "metric", _figure)
         return dataclasses.replace(self, loss=loss, metric=metric)
 
     def parts(self) -> dict[str, Iterable[Batch]]:
@@ -262,13 +262,34 @@ def has_labels(inputs: tuple[Tensor, ...], target: Tensor) -> bool:
     return not bool((target < 0).all())
 
 
-def require_finite(loss: Tensor | float, samples: int) -> None:
-    """Raise UserFunctionError if a mean loss of the dense model over calibration is not finite."""
-    if not math.isfinite(loss):
+def unlabelled(loss: Tensor | float, inputs: tuple[Tensor, ...], target: Tensor) -> bool:
+    """Whether `loss` is not finite because the batch has no labels, such as ignored ones alone."""
+    return not math.isfinite(loss) and not has_labels(inputs, target)
+
+
+def require_finite(
+    loss: Tensor | float, samples: int, part: str = "calibration", cut: str = ""
+) -> None:
+    """Make sure that a mean loss over `part` is finite.
+
+    It is the dense model's, or where `cut` says what was cut, that of a cut one.
+
+    Raises:
+        UserFunctionError: it is not.
+    """
+    if math.isfinite(loss):
+        return
+    what = f"data: loss returned {float(loss)} for {samples} samples of {part}"
+    if cut:
         raise UserFunctionError(
-            f"data: loss returned {float(loss)} for {samples} samples of calibration",
-            "it must be finite for what the dense model gives: look at it, and at these samples",
+            f"{what}, with {cut}",
+            "it must be finite for whatever a cut model gives: bound what it divides by or takes "
+            "the logarithm or exponential of, or spare what must not be cut with [prune] keep or "
+            "floors",
         )
+    raise UserFunctionError(
+        what, "it must be finite for what the dense model gives: look at it, and at these samples"
+    )
 
 
 def _told(part: Iterable[Batch], name: str) -> Iterator[Any]:
@@ -281,7 +302,7 @@ def _told(part: Iterable[Batch], name: str) -> Iterator[Any]:
         raise _fault(error, f"data: the loader of {name}", part) from error
 
 
-def _guard(function: Callable[..., Any], role: str, read: Callable[[Any], Any]) -> Any:
+def _guard(function: Callable[..., Any], role: str, read: Callable[[Any, Any], Any]) -> Any:
     """Return `function`, whose failure is told as that of the user's `role`."""
     if getattr(function, "_guards", None) == role:
         return function
@@ -296,28 +317,38 @@ def _guard(function: Callable[..., Any], role: str, read: Callable[[Any], Any]) 
             what = f"data: {role} {_name(function)}"
             shapes = f"; its arguments: {_shape(output)} and {_shape(target)}"
             raise _fault(error, what, function, shapes) from error
-        return read(found)
+        return read(found, output)
 
     called._guards = role  # type: ignore[attr-defined]
     return called
 
 
-def _scalar(found: Any, role: str) -> Tensor:
+def _scalar(found: Any, output: Tensor) -> Tensor:
     if not isinstance(found, Tensor) or found.numel() != 1:
         shown = _shape(found) if isinstance(found, Tensor) else f"a {type(found).__name__}"
-        raise UserFunctionError(f"data: {role} returned {shown}", "it must return a scalar tensor")
+        raise UserFunctionError(f"data: loss returned {shown}", "it must return a scalar tensor")
+    if torch.is_grad_enabled() and output.requires_grad and not found.requires_grad:
+        raise UserFunctionError(
+            f"data: loss returned {_shape(found)} without a gradient",
+            "make it of what torch can differentiate, not of argmax() or detach(); or take a "
+            "criterion without gradients, as l2, and no training by labels: [recover] "
+            "distill_weight = 1.0",
+        )
     return found.reshape(())
 
 
-def _figure(found: Any, role: str) -> float:
+def _figure(found: Any, _: Tensor) -> float:
     try:
         value = float(found)
     except (TypeError, ValueError, RuntimeError):
         raise UserFunctionError(
-            f"data: {role} returned a {type(found).__name__}", "it must return a number"
+            f"data: metric returned a {type(found).__name__}", "it must return a number"
         ) from None
-    if not math.isfinite(value):
-        raise UserFunctionError(f"data: {role} returned {value}", "it must return a finite number")
+    if not abs(value) <= LARGEST:
+        raise UserFunctionError(
+            f"data: metric returned {value}",
+            f"it must return a finite number of at most {LARGEST:g}, whatever its sign",
+        )
     return value
 
 

@@ -83,6 +83,18 @@ def check_judges(model: nn.Module, data: Data) -> None:
         data.metric(output, target)
 
 
+def check_gradient(model: nn.Module, data: Data) -> None:
+    """Take the loss of the first calibration batch with gradients, if it has labels.
+
+    Raises:
+        UserFunctionError: it has none.
+    """
+    inputs, target = first_batches(data.calibration, 1, "calibration")[0]
+    output = _run(model, inputs, "the first calibration batch").clone()
+    if output.is_floating_point() and has_labels(inputs, target):
+        data.loss(output.requires_grad_() * 1.0, target)  # losses may work in place, on no leaf
+
+
 def _run(model: nn.Module, inputs: tuple[Tensor, ...], what: str) -> Tensor:
     """Return the output for `inputs`, called `what`: one tensor with the samples first.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgeprune.data import Data, as_tuple, batches, call, first_batches, top1
 from edgeprune.errors import DataError, UserFunctionError
-from edgeprune.fitting import check_judges
+from edgeprune.fitting import check_gradient, check_judges
 
 BATCH = (torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
 
@@ -268,6 +268,7 @@ def test_a_fault_in_a_worker_of_a_loader_is_found_too() -> None:
         ("loss", 0.5, "loss returned a float"),
         ("metric", "high", "metric returned a str"),
         ("metric", float("nan"), "metric returned nan"),
+        ("metric", -1e308, r"metric returned -1e\+308\n.*at most 1e\+100"),  # sums overflow
     ],
 )  # fmt: skip
 def test_what_loss_and_metric_return_is_checked(role: str, returned: Any, words: str) -> None:
@@ -314,3 +315,16 @@ def test_labels_of_another_kind_are_found_before_any_work() -> None:
             data(**{part: [floats]}).check()
     data(train=None, calibration=[(BATCH[0], torch.empty(0))]).check()  # no labels
     data(train=[(BATCH[0], torch.rand(4, 5))]).check()  # soft ones
+
+
+def test_a_loss_without_a_gradient_is_told_where_one_is_wanted() -> None:
+    def mistakes(output: Tensor, target: Tensor) -> Tensor:
+        return (output.argmax(1) != target).sum()
+
+    model, guarded = nn.Linear(3, 4), data(loss=mistakes).guarded()
+    check_judges(model, guarded)  # its value is all that losses of cut models take
+    for asked in (check_gradient, lambda model, data: data.loss(model(BATCH[0]), BATCH[1])):
+        with pytest.raises(UserFunctionError, match=r"loss returned int64 \[\] without a gradient"):
+            asked(model, guarded)
+    check_gradient(model, data().guarded())
+    check_gradient(model, data(calibration=[(BATCH[0], torch.empty(0))], loss=mistakes).guarded())

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from edgeprune.data import Data
-from edgeprune.errors import DataError, UsageError
+from edgeprune.errors import DataError, UsageError, UserFunctionError
 from edgeprune.importance.shared import Origin, Shared
 from edgeprune.job import Job
 from edgeprune.pruning.groups import find_groups
@@ -102,3 +103,25 @@ def test_without_training_data_an_epoch_is_one_of_the_calibration_data() -> None
     ):
         first, _ = steps.steps_to(job(**cuts), held, 0.5)
         assert first.training == 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("sections", "needed"),
+    [
+        ({}, True),
+        ({"prune": {"importance": "l2"}}, False),  # nothing to train on
+        ({"prune": {"importance": ["l2", "taylor"]}}, True),
+    ],
+)
+def test_a_loss_without_a_gradient_is_found_before_any_work(
+    sections: dict[str, Any], needed: bool
+) -> None:
+    def mistakes(output: Tensor, target: Tensor) -> Tensor:
+        return (output.argmax(1) != target).sum()
+
+    given = replace(data(), loss=mistakes, train=None).guarded()
+    with pytest.raises(UserFunctionError, match="without a gradient") if needed else nullcontext():
+        steps.check(job(**sections), network(), given)
+    training = replace(given, train=given.calibration)
+    with pytest.raises(UserFunctionError, match="without a gradient"):
+        steps.check(job(**sections), network(), training)

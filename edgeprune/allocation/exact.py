@@ -26,6 +26,7 @@ import numpy as np
 from edgeprune.allocation.problem import LayerTerm, Problem
 from edgeprune.errors import InternalCheckError
 
+LARGE = 1e9  # losses beyond are scaled: HiGHS takes coefficients above 1e15 for infinite
 LIMIT_SCALE = 1e3  # further limits are scaled to this, so that HiGHS's tolerance is one of them
 
 
@@ -114,6 +115,8 @@ def _solve(
     sizes = [len(widths) for widths in problem.widths]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
     losses = [value for group in problem.losses for value in group]
+    if (largest := max(losses, default=0.0)) > LARGE:
+        losses = [value / largest for value in losses]
     rows = _Rows([0], [], [], [], [])
     for g, size in enumerate(sizes):
         rows.add([(int(offsets[g]) + k, 1.0) for k in range(size)], 1.0, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -210,7 +211,13 @@ def flat_curves(table: CostTable) -> dict[str, SensitivityCurve]:
 
 
 def monotone(increases: Sequence[float]) -> tuple[float, ...]:
-    """Return losses that never rise with width and are never below 0 (narrow to wide)."""
+    """Return losses that never rise with width and are never below 0 (narrow to wide).
+
+    Raises:
+        InternalCheckError: one is NaN, which would count as 0: a width that loses nothing.
+    """
+    if any(math.isnan(value) for value in increases):
+        raise InternalCheckError("a loss increase is not a number")
     worst, result = 0.0, []
     for value in reversed(increases):
         worst = max(worst, value)

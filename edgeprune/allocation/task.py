@@ -15,7 +15,7 @@ from edgeprune.allocation.problem import Problem, build_problem
 from edgeprune.cost.prediction import Predictor
 from edgeprune.data import Data, first_batches
 from edgeprune.importance.scores import keep_best
-from edgeprune.importance.sensitivity import RECALIBRATION_SAMPLES, mean_loss
+from edgeprune.importance.sensitivity import RECALIBRATION_SAMPLES, mean_loss, told
 from edgeprune.pruning.groups import cut
 from edgeprune.records import ChannelGroup, CostTable, PlannedGroup, SensitivityCurve
 from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
@@ -164,13 +164,17 @@ class Task:
         return self._predictor(widths).cost
 
     def loss(self, kept: Kept) -> float:
-        """Return the loss of the model cut to `kept`, its BatchNorm recalibrated; each cut once."""
+        """Return the loss of the model cut to `kept`, its BatchNorm recalibrated; each cut once.
+
+        Raises:
+            UserFunctionError: it is not finite.
+        """
         key = digest(kept)
         if key not in self.measured:
             slim = fast_layout(cut(self.model, self.data.example, kept))
             if has_batchnorm(slim):
                 recalibrate(slim, self._statistics)
-            self.measured[key] = mean_loss(slim, self.data, self._batches)
+            self.measured[key] = mean_loss(slim, self.data, self._batches, told(kept))
         return self.measured[key]
 
     @cached_property

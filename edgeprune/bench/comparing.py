@@ -198,7 +198,7 @@ class Comparison:
     @cached_property
     def samples(self) -> int:
         """Number of samples that accuracies are taken on."""
-        return sum(len(target) for _, target in batches(*self.data.evaluation))
+        return sum(len(inputs[0]) for inputs, _ in batches(*self.data.evaluation))
 
     def _dense(self) -> BenchDense:
         with self.console.stage("Evaluating the dense model"):

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from edgeprune.data import Data, call
+from edgeprune.data import Data, call, require_finite
 from edgeprune.errors import UserFunctionError
 
 Batches = Sequence[tuple[tuple[Tensor, ...], Tensor]]
@@ -48,11 +48,16 @@ def _is_scale_free(data: Data, output: Tensor, target: Tensor) -> bool:
     return half == whole == twice and math.isclose(plain, shifted, rel_tol=SAME, abs_tol=SAME)
 
 
-def least_loss(model: nn.Module, data: Data, batches: Batches) -> float:
+def least_loss(model: nn.Module, data: Data, batches: Batches, cut: str = "") -> float:
     """Return the mean loss over all samples at the factor of the outputs that makes it least.
 
     It is taken at factors that lie a quarter of a power of two apart, and between them from the
-    parabola through the least of them and its neighbours.
+    parabola through the least of them and its neighbours. A factor at which it is not finite is
+    not the best one.
+
+    Raises:
+        UserFunctionError: no factor gives a finite one; `cut` is what was cut, "" of the dense
+            model.
     """
     model.eval()
     sums = torch.zeros(len(POWERS), dtype=torch.float64)
@@ -61,7 +66,10 @@ def least_loss(model: nn.Module, data: Data, batches: Batches) -> float:
             output = call(model, x)
             losses = [float(data.loss(2.0**power * output, y)) for power in POWERS]
             sums += len(y) * torch.tensor(losses, dtype=torch.float64)
-    return _least((sums / sum(len(y) for _, y in batches)).tolist())
+    count = sum(len(y) for _, y in batches)
+    found = _least([x if math.isfinite(x) else math.inf for x in (sums / count).tolist()])
+    require_finite(found, count, cut=cut)
+    return found
 
 
 def _least(values: Sequence[float]) -> float:
@@ -71,4 +79,4 @@ def _least(values: Sequence[float]) -> float:
         return values[at]
     left, middle, right = values[at - 1 : at + 2]
     bend = left - 2 * middle + right
-    return middle - (right - left) ** 2 / (8 * bend) if bend > 0 else middle
+    return middle - (right - left) ** 2 / (8 * bend) if 0 < bend < math.inf else middle

@@ -43,9 +43,10 @@ def score_channels(
         probes: vectors that the traces of `hessian` are estimated with, at least.
 
     Raises:
-        UsageError: no such criterion, or it cannot score a group; says which layer.
+        UsageError: no such criterion, or it cannot score a group; says which layer. Or its scores
+            are not finite.
         DataError: there are no calibration batches, or no labels where they are needed.
-        InternalCheckError: a score is not finite.
+        InternalCheckError: there is not one score a channel.
     """
     method = criterion_of(criterion)
     scored = copy.deepcopy(model).eval()
@@ -71,9 +72,15 @@ def score_channels(
     scores = {group.name: found[group.name].detach().float() for group in groups}
     for group in groups:
         score = scores[group.name]
-        if score.shape != (group.width,) or not bool(torch.isfinite(score).all()):
+        if score.shape != (group.width,):
             raise InternalCheckError(
-                f"importance {criterion} of group {group.name} is not one finite score a channel"
+                f"importance {criterion} of group {group.name} is not one score a channel"
+            )
+        if not bool(torch.isfinite(score).all()):
+            raise UsageError(
+                f"importance {criterion} cannot score group {group.name}: its scores overflow",
+                "scale the loss to the order of 1, look at the size of the weights, or take "
+                "another criterion: edgeprune methods",
             )
     return scores
 

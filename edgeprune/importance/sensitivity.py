@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from edgeprune.data import Data, call, first_batches, has_labels, require_finite
+from edgeprune.data import Data, call, first_batches, has_labels, require_finite, unlabelled
 from edgeprune.errors import DataError
 from edgeprune.importance.kept import CurveStore
-from edgeprune.importance.scale_free import is_scale_free, least_loss
+from edgeprune.importance.scale_free import Batches, is_scale_free, least_loss
 from edgeprune.importance.scores import keep_best
 from edgeprune.pruning.groups import cut, narrowing
 from edgeprune.records import BlockLoss, ResidualBlock, SensitivityCurve
@@ -22,6 +23,7 @@ from edgeprune.recovery.layout import channels_last, fast_layout
 Widths = Mapping[str, tuple[int, ...]]
 RECALIBRATION_SAMPLES = 200
 TRIALS = 3  # widths of a group at which criteria are compared
+TOLD = 4  # groups that a message names
 
 
 def sensitivity_curves(
@@ -52,6 +54,7 @@ def sensitivity_curves(
 
     Raises:
         DataError: there are no calibration batches, or no labels.
+        UserFunctionError: a loss is not finite.
     """
     meter = LossMeter(model, data, samples)
     model = meter.model
@@ -68,7 +71,7 @@ def sensitivity_curves(
         found = {}
         progress(done, total, f"{group} by {criterion}")
         for width, candidate in zip(at, narrowing(model, data.example, group, kept), strict=True):
-            loss, metric = meter.performance(candidate)
+            loss, metric = meter.performance(candidate, f"group {group} at width {width}")
             found[width] = loss - meter.dense[0], meter.dense[1] - metric
             done += 1
             progress(done, total, f"{group} by {criterion}")
@@ -122,20 +125,22 @@ class LossMeter:
     @cached_property
     def dense(self) -> tuple[float, float]:
         """Loss and metric of the dense model, taken the same way."""
-        found = self.performance(cut(self.model, self.data.example, {}))
-        require_finite(found[0], sum(len(y) for _, y in self._measured))
-        return found
+        return self.performance(cut(self.model, self.data.example, {}), "")
 
-    def performance(self, candidate: nn.Module) -> tuple[float, float]:
-        """Return loss and metric of `candidate`, whose BatchNorm statistics are taken anew."""
-        return loss_and_metric(self._recalibrated(candidate), self.data, self._measured)
+    def performance(self, candidate: nn.Module, what: str) -> tuple[float, float]:
+        """Return loss and metric of `candidate`, whose BatchNorm statistics are taken anew.
+
+        Raises:
+            UserFunctionError: the loss is not finite; `what` was cut, "" of the dense model.
+        """
+        return loss_and_metric(self._recalibrated(candidate), self.data, self._measured, what)
 
     def increase(
         self, kept: Mapping[str, Sequence[int]], removed: Sequence[ResidualBlock] = ()
     ) -> float:
         """Return by how much the loss rises over the dense model's when all of this is cut."""
         slim = cut(self.model, self.data.example, kept, removed)
-        return self.performance(slim)[0] - self.dense[0]
+        return self.performance(slim, told(kept, removed))[0] - self.dense[0]
 
     @cached_property
     def scale_free(self) -> bool:
@@ -149,7 +154,8 @@ class LossMeter:
         if not self.scale_free:
             return self.increase(kept, removed)
         slim = self._recalibrated(cut(self.model, self.data.example, kept, removed))
-        return least_loss(slim, self.data, self._measured) - self._least_dense
+        found = least_loss(slim, self.data, self._measured, told(kept, removed))
+        return found - self._least_dense
 
     @cached_property
     def _least_dense(self) -> float:
@@ -173,6 +179,15 @@ def block_losses(
         return ()
     meter = LossMeter(model, data, samples)
     return tuple(BlockLoss(last=b.last, increase=meter.increase({}, [b])) for b in blocks)
+
+
+def told(kept: Mapping[str, Sequence[int]], removed: Sequence[ResidualBlock] = ()) -> str:
+    """Return what a plan cuts, for messages: the first few groups and branches."""
+    whats = [f"without the branch that ends in {block.last}" for block in removed]
+    gone = {name for block in removed for name in block.groups}
+    whats += [f"group {name} at width {len(k)}" for name, k in kept.items() if name not in gone]
+    more = f" and {len(whats) - TOLD} more" if len(whats) > TOLD else ""
+    return f"{', '.join(whats[:TOLD])}{more}"
 
 
 def require_labels(batches: Sequence[tuple[tuple[Tensor, ...], Tensor]]) -> None:
@@ -230,7 +245,8 @@ def importance_curves(
             criterion=criterion,
             widths=options,
             increases=tuple(
-                float(scores[group].sort().values[: options[-1] - width].sum()) for width in options
+                float(scores[group].double().sort().values[: options[-1] - width].sum())
+                for width in options
             ),
         )
         for group, options in widths.items()
@@ -252,22 +268,41 @@ def _rank(curve: SensitivityCurve) -> tuple[int, float]:
 
 
 def loss_and_metric(
-    model: nn.Module, data: Data, batches: Sequence[tuple[tuple[Tensor, ...], Tensor]]
+    model: nn.Module, data: Data, batches: Batches, cut: str = "", part: str = "calibration"
 ) -> tuple[float, float]:
-    """Return the mean loss and the mean metric over all samples of `batches`."""
+    """Return the mean loss and the mean metric over all samples of `batches`.
+
+    The loss leaves out batches that have none for want of labels.
+
+    Args:
+        model: set to evaluation.
+        data: gives loss and metric.
+        batches: what they are taken on.
+        cut: what was cut, for the message; "" of the dense model.
+        part: what the batches are of, likewise.
+
+    Raises:
+        UserFunctionError: the loss is not finite.
+    """
     model.eval()
     loss = metric = 0.0
+    count = labelled = 0
     with torch.inference_mode():
         for x, y in batches:
-            output = call(model, x)
-            loss += float(data.loss(output, y)) * len(y)
-            metric += data.metric(output, y) * len(y)
-    count = sum(len(y) for _, y in batches)
-    return loss / count, metric / count
+            output, samples = call(model, x), len(x[0])
+            found = float(data.loss(output, y))
+            metric += data.metric(output, y) * samples
+            count += samples
+            if not unlabelled(found, x, y):
+                loss += found * samples
+                labelled += samples
+    mean = loss / labelled if labelled else math.nan
+    require_finite(mean, count, part, cut)
+    return mean, metric / count
 
 
 def mean_loss(
-    model: nn.Module, data: Data, batches: Sequence[tuple[tuple[Tensor, ...], Tensor]]
+    model: nn.Module, data: Data, batches: Batches, cut: str = "", part: str = "calibration"
 ) -> float:
-    """Return the mean loss over all samples of `batches`."""
-    return loss_and_metric(model, data, batches)[0]
+    """Return the mean loss over all samples of `batches`; arguments as of `loss_and_metric`."""
+    return loss_and_metric(model, data, batches, cut, part)[0]

@@ -117,6 +117,7 @@ def metric_on(model: nn.Module, data: Data, samples: list[Pair]) -> float:
     model.eval()
     with torch.inference_mode():
         total = sum(
-            data.metric(call(model, tuple(map(channels_last, x))), y) * len(y) for x, y in samples
+            data.metric(call(model, tuple(map(channels_last, x))), y) * len(x[0])
+            for x, y in samples
         )
-    return total / sum(len(y) for _, y in samples)
+    return total / sum(len(x[0]) for x, _ in samples)

@@ -19,7 +19,13 @@ from edgeprune.records import ChannelGroup
 from edgeprune.recovery.batchnorm import Measurable
 from edgeprune.recovery.finetuning import CHECK_SAMPLES, metric_on
 from edgeprune.recovery.layout import fast_layout, training_layout
-from edgeprune.recovery.training import GRADIENT_NORM, endless, finite, optimizer_of
+from edgeprune.recovery.training import (
+    GRADIENT_NORM,
+    endless,
+    finite,
+    optimizer_of,
+    require_labelled,
+)
 from edgeprune.sections import RegulariseSection
 
 GROWTHS = 10
@@ -149,7 +155,8 @@ def train_regularised(
     is added to the gradients after clipping. `growing` grows ten times, spread over the steps.
 
     Raises:
-        DataError: there is no training data, or the loss stops being finite.
+        DataError: there is no training data, a batch of it has no labels, or the loss stops being
+            finite.
         UsageError: the model has nothing to regularise, or all of it is frozen.
     """
     train = require_training(data)
@@ -172,6 +179,7 @@ def train_regularised(
         trained.train()
         inputs, target = next(stream)
         loss = data.loss(call(trained, tuple(map(layout, inputs))), target)
+        require_labelled(loss, inputs, target, step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained.parameters(), GRADIENT_NORM)

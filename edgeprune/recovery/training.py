@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from edgeprune.data import Batch, Data, batches, call
+from edgeprune.data import Batch, Data, batches, call, unlabelled
 from edgeprune.errors import DataError
 from edgeprune.pruning.tracing import trains
 from edgeprune.recovery.batchnorm import Measurable, too_small
@@ -90,10 +90,10 @@ class Trainee:
         """Take step number `step`, from 1 on; return the running mean of the loss.
 
         Raises:
-            DataError: the loss is not finite.
+            DataError: the loss is not finite, or the batch teaches nothing.
         """
         self.model.train()
-        loss = self._loss(lesson)
+        loss = self._loss(lesson, step)
         self._optimizer.zero_grad(set_to_none=True)
         if self._trains:  # what is left of a frozen model may hold nothing to train
             loss.backward()
@@ -107,12 +107,18 @@ class Trainee:
         self._running = value if step == 1 else 0.95 * self._running + 0.05 * value
         return self._running
 
-    def _loss(self, lesson: Lesson) -> Tensor:
+    def _loss(self, lesson: Lesson, step: int) -> Tensor:
         weight = _weight(self.data, self.settings)
         output = call(self.model, tuple(map(self._layout, lesson.inputs)))
         total = output.new_zeros(())
         if weight < 1.0:
-            total = total + (1.0 - weight) * self.data.loss(output, lesson.target)
+            labelled = self.data.loss(output, lesson.target)
+            if lesson.wanted is None:
+                require_labelled(labelled, lesson.inputs, lesson.target, step)
+            if unlabelled(labelled.detach(), lesson.inputs, lesson.target):
+                weight = 1.0  # the dense model alone teaches, as where no batch has labels
+            else:
+                total = total + (1.0 - weight) * labelled
         if lesson.wanted is not None:
             settings = self.settings
             taught = distillation(output, lesson.wanted, settings.temperature, lesson.classes)
@@ -140,6 +146,21 @@ def _weight(data: Data, settings: RecoverSection) -> float:
     if data.train is None:
         return 1.0
     return settings.distill_weight if settings.distill else 0.0
+
+
+def require_labelled(loss: Tensor, inputs: tuple[Tensor, ...], target: Tensor, step: int) -> None:
+    """Make sure that a batch which nothing but its labels teaches has some.
+
+    Raises:
+        DataError: its loss is not finite, and it has none.
+    """
+    loss = loss.detach()
+    if unlabelled(loss, inputs, target):
+        raise DataError(
+            f"training: the batch of step {step} has no labels, and its loss is {float(loss)}",
+            "leave such batches of train out in the data factory; in recovery [recover] distill = "
+            "true lets the dense model teach on them",
+        )
 
 
 def finite(loss: Tensor, step: int, lower: str) -> float:

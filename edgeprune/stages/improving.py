@@ -14,7 +14,7 @@ from edgeprune.allocation.trials import Trials, trial_steps
 from edgeprune.data import first_batches
 from edgeprune.importance.gates import learned_gates
 from edgeprune.importance.in_plan import InPlan
-from edgeprune.importance.sensitivity import LossMeter, mean_loss
+from edgeprune.importance.sensitivity import LossMeter, mean_loss, told
 from edgeprune.pruning.groups import cut
 from edgeprune.records import GroupList, PlannedGroup, ResidualBlock, WidthPlan
 from edgeprune.recovery.finetuning import CHECK_SAMPLES, prepared
@@ -55,7 +55,7 @@ def improved(
 
     def recovered(plans: Sequence[Groups]) -> list[tuple[float, float]]:
         short = settings.model_copy(update={"steps": steps})
-        models = []
+        models, whats = [], []
         for number, planned in enumerate(plans):
             stage.update(number, len(plans), "plans cut and re-fitted")
             kept = {name: group.kept for name, group in planned.items()}
@@ -63,14 +63,22 @@ def improved(
             left = {name: channels for name, channels in kept.items() if channels}
             model, _ = prepared(slim, run.model, run.data, short, seed=run.job.seed, kept=left)
             models.append(model)
+            whats.append(told(left, candidates.removed(planned)))
         samples = first_batches(run.data.validation, CHECK_SAMPLES, "validation")
-        before = [mean_loss(model, run.data, samples) for model in models]
+
+        def losses(models: Sequence[nn.Module]) -> list[float]:
+            return [
+                mean_loss(model, run.data, samples, cut=what, part="validation")
+                for model, what in zip(models, whats, strict=True)
+            ]
+
+        before = losses(models)
         if not steps:
             return [(loss, loss) for loss in before]
         for step, averages in side_by_side(models, run.dense, run.data, short):
             stage.update(step, steps, f"steps of {len(models)} plans side by side")
             models = averages
-        after = [mean_loss(model, run.data, samples) for model in models]
+        after = losses(models)
         return list(zip(before, after, strict=True))
 
     bundles = {group.name: group for group in groups.groups}

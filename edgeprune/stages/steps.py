@@ -7,6 +7,8 @@ from torch import nn
 
 from edgeprune.data import Data
 from edgeprune.errors import UsageError
+from edgeprune.fitting import check_gradient
+from edgeprune.importance.registry import criterion
 from edgeprune.job import Job
 from edgeprune.pruning.channels import require_layers
 from edgeprune.pruning.remainder import Remainder
@@ -16,6 +18,7 @@ from edgeprune.recovery.finetuning import recover
 from edgeprune.recovery.regularisation import require_training, train_regularised
 from edgeprune.recovery.schedules import Step, epoch_steps, plan_steps, rewind
 from edgeprune.recovery.teaching import require_teachable
+from edgeprune.sections import expanded
 from edgeprune.stages import base
 from edgeprune.transforms import masks
 from edgeprune.verify import guards
@@ -50,10 +53,13 @@ def check(job: Job, model: nn.Module, data: Data, given: base.Given | None = Non
         UsageError: the allocation cannot go on from a step, masks that the model carries would be
             lost, a layer to keep or with a floor does not exist, or given scores are of another
             model than what is scored.
+        UserFunctionError: the loss has no gradient, and the job needs one.
     """
     require_layers(model, job.prune.keep, job.prune.floors)
     guards.check(job.guards, model, data)
     require_teachable(model, data, job.recover)
+    if _differentiates(job, data, given):
+        check_gradient(model, data)
     _masks_stay(job, model)
     if job.regularise is not None:
         require_training(data)
@@ -71,6 +77,18 @@ def check(job: Job, model: nn.Module, data: Data, given: base.Given | None = Non
         )
     if job.request.share is not None:
         steps_to(job, data, job.request.share)
+
+
+def _differentiates(job: Job, data: Data, given: base.Given | None) -> bool:
+    """Whether the job takes gradients of the loss: to score, or to train by labels."""
+    settings = job.recover
+    by_labels = data.train is not None and not (settings.distill and settings.distill_weight == 1.0)
+    if job.regularise is not None or (settings.steps > 0 and by_labels):
+        return True
+    if given is not None and given.shared:
+        return False
+    named = map(criterion, expanded(job.prune.importance))
+    return any(one.labels and one.gradients for one in named)
 
 
 def _masks_stay(job: Job, model: nn.Module) -> None:

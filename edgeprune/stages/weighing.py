@@ -44,7 +44,7 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
             )
         if settings.loss == "importance":
             first = next(iter(scores))
-            sums = {name: float(found.sum()) for name, found in scores[first].items()}
+            sums = {name: float(found.double().sum()) for name, found in scores[first].items()}
             return Sensitivity(
                 curves=importance_curves(table.widths, scores[first], first),
                 blocks=tuple(

@@ -61,8 +61,8 @@ def evaluate(
     rows: list[tuple[float, int]] = []
     answers, labels, known = list[Tensor](), list[Tensor](), True
     shares, by_sample = list[Tensor](), True
-    for output, (_, target) in infer(device, path, artifact, part, name, progress):
-        rows.append((data.metric(output, target), len(target)))
+    for output, (inputs, target) in infer(device, path, artifact, part, name, progress):
+        rows.append((data.metric(output, target), len(inputs[0])))
         if are_classes(output, target):
             known = known and int(target.max()) < output.shape[1]
             answers.append(output.argmax(1).flatten())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,9 +162,23 @@ def test_same_problem_same_choice() -> None:
     assert first.gap <= 1e-4
 
 
+def test_huge_losses_give_the_choice_of_small_ones() -> None:
+    losses = ((3.0, 1.0, 0.0), (2.0, 1.5, 0.0))
+    layers = tuple(LayerTerm(f"l{g}", None, g, np.array([[1.0, 2.0, 4.0]])) for g in (0, 1))
+    problem = Problem(("a", "b"), ((8, 16, 32),) * 2, losses, layers, 0.0)
+    huge = replace(problem, losses=tuple(tuple(1e30 * x for x in group) for group in losses))
+    small, large = solve(problem, 6.0), solve(huge, 6.0)
+    assert small is not None
+    assert large is not None
+    assert large.choice == small.choice == (1, 2)
+    assert large.loss == pytest.approx(1e30)
+
+
 def test_monotone_never_rises_with_width() -> None:
     assert monotone((0.5, 0.2, 0.3, -0.1, 0.0)) == (0.5, 0.3, 0.3, 0.0, 0.0)
     assert monotone((-0.4, 0.0)) == (0.0, 0.0)
+    with pytest.raises(InternalCheckError, match="not a number"):  # it would count as free
+        monotone((math.nan, 0.0))
 
 
 @pytest.fixture

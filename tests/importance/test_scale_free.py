@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy, cross_entropy, mse_loss, nll_loss, one_hot
 
 from edgeprune.data import Data
+from edgeprune.errors import UserFunctionError
 from edgeprune.importance.scale_free import is_scale_free, least_loss
 from edgeprune.importance.sensitivity import LossMeter
 
@@ -76,3 +77,18 @@ def test_a_meter_takes_the_least_loss_or_the_plain_one(refusing: bool) -> None:
     meter = LossMeter(model, data_of(OUTPUT, **loss), 60)
     assert meter.scale_free is not refusing
     assert meter.least_increase({}) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_factor_without_a_finite_loss_is_not_the_best(bad: float) -> None:
+    def fragile(output: Tensor, target: Tensor) -> Tensor:
+        inside = low < float(output.abs().max()) < high
+        return cross_entropy(output, target) * (1.0 if inside else bad)
+
+    most = float(OUTPUT.abs().max())
+    batches = [((OUTPUT,), TARGET)]
+    low, high = most / 3, most * 8
+    assert least_loss(SAME, data_of(OUTPUT, loss=fragile), batches) == pytest.approx(least(OUTPUT))
+    low = high
+    with pytest.raises(UserFunctionError, match="inf for 60 samples of calibration, with a cut"):
+        least_loss(SAME, data_of(OUTPUT, loss=fragile), batches, "a cut")

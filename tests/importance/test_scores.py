@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from edgeprune.data import Data
-from edgeprune.errors import DataError
+from edgeprune.errors import DataError, UsageError
 from edgeprune.importance.registry import CRITERIA
 from edgeprune.importance.scores import keep_best, score_channels
 from edgeprune.pruning.groups import find_groups
@@ -89,3 +91,10 @@ def test_no_calibration_batches_is_an_error() -> None:
 def test_best_channels_are_kept_and_ties_go_to_the_lower_index() -> None:
     assert keep_best(torch.tensor([0.1, 5.0, 2.0, 5.0, 0.2]), 3) == (1, 2, 3)
     assert keep_best(torch.tensor([1.0, 1.0, 1.0]), 2) == (0, 1)
+
+
+def test_scores_that_overflow_are_no_fault_of_the_criterion() -> None:
+    given = replace(data(X, Y), loss=lambda out, target: 1e30 * out.sum())
+    groups = find_groups(Two(), (X,)).groups
+    with pytest.raises(UsageError, match=r"fisher cannot score group first.*\n  scale the loss"):
+        score_channels(Two().eval(), given, groups, "fisher", samples=1)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from edgeprune.data import Data
-from edgeprune.errors import DataError
+from edgeprune.errors import DataError, UserFunctionError
 from edgeprune.importance.kept import CurveStore
 from edgeprune.importance.scores import keep_best
 from edgeprune.importance.sensitivity import (
+    LossMeter,
     best_curves,
     importance_curves,
     loss_and_metric,
+    mean_loss,
     sensitivity_curves,
     trial_widths,
 )
@@ -185,3 +190,36 @@ def test_kept_curves_belong_to_their_content(tmp_path: Path) -> None:
     assert CurveStore(tmp_path, "another").load("a", (1, 2), scores) is None
     next(tmp_path.iterdir()).write_text("{")
     assert store.load("a", (1, 2), scores) is None
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_a_loss_of_a_cut_model_that_is_not_finite_is_told_with_the_cut(
+    setting: tuple[nn.Module, Data], factor: float
+) -> None:
+    def ruined(output: Tensor, target: Tensor) -> Tensor:
+        blind = output.abs().sum(1).min() == 0  # of one class, once channel 1 is gone
+        return cross_entropy(output, target) * (factor if blind else 1.0)
+
+    model, data = setting[0], replace(setting[1], loss=ruined)
+    scores = {"l2": {"0": torch.arange(8.0).flip(0)}}
+    where = "for 40 samples of calibration, with "
+    with pytest.raises(UserFunctionError, match=f"returned {factor} {where}group 0 at width 1\n"):
+        sensitivity_curves(model, data, {"0": (1, 2, 8)}, scores, samples=40)
+    meter = LossMeter(model, data, 40)
+    for measured in (meter.increase, meter.least_increase):
+        assert measured({"0": [0, 1]}) == pytest.approx(0.0, abs=1e-6)
+        with pytest.raises(UserFunctionError, match=f"{where}group 0 at width 1, group 2 at"):
+            measured({"0": [0], "2": [0, 1]})
+
+
+def test_batches_of_ignored_labels_alone_have_no_part_in_the_loss(
+    setting: tuple[nn.Module, Data],
+) -> None:
+    model, data = setting
+    ((x, labels),) = data.calibration
+    assert isinstance(x, Tensor)
+    ignored = ((x[:9],), torch.full((9,), -100))
+    loss, metric = loss_and_metric(model, data, [((x,), labels), ignored])
+    assert (loss, metric) == (mean_loss(model, data, [((x,), labels)]), 40 / 49)
+    with pytest.raises(UserFunctionError, match="nan for 9 samples of validation"):
+        mean_loss(model, data, [ignored], part="validation")

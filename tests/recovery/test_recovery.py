@@ -6,6 +6,7 @@ import copy
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 
 from edgeprune.data import Data
 from edgeprune.errors import DataError
+from edgeprune.pruning.groups import find_groups
 from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
-from edgeprune.recovery.finetuning import recover
+from edgeprune.recovery.finetuning import metric_on, recover
+from edgeprune.recovery.regularisation import train_regularised
 from edgeprune.recovery.teaching import class_axis, distillation, require_teachable
 from edgeprune.recovery.training import optimizer_of
-from edgeprune.sections import RecoverSection
+from edgeprune.sections import RecoverSection, RegulariseSection
 
 
 def separable(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -232,3 +235,24 @@ def test_adam_moves_by_its_learning_rate_whatever_the_size_of_the_gradient(data)
     for old, new in zip(before, model.parameters(), strict=True):
         decay = 0.01 if new.ndim > 1 else 0.0  # decoupled: old * (1 - rate * decay)
         assert torch.allclose(new, old * (1 - rate * decay) - rate, atol=1e-6)
+
+
+def test_the_dense_model_alone_teaches_where_all_labels_of_a_batch_are_ignored(data: Data) -> None:
+    assert data.train is not None
+    train = [(x, torch.full_like(y, -100) if k == 1 else y) for k, (x, y) in enumerate(data.train)]
+    given = replace(data, train=train)
+    assert recover(network(1), network(0), given, RecoverSection(steps=10), seed=0).history
+    with pytest.raises(DataError, match="the batch of step 2 has no labels, and its loss is nan"):
+        recover(network(1), network(0), given, RecoverSection(steps=5, distill=False), seed=0)
+    groups = find_groups(network(0), data.example).groups
+    with pytest.raises(DataError, match="the batch of step 2 has no labels"):
+        train_regularised(
+            network(0), given, groups, RegulariseSection(kind="growing", steps=5), seed=0
+        )
+
+
+def test_metrics_that_need_no_labels_are_weighed_by_samples() -> None:
+    x, nothing = torch.arange(12.0).reshape(6, 2), torch.empty(0)
+    batches = [((x[:1],), torch.tensor(0)), ((x[1:],), nothing)]
+    given = Data(x[:1], None, [], [], metric=lambda output, target: float(output.mean()))
+    assert metric_on(nn.Identity(), given, batches) == pytest.approx(5.5)

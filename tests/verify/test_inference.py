@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +185,14 @@ def test_a_simulated_device_borrows_this_machines_numerics(simulated, local: Loc
     borrowed = numeric_device(simulated())
     assert borrowed.spec.transport == "local"
     assert np.isfinite(borrowed.spec.threads)
+
+
+def test_batches_are_weighed_by_their_samples_whatever_their_targets(
+    local: LocalDevice, network: nn.Module, data: Data, path: Path
+) -> None:
+    x = torch.randn(9, 6)
+    test = [(x[:1], torch.tensor(0)), (x[1:], torch.empty(0))]
+    given = replace(data, metric=lambda output, target: float(output.mean()), test=test)
+    found = evaluate(local, path, describe(path), given)
+    assert found.samples == 9
+    assert found.value == pytest.approx(float(network(x).detach().mean()), abs=1e-5)
