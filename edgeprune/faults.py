@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +20,24 @@ def every_key(page: str, package: Path = PACKAGE) -> str:
     installed = package / "_docs"
     folder = installed if installed.is_dir() else package.parent / "docs"
     return f"{folder / page} lists every key"
+
+
+def read_toml(text: str) -> dict[str, Any]:
+    """Return what TOML `text` holds.
+
+    Raises:
+        ValueError: it is not TOML, is nested too deeply, or holds a number of too many digits.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:  # what Python makes of thousands of digits
+        digits = re.search(r"\d[\d_]{4000,}", text)
+        line = f" (line {text.count(chr(10), 0, digits.start()) + 1})" if digits else ""
+        raise ValueError(f"a number has too many digits{line}") from None
 
 
 def told(

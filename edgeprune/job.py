@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from edgeprune.budget import BudgetRequest, parse_budget
 from edgeprune.errors import JobError, UsageError
-from edgeprune.faults import every_key, told
+from edgeprune.faults import every_key, read_toml, told
 from edgeprune.sections import (
     BenchSection,
     BudgetSection,
@@ -103,8 +102,8 @@ def load_job(path: Path) -> Job:
             str(path), [f"cannot be read: {reason}"], "name a job file (job.toml)"
         ) from None
     try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        table = read_toml(text)
+    except ValueError as error:
         raise JobError(str(path), [f"not TOML: {error}"]) from None
     return job_of(table, str(path), text)
 

@@ -71,6 +71,26 @@ def usable(folder: Path, variable: str, warn: Callable[[str], None]) -> Path | N
     return folder
 
 
+def once(warn: Callable[[str], None]) -> Callable[[str], None]:
+    """Return a function that hands its first text on to `warn`, and none after it."""
+    told: list[str] = []
+
+    def first(text: str) -> None:
+        if not told:
+            told.append(text)
+            warn(text)
+
+    return first
+
+
+def keep_text(path: Path, text: str, variable: str, warn: Callable[[str], None]) -> None:
+    """Write what only spares later jobs some work to `path`; where that fails, `warn` of it."""
+    try:
+        write_text(path, text)
+    except OutputError as error:
+        warn(f"not all is kept for later jobs: {error.what}; {variable} may name another folder")
+
+
 def require_writable(path: Path) -> None:
     """Make sure that a file can be put at `path`, before work is done for it.
 

@@ -90,6 +90,11 @@ def test_not_toml_tells_the_line(write) -> None:
     assert "line 2" in fault
 
 
+def test_a_number_of_thousands_of_digits_is_a_fault(write) -> None:
+    (fault,) = faults(write(f'name = "a"\nseed = {"7" * 5000}\n'))
+    assert fault == "not TOML: a number has too many digits (line 2)"
+
+
 def test_all_faults_are_told_at_once_with_key_and_line(write) -> None:
     told = faults(
         write(

@@ -12,19 +12,26 @@ from pydantic.fields import FieldInfo
 
 from edgeprune import records
 from edgeprune.records import (
+    BenchRow,
+    ChannelGroup,
     DeviceSpec,
     Environment,
     Figures,
+    Kernels,
     ModelProfile,
+    Narrow,
     PlannedGroup,
     Price,
     Record,
     Samples,
+    SensitivityCurve,
     Simulation,
+    Stair,
     Verdict,
     WidthPlan,
 )
 from edgeprune.records.spec import NEEDS, YIELDS
+from tests.factories import a_profile, a_table
 
 RECORDS = [
     value
@@ -91,9 +98,18 @@ def anything(record: type[Record]) -> st.SearchStrategy[Record]:
         if field.is_required()
     }
     found = st.fixed_dictionaries(required)
+    if record is SensitivityCurve:
+        found = found.map(_of_one_length)
     if record is DeviceSpec:
         found = st.builds(_without_contradiction, found, st.sampled_from(sorted(YIELDS)))
     return found.map(record.model_validate)
+
+
+def _of_one_length(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return a curve's fields with one increase a width."""
+    pairs = list(zip(fields["widths"], fields["increases"], strict=False)) or [(1, 0.0)]
+    widths, increases = zip(*pairs, strict=True)
+    return {**fields, "widths": widths, "increases": increases}
 
 
 def _without_contradiction(fields: dict[str, Any], transport: str) -> dict[str, Any]:
@@ -243,3 +259,48 @@ def test_digest_changes_with_any_channel_or_width(
     for changed in changes:
         assert plan({**groups, name: changed}).digest != plan(groups).digest
     assert plan({**groups, f"{name}!": group}).digest != plan(groups).digest
+
+
+LAYER = {"layer": "a", "width_in": 1, "width_out": 1, "origin": "measured"}
+ROW = {
+    "method": "exact", "target": 0.5, "seed": 0, "steps": 0, "cost_ratio": 0.5, "macs_ratio": 0.5,
+    "accuracy_before_recovery": None, "accuracy": 0.5, "seconds": 0.0,
+}  # fmt: skip
+CURVE = {"group": "a", "criterion": "l2", "widths": (1, 2), "increases": (0.5, 0.0)}
+GROUP = {"name": "a", "width": 4, "outputs": ("a",), "inputs": ("b",)}
+
+
+@pytest.mark.parametrize(
+    ("record", "good", "bad"),
+    [
+        (Price, LAYER | {"cost": 0.0}, [{"cost": -1.0}, {"cost": 1e308}]),
+        (
+            BenchRow,
+            ROW | {"cost_ratio": 1.2, "macs_ratio": 0.0, "accuracy": -7.5},  # any metric counts
+            [{"cost_ratio": -3.0}, {"cost_ratio": 0.0}, {"macs_ratio": -0.1}, {"seconds": -1.0}],
+        ),
+        (Narrow, {"factor": 1.5, "cost_ratio": 1.2, "macs_ratio": 0.0}, [{"cost_ratio": 0.0}]),
+        (ChannelGroup, GROUP, [{"divisor": 0}, {"width": 0}]),
+        (
+            SensitivityCurve,
+            CURVE | {"drops": (0.1, 0.0)},
+            [{"increases": (0.5,)}, {"drops": (0.1,)}, {"widths": (), "increases": ()}],
+        ),
+        (Stair, {"period": 1}, [{"period": 0}]),
+        (Kernels, {}, [{"multiple": 0}]),
+    ],
+)
+def test_what_only_an_edited_file_holds_is_refused(
+    record: type[Record], good: dict[str, Any], bad: list[dict[str, Any]]
+) -> None:
+    assert record.model_validate(good)
+    for change in bad:
+        with pytest.raises(ValidationError):
+            record.model_validate(good | change)
+
+
+@pytest.mark.parametrize("total", [0.0, -1.0])
+def test_no_whole_model_is_free(total: float) -> None:
+    for record, field in ((a_profile(), "total"), (a_table(), "dense_cost")):
+        with pytest.raises(ValidationError, match=field):
+            type(record).model_validate({**record.model_dump(by_alias=True), field: total})

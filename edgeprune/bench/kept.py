@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ class Lines:
         """Yield what the file holds."""
         if not self.path.exists():
             return
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in self.path.read_bytes().splitlines():  # json reads the text, or refuses it
             try:
                 document = json.loads(line)
             except (ValueError, RecursionError):
@@ -91,7 +92,7 @@ def remembered(
     known: dict[str, Measured] = {}
     for document in lines.read():
         values = [document.get(name) for name in ("cost", "low", "high")]
-        if all(isinstance(value, float) for value in values):
+        if all(isinstance(value, float) and 0 < value < math.inf for value in values):
             known[str(document.get("plan"))] = Measured(*map(float, values))  # type: ignore[arg-type]
 
     def measured(groups: dict[str, PlannedGroup]) -> Measured:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from edgeprune.sections import ROUNDING
 
 OURS = "exact"
 BASELINES = ("narrower", "scratch")
+MULTIPLE = re.compile("(?=.*[1-9])[0-9]{1,6}")
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,21 @@ def variant(text: str, criteria: Sequence[str]) -> Variant:
             f"method {text!r}: {OURS} ranks each group by a criterion that it finds itself",
             f"write {OURS} alone; what it may choose from is [prune] importance of the job",
         )
-    if criterion and (name in BASELINES or criterion not in criteria):
+    if "/" in rest and name in BASELINES:
+        raise UsageError(
+            f"method {text!r}: {name} cuts no channels, so no importance ranks them",
+            f"write {name} alone",
+        )
+    if criterion and criterion not in criteria:
         raise UsageError(
             f"method {text!r}: the job scores channels by {', '.join(criteria)} only",
             'set [prune] importance, or leave it at "auto" for several',
         )
-    if "@" in text and (name not in ROUNDING or not rounding.isdigit() or not int(rounding)):
+    if "@" in text and (name not in ROUNDING or not MULTIPLE.fullmatch(rounding)):
         raise UsageError(
             f"method {text!r}: @ gives the multiple that widths are rounded to, for "
-            f"{', '.join(ROUNDING)}"
+            f"{', '.join(ROUNDING)}",
+            "write a whole number from 1 to 999999, as in global@8",
         )
     return Variant(name, criterion or None, int(rounding) if rounding else None)
 

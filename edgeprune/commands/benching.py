@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -113,7 +114,8 @@ def _seeds(text: str) -> tuple[int, ...]:
         UsageError: not numbers, out of range, or named twice.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) < SEEDS for part in parts):
+    # Longer ones are out of range, and of thousands of digits Python makes no number.
+    if not all(re.fullmatch("[0-9]{1,10}", part) and int(part) < SEEDS for part in parts):
         raise UsageError(f"--seeds {text!r}: seeds are whole numbers below {SEEDS}, with commas")
     if len(set(map(int, parts))) < len(parts):
         raise UsageError(f"--seeds {text!r}: a seed is named twice")

@@ -12,7 +12,7 @@ import numpy as np
 from edgeprune.cost.curves import Curves, Design
 from edgeprune.cost.kernels import spread
 from edgeprune.cost.probes import Probes, kind_of
-from edgeprune.cost.staircase import Curve, find_stair
+from edgeprune.cost.staircase import STRAIGHT, Curve, find_stair
 from edgeprune.cost.surface import Surface
 from edgeprune.cost.sweep import CARE, IMMATERIAL
 from edgeprune.records import Basis, Branch, Kernels, ModelProfile, PricedLayer, Side, Stair
@@ -20,7 +20,6 @@ from edgeprune.records import Basis, Branch, Kernels, ModelProfile, PricedLayer,
 POINTS = 3  # widths a side whose pairs are measured
 NARROWEST = 16  # of the dense width: the narrowest of them
 SIDES: tuple[Side, Side] = ("in", "out")
-STRAIGHT = Stair(period=1, shares=(0.0,))
 Pair = tuple[int, int]
 Windows = dict[tuple[str, Pair], tuple[PricedLayer, Side, list[Pair]]]
 
@@ -131,6 +130,9 @@ def _find_stairs(
             layer, side, pairs = windows[key]
             new = [probes.price(template, pair) for pair in pairs]
             costs[key] = [min(pair) for pair in zip(new, costs.get(key, new), strict=True)]
+            if not any(costs[key]):
+                stairs[key] = STRAIGHT  # free, as far as the device can tell
+                continue
             tolerance = max(design.tile, IMMATERIAL * profile.total / max(costs[key]))
             along = [pair[side == "out"] for pair in pairs]
             multiple = curves.rule(layer.name, side).multiple

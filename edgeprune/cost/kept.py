@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 
 from edgeprune.errors import DeviceError
 from edgeprune.records import Environment, KeptPrices, ProbeCost
-from edgeprune.store import cache_folder, write_text
+from edgeprune.store import cache_folder, keep_text
 
 FORM = 3  # of the measurement: raised when the same layer gives another price
 FOLDER = "EDGEPRUNE_PRICES"
@@ -42,12 +43,14 @@ class PriceStore:
         device: its name.
         precision: in which layers were run.
         environment: in which they were run.
+        warn: told where prices cannot be kept; the job goes on without.
     """
 
     folder: Path
     device: str
     precision: str
     environment: Environment
+    warn: Callable[[str], None] = lambda _: None
 
     @property
     def path(self) -> Path:
@@ -73,7 +76,9 @@ class PriceStore:
                 f"{self.path} was recorded in another environment:\n  - " + "\n  - ".join(found),
                 "delete the file, or measure in the environment that it names",
             )
-        return dict(kept.prices if effort == "prices" else kept.stairs)
+        prices = kept.prices if effort == "prices" else kept.stairs
+        # A cost of 0 was edited in, or is below the device's clock: no speed can be told from it.
+        return {key: price for key, price in prices.items() if price.cost}
 
     def save(self, effort: Effort, prices: dict[str, ProbeCost]) -> None:
         """Add `prices` to the file; a hash that is there already gets the new price."""
@@ -86,4 +91,4 @@ class PriceStore:
             stairs=stairs,
             prices=pairs,
         )
-        write_text(self.path, kept.model_dump_json())
+        keep_text(self.path, kept.model_dump_json(), FOLDER, self.warn)

@@ -219,6 +219,8 @@ def _agreed(ratios: Sequence[float]) -> float | None:
     if not ratios:
         return 1.0
     middle = float(np.median(ratios))
+    if not middle > 0:  # below the device's clock now
+        return None
     off = sorted(abs(ratio / middle - 1) for ratio in ratios)
     return middle if off[(3 * len(off) - 1) // 4] <= AGREEMENT else None
 

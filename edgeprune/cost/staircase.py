@@ -23,6 +23,7 @@ NOISE = 1.5  # times the least residual: no worse than what explains the sweep b
 UNEXPLAINED = 0.03  # of the dearest cost: what a tile's pattern may leave at the most
 RIPPLE = 0.08  # of a tile's rise: a pattern no further off the straight line is none
 ONE = Kernels()
+STRAIGHT = Stair(period=1, shares=(0.0,))
 WORTH = 0.03  # of a group's dense cost: what a width must save to be offered
 CURVED = 5  # full tiles from which a curve is told from a line
 Floats = NDArray[np.float64]
@@ -105,7 +106,7 @@ def _multiplied(w: Widths, y: Floats, period: int) -> tuple[float, Stair]:
     full, rest = -(-w // period) * period, w % period
     whole = rest == 0
     if period == 1 or whole.sum() < 2:
-        return math.inf, Stair(period=1, shares=(0.0,))
+        return math.inf, STRAIGHT
     degree = _degree(full[whole])
     solution, *_ = np.linalg.lstsq(_powers(full[whole], degree, w[-1]), y[whole], rcond=None)
     base = np.maximum(_powers(full, degree, w[-1]) @ solution, 1e-3 * y.max())
@@ -156,9 +157,10 @@ class Curve:
         if beside:
             return self._line(beside, width)
         cost, dense = self._on_stairs(width), max(self.points)
-        if width > self._full[-1] and self.kernels.at(dense) == 0:  # the last tile is not full
-            cost *= self.points[dense] / self._on_stairs(dense)
-        return cost
+        whole = self._on_stairs(dense)
+        if width > self._full[-1] and self.kernels.at(dense) == 0 and whole:
+            cost *= self.points[dense] / whole  # the last tile is not full
+        return max(LEAST * min(self.points.values()), cost)  # noise in the pattern of a tile
 
     @cached_property
     def _full(self) -> list[int]:

@@ -69,7 +69,7 @@ def _cell(places: Sequence[float], place: float) -> tuple[int, float]:
         return 0, 0.0
     i = int(np.clip(np.searchsorted(places, place, side="right") - 1, 0, len(places) - 2))
     gap = places[i + 1] - places[i]
-    t = (place - places[i]) / gap
+    t = (place - places[i]) / gap if gap else 0.0  # all places are 0: free
     if gap <= FLAT * abs(places[-1]):  # a difference of noise has no slope to go on with
         t = min(max(t, 0.0), 1.0)
     return i, float(t)

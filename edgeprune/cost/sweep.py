@@ -10,7 +10,7 @@ from edgeprune.cost.curves import Curves, Design
 from edgeprune.cost.kernels import find_kernels
 from edgeprune.cost.layers import Layers
 from edgeprune.cost.probes import Probes, kind_of, parts_of
-from edgeprune.cost.staircase import WORTH, find_stair, grid, worth_offering
+from edgeprune.cost.staircase import STRAIGHT, WORTH, find_stair, grid, worth_offering
 from edgeprune.records import ChannelGroup, Kernels, ModelProfile, PricedLayer, Side, Stair
 
 COARSE = 4  # gaps between the first widths of a group that are measured
@@ -106,7 +106,7 @@ def sweep(
             steps,
             least,
             also=narrow[g.name],
-            saves=FINE - design.tick / curves.cost(g.name, g.width),
+            saves=FINE - design.tick / (curves.cost(g.name, g.width) or math.inf),
         )
         for g in found.groups
     }
@@ -125,8 +125,7 @@ def _find_tiles(
             kind = kind_of(curves.found.templates[layer.name])
             kinds.setdefault((kind, side), []).append(layer)
     if not design.window:
-        straight = Stair(period=1, shares=(0.0,))
-        curves.stairs |= {(la.name, side): straight for (_, side), ls in kinds.items() for la in ls}
+        curves.stairs |= {(la.name, side): STRAIGHT for (_, side), ls in kinds.items() for la in ls}
         return
     material = MATERIAL * profile.total
     dear_first = {
@@ -158,7 +157,7 @@ def _find_tiles(
         lines = {(other.name, side) for other in kinds[kind, side]}
         if stair is None:
             curves.unexplained |= lines
-        curves.stairs |= dict.fromkeys(lines, stair or Stair(period=1, shares=(0.0,)))
+        curves.stairs |= dict.fromkeys(lines, stair or STRAIGHT)
         curves.kernels |= dict.fromkeys(lines, rules[kind, side])
 
 
@@ -183,6 +182,8 @@ def _stair(
     """
     widths = [width for width in window if rule.at(width) == 0] or list(window)
     costs = [curves.points[layer.name, side][width] for width in widths]
+    if not any(costs):
+        return STRAIGHT  # free, as far as the device can tell
     tolerance = max(design.tile, IMMATERIAL * profile.total / max(costs))
     stair = find_stair(widths, costs, tolerance, rule.multiple)
     if stair is None and last:

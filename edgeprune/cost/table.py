@@ -32,6 +32,7 @@ from edgeprune.records import (
     PricedLayer,
     Side,
 )
+from edgeprune.store import once
 
 MEASURED = Design(window=33, tile=0.005, bend=0.02, pairs=1500, tick=1.0)  # profilers count 1 us
 EXACT = Design(window=17, tile=0.001, bend=0.003, pairs=150)
@@ -88,7 +89,9 @@ def build_table(
     found = priceable(graph, groups, warn)
     precision = precision or Precision()
     where = profile.environment
-    store = PriceStore(prices, device.spec.name, precision.name, where) if prices else None
+    store = None
+    if prices:
+        store = PriceStore(prices, device.spec.name, precision.name, where, once(warn))
     probes = Probes(device, seed, precision, store, where, profile.node_overhead)
     design = _design(device, precision)
     progress = _in_rounds(report, "stairs")

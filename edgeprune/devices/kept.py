@@ -14,7 +14,9 @@ from pydantic import ValidationError
 from edgeprune.devices.protocol import Answer, Device, Request
 from edgeprune.errors import ResumeError
 from edgeprune.records import DeviceSpec, Environment
-from edgeprune.store import cache_folder, sha256_of, usable, write_text
+from edgeprune.store import cache_folder, keep_text, once, sha256_of, usable
+
+FOLDER = "XDG_CACHE_HOME"
 
 
 @dataclass
@@ -22,12 +24,13 @@ class KeptDevice:
     """Asks `device`, and keeps every answer in `folder` under a hash of request and models.
 
     A request whose answer is kept is not asked again. All answers must come from environments that
-    may be compared.
+    may be compared. Where an answer cannot be kept, `warn` is told of it.
     """
 
     device: Device
     folder: Path
     environment: Environment | None = field(default=None)
+    warn: Callable[[str], None] = lambda _: None
 
     @property
     def spec(self) -> DeviceSpec:
@@ -44,7 +47,7 @@ class KeptDevice:
         answer = _read(path)
         if answer is None:
             answer = self.device.ask(request)
-            write_text(path, answer.model_dump_json())
+            keep_text(path, answer.model_dump_json(), FOLDER, self.warn)
         if self.environment is None:
             self.environment = answer.environment
         elif differences := self.environment.differences(answer.environment):
@@ -98,10 +101,10 @@ def keep(
     """
     identity = f"{device.spec.model_dump_json()} {sha256_of(path)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:24]
-    folder = usable(cache_folder() / "profiles" / name, "XDG_CACHE_HOME", warn)
+    folder = usable(cache_folder() / "profiles" / name, FOLDER, warn)
     if folder is None:
         return None
-    kept = KeptDevice(device, folder)
+    kept = KeptDevice(device, folder, warn=once(warn))
     if not resume:
         kept.forget()
     return kept

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from edgeprune.errors import JobError, UnknownDeviceError, did_you_mean
-from edgeprune.faults import every_key, line_of, told
+from edgeprune.faults import every_key, line_of, read_toml, told
 from edgeprune.records import DeviceSpec
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -66,6 +65,6 @@ def _table(path: Path) -> tuple[str, dict[str, Any]]:
     """Return the text of a profile and what it holds."""
     try:
         text = path.read_text(encoding="utf-8")
-        return text, tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        return text, read_toml(text)
+    except (OSError, ValueError) as error:  # text that is not UTF-8 among them
         raise JobError(str(path), [f"not a device profile: {error}"]) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from edgeprune.records import Sensitivity, SensitivityCurve
-from edgeprune.store import cache_folder, write_text
+from edgeprune.store import cache_folder, keep_text
 
+FOLDER = "XDG_CACHE_HOME"
 FORM = 1  # of the measurement: raised when the same inputs give other curves
 
 
@@ -28,10 +29,12 @@ class CurveStore:
     Args:
         folder: where.
         base: hash of model, data, loss, samples and versions: all that the groups share.
+        warn: told where curves cannot be kept; the job goes on without.
     """
 
     folder: Path
     base: str
+    warn: Callable[[str], None] = lambda _: None
 
     def load(
         self, group: str, widths: Sequence[int], scores: Mapping[str, Tensor]
@@ -39,9 +42,10 @@ class CurveStore:
         """Return the curves of `group` for these `widths` and criterion -> scores [width]."""
         try:
             text = self._path(group, widths, scores).read_bytes()
-            return Sensitivity.model_validate_json(text).curves
+            curves = Sensitivity.model_validate_json(text).curves
         except (OSError, ValidationError):
             return None  # not there, or of another version: they are measured again
+        return curves if _answers(curves, group, tuple(widths), tuple(scores)) else None
 
     def save(
         self,
@@ -52,10 +56,25 @@ class CurveStore:
     ) -> None:
         """Keep the finished `curves` of `group`."""
         text = Sensitivity(curves=tuple(curves)).model_dump_json()
-        write_text(self._path(group, widths, scores), text)
+        keep_text(self._path(group, widths, scores), text, FOLDER, self.warn)
 
     def _path(self, group: str, widths: Sequence[int], scores: Mapping[str, Tensor]) -> Path:
         digest = hashlib.sha256(f"{FORM} {self.base} {group} {list(widths)}".encode())
         for criterion in scores:
             digest.update(criterion.encode() + scores[criterion].contiguous().numpy().tobytes())
         return self.folder / f"{digest.hexdigest()[:40]}.json"
+
+
+def _answers(
+    curves: Sequence[SensitivityCurve],
+    group: str,
+    widths: tuple[int, ...],
+    criteria: tuple[str, ...],
+) -> bool:
+    """Whether the curves are of this group, one a criterion, and one of them holds all widths."""
+    return (
+        tuple(curve.criterion for curve in curves) == criteria
+        and all(curve.group == group and curve.widths[-1] == widths[-1] for curve in curves)
+        and all(set(curve.widths) <= set(widths) for curve in curves)
+        and any(curve.widths == widths for curve in curves)
+    )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Kind = Literal["measured", "emulated", "estimated"]
 Unit = Literal["us", "instructions"]
 Shape = tuple[int, ...]
+# Others come from no device but from files that were edited. A layer may be free, a model is not.
+Cost = Annotated[float, Field(ge=0.0, le=1e15)]
+Whole = Annotated[float, Field(gt=0.0)]
 
 
 class Record(BaseModel):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from edgeprune.records.base import Kind, Record, Unit
+from edgeprune.records.base import Kind, Record, Unit, Whole
 
 
 class BenchDense(Record):
@@ -18,9 +18,9 @@ class BenchDense(Record):
 class Narrow(Record):
     """A dense model of smaller uniform width: the factor, and its cost and MACs against dense."""
 
-    factor: float
-    cost_ratio: float
-    macs_ratio: float
+    factor: float = Field(gt=0.0)
+    cost_ratio: Whole
+    macs_ratio: float = Field(ge=0.0)
 
 
 class BenchRow(Record):
@@ -33,14 +33,14 @@ class BenchRow(Record):
     """
 
     method: str
-    target: float
-    seed: int
-    steps: int
-    cost_ratio: float
-    macs_ratio: float
+    target: float = Field(gt=0.0)
+    seed: int = Field(ge=0)
+    steps: int = Field(ge=0)
+    cost_ratio: Whole
+    macs_ratio: float = Field(ge=0.0)
     accuracy_before_recovery: float | None
     accuracy: float
-    seconds: float
+    seconds: float = Field(ge=0.0)
 
 
 class BenchResult(Record):

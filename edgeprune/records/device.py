@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from edgeprune.records.base import Kind, Record, Shape, Unit
+from edgeprune.records.base import Kind, Record, Shape, Unit, Whole
 
 
 class Environment(Record):
@@ -123,7 +123,7 @@ class ModelProfile(Record):
     device: str
     kind: Kind
     unit: Unit
-    total: float
+    total: Whole
     total_low: float
     total_high: float
     coverage: float

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgeprune.records.base import Record, Unit
 
@@ -27,11 +27,11 @@ class ChannelGroup(Record):
     """
 
     name: str
-    width: int
+    width: int = Field(ge=1)
     outputs: tuple[str, ...]
     inputs: tuple[str, ...]
     carriers: tuple[str, ...] = ()
-    divisor: int = 1
+    divisor: int = Field(default=1, ge=1)
     contiguous: bool = False
     entries: dict[str, int] = Field(default_factory=dict)
 
@@ -107,6 +107,13 @@ class SensitivityCurve(Record):
     widths: tuple[int, ...]
     increases: tuple[float, ...]
     drops: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_a_width(self) -> SensitivityCurve:
+        count = len(self.widths)
+        if not count or len(self.increases) != count or len(self.drops) not in (0, count):
+            raise ValueError("a curve has one increase a width, and as many drops or none")
+        return self
 
 
 class Sensitivity(Record):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from edgeprune.records.base import Kind, Record, Unit
+from edgeprune.records.base import Cost, Kind, Record, Unit, Whole
 from edgeprune.records.device import Environment
 
 Side = Literal["in", "out", "both"]
 Basis = Literal["measured", "interpolated", "estimated"]
-Cost = Annotated[float, Field(ge=0.0, le=1e15)]  # no device gives others: the file was edited
 
 
 class Price(Record):
@@ -26,7 +25,7 @@ class Price(Record):
     layer: str
     width_in: int
     width_out: int
-    cost: float
+    cost: Cost
     origin: Kind
     basis: Basis = "measured"
 
@@ -39,7 +38,7 @@ class Stair(Record):
     tile is multiplied by.
     """
 
-    period: int
+    period: int = Field(ge=1)
     shares: tuple[float, ...] = ()
     factors: tuple[float, ...] = ()
 
@@ -51,7 +50,7 @@ class Kernels(Record):
     narrower ones run kernel 2. The default says that one kernel runs them all.
     """
 
-    multiple: int = 1
+    multiple: int = Field(default=1, ge=1)
     start: int = 1
 
     def at(self, width: int) -> int:
@@ -221,7 +220,7 @@ class CostTable(Record):
     device: str
     kind: Kind
     unit: Unit
-    dense_cost: float
+    dense_cost: Whole
     scale: float = 1.0
     cold: float = 0.0
     other: float = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,32 @@ class Throttled:
                         node.model_copy(update={"values": scaled(node.values)})
                         for node in model.nodes
                     ),
+                }
+            )
+            for model in answer.models
+        )
+        return answer.model_copy(update={"models": models})
+
+
+class FreeConvolutions:
+    """A device whose clock tells no cost of the layers it prices but the last one's."""
+
+    def __init__(self, device: SimulatedDevice) -> None:
+        self.device, self.spec = device, device.spec
+
+    def ask(self, request):  # type: ignore[no-untyped-def]
+        answer = self.device.ask(request)
+        if not request.joined:
+            return answer
+        models = tuple(
+            model.model_copy(
+                update={
+                    "nodes": tuple(
+                        node
+                        if node.operator == "Gemm"
+                        else node.model_copy(update={"values": tuple(0.0 for _ in node.values)})
+                        for node in model.nodes
+                    )
                 }
             )
             for model in answer.models
@@ -124,6 +151,7 @@ def test_prices_that_do_not_agree_on_the_speed_are_measured_anew() -> None:
     assert _agreed([]) == 1.0
     assert _agreed([1.1, 1.12, 1.09, 2.0]) == pytest.approx(1.11)
     assert _agreed([1.0, 1.5, 0.7, 2.0]) is None
+    assert _agreed([0.0, 0.0, 0.0, 0.0]) is None
 
 
 def test_a_file_that_was_moved_is_refused(tmp_path: Path) -> None:
@@ -159,6 +187,41 @@ def test_prices_that_cannot_be_are_measured_again(tmp_path: Path, cost: str) -> 
     store.path.write_text(text.replace('"cost":1.0', f'"cost":{cost}'))
     assert store.path.read_text() != text
     assert store.load("prices") == {}
+
+
+def test_kept_prices_of_nothing_are_measured_again(priced, simulated, tmp_path: Path) -> None:
+    """No speed of the device can be told from them."""
+    first = priced(simulated())
+    (path,) = tmp_path.glob("prices/*/*.json")
+    path.write_text(re.sub(r'"cost":[\d.]+', '"cost":0.0', path.read_text()))
+    again = priced(simulated())
+    assert (costs(again), again.probes) == (costs(first), first.probes)
+
+
+def test_layers_that_are_free_are_priced_so(priced, simulated) -> None:
+    """Their cost may be below the device's clock."""
+    table = priced(FreeConvolutions(simulated()))
+    assert 0.0 in costs(table).values()
+    assert costs(priced(FreeConvolutions(simulated()))) == costs(table)
+
+
+@pytest.mark.parametrize("place", ["device", "file"])
+def test_prices_that_cannot_be_kept_are_told_once(
+    priced, simulated, tmp_path: Path, place: str
+) -> None:
+    first = priced(simulated())
+    (path,) = tmp_path.glob("prices/*/*.json")
+    path.unlink()
+    if place == "file":
+        path.mkdir()
+    else:
+        path.parent.rmdir()
+        path.parent.touch()
+    told: list[str] = []
+    assert costs(priced(simulated(), warn=told.append)) == costs(first)
+    (line,) = told
+    assert line.startswith(f"not all is kept for later jobs: cannot write {path}")
+    assert line.endswith("; EDGEPRUNE_PRICES may name another folder")
 
 
 def test_where_prices_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

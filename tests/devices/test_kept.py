@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from edgeprune.devices.kept import keep
@@ -41,6 +43,17 @@ def test_finished_measurements_survive_an_unplugged_device(simulated, exported) 
     again = Unplugged(simulated(noise=0.02), after=-1)
     profile_model(keep(again, path, resume=True), path, name="m", rounds=5)
     assert again.asked == 6
+
+
+def test_answers_that_cannot_be_kept_are_told_once(simulated, exported, tmp_path) -> None:
+    path, told = exported("plain"), list[str]()
+    kept = keep(simulated(), path, resume=False, warn=told.append)
+    kept.folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(kept.folder, ignore_errors=True)
+    kept.folder.touch()
+    assert profile_model(kept, path, name="m", rounds=5).processes == 3
+    (line,) = told
+    assert f"{kept.folder} is a file, not a folder; XDG_CACHE_HOME may name" in line
 
 
 def test_without_resume_nothing_of_before_is_used(simulated, exported) -> None:

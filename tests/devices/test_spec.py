@@ -134,7 +134,9 @@ def test_a_profile_that_contradicts_itself(tmp_path: Path, line: str, wanted: st
     assert caught.value.faults == (f"profile: {wanted}",)
 
 
-@pytest.mark.parametrize("content", [b"title = ", b"\xff\xfe", b"a=" + 9999 * b"["])
+@pytest.mark.parametrize(
+    "content", [b"title = ", b"\xff\xfe", b"a=" + 9999 * b"[", b"a=" + 9999 * b"1"]
+)
 def test_a_profile_that_is_not_toml(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "board.toml"
     path.write_bytes(content)

@@ -42,6 +42,13 @@ def test_behind_the_last_seed_comes_the_first() -> None:
     assert following(SEEDS - 2) == (SEEDS - 2, SEEDS - 1, 0)
 
 
+@pytest.mark.parametrize("seeds", ["7" * 5000, f"0,{SEEDS}", "²", "-1", ""])
+def test_what_is_no_seed_is_refused(job, inside, seeds: str) -> None:
+    done = inside("bench", job, "--device", job.with_name("exact.toml"), "--seeds", seeds)
+    assert done.returncode == 2
+    assert f"seeds are whole numbers below {SEEDS}, with commas" in done.stderr
+
+
 def test_seed_and_seeds_together_are_refused(job, inside) -> None:
     words = ["--device", job.with_name("exact.toml"), "--seed", "5", "--seeds", "0,1"]
     done = inside("bench", job, *words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from edgeprune.importance.sensitivity import (
 from edgeprune.pruning.groups import cut, find_groups
 from edgeprune.records import SensitivityCurve
 from edgeprune.recovery.batchnorm import recalibrate
+from edgeprune.store import once
 
 
 def identity_net() -> nn.Module:
@@ -223,3 +225,42 @@ def test_batches_of_ignored_labels_alone_have_no_part_in_the_loss(
     assert (loss, metric) == (mean_loss(model, data, [((x,), labels)]), 40 / 49)
     with pytest.raises(UserFunctionError, match="nan for 9 samples of validation"):
         mean_loss(model, data, [ignored], part="validation")
+
+
+@pytest.mark.parametrize(
+    "curves",
+    [
+        [],
+        [{"group": "b"}],
+        [{"criterion": "l1"}],
+        [{}, {}],
+        [{"widths": (1, 3), "increases": (0.5, 0.0)}],
+        [{"widths": (2, 4), "increases": (0.5, 0.0)}],  # no curve over all widths
+        [{"widths": (1, 3, 4)}],
+        [{"increases": (0.5,)}],
+        [{"drops": (0.5, 0.0)}],
+        [{"widths": (), "increases": ()}],
+    ],
+)
+def test_kept_curves_that_do_not_answer_are_measured_again(tmp_path: Path, curves: list) -> None:
+    good = {"group": "a", "criterion": "l2", "widths": (1, 2, 4), "increases": (0.5, 0.2, 0.0)}
+    store, scores = CurveStore(tmp_path, "model"), {"l2": torch.ones(4)}
+    store.save("a", (1, 2, 4), scores, [SensitivityCurve(**good)])
+    assert store.load("a", (1, 2, 4), scores)
+    (path,) = tmp_path.iterdir()
+    path.write_text(json.dumps({"curves": [good | change for change in curves]}))
+    assert store.load("a", (1, 2, 4), scores) is None
+
+
+def test_curves_that_cannot_be_kept_are_told_once(
+    setting: tuple[nn.Module, Data], tmp_path: Path
+) -> None:
+    model, data = setting
+    scores = {"l2": {"0": torch.arange(8.0), "2": torch.arange(8.0)}}
+    widths, told = {"0": (1, 8), "2": (1, 8)}, list[str]()
+    (tmp_path / "file").touch()
+    store = CurveStore(tmp_path / "file", "model", once(told.append))
+    curves = sensitivity_curves(model, data, widths, scores, samples=40, store=store)
+    assert curves == sensitivity_curves(model, data, widths, scores, samples=40)
+    (line,) = told
+    assert f"{tmp_path / 'file'} is a file, not a folder; XDG_CACHE_HOME may name" in line
