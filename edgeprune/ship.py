@@ -272,6 +272,10 @@ def rewrite_report(run_dir: Path) -> Path:
 def _report_data(run_dir: Path) -> ReportData:
     path = run_dir / REPORT_DATA
     hint = "name the folder that edgeprune run shipped to: deploy/<device>/<job>"
+    if members := indexed(run_dir):
+        hint = f"it holds several models, name the folder of one: {run_dir / members[0]}"
+    elif (run_dir / ".run" / "identity.json").is_file():
+        hint = "an unfinished run lies there: edgeprune run --resume finishes it"
     try:
         return ReportData.model_validate_json(path.read_bytes())
     except OSError:

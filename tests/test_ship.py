@@ -243,6 +243,19 @@ def test_rewriting_hides_no_change_of_other_files(out):
     assert "verdict.json: FAILED" in done.stdout
 
 
+def test_report_of_an_unfinished_run_names_what_finishes_it(out):
+    (out / ".run" / "report_data.json").unlink()  # as after a second run that was interrupted
+    (out / ".run" / "identity.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UsageError, match="holds no report data") as caught:
+        rewrite_report(out)
+    assert caught.value.hint == ("an unfinished run lies there: edgeprune run --resume finishes it")
+    members = [{"folder": name, "model_sha256": "0"} for name in ("70%", "45%")]
+    (out / "index.json").write_text(json.dumps({"members": members}), encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        rewrite_report(out)
+    assert str(out / "70%") in caught.value.hint
+
+
 def test_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UsageError, match="holds no report data") as caught:
         rewrite_report(tmp_path)

@@ -14,7 +14,7 @@ from edgeprune.devices.protocol import Device
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.precision import Precision
 from edgeprune.importance.scores import keep_best
-from edgeprune.profiler.timing import compare, compare_in_quiet
+from edgeprune.profiler.timing import compare, compare_in_quiet, cost_of_second
 from edgeprune.pruning.shrink import shrink
 from edgeprune.records import (
     CostTable,
@@ -115,11 +115,9 @@ class Candidates:
                 self.device, dense, [candidate],
                 half_width=HALF_WIDTH, seconds=SECONDS, settle=SETTLE, seed=self.seed,
             )  # fmt: skip
-            base = self.table.dense_cost
-            return base / quiet.ratio, base / quiet.high, base / quiet.low
+            return cost_of_second(quiet, self.table.dense_cost)
         found, _ = compare(
             self.device, dense, candidate,
             half_width=HALF_WIDTH, seconds=SECONDS, settle=SETTLE, seed=self.seed,
         )  # fmt: skip
-        base = found.first_cost
-        return base / found.median, base / found.high, base / found.low
+        return cost_of_second(found, found.first_cost)

@@ -309,6 +309,7 @@ class _Work:
                 target=target,
                 seed=seed,
                 steps=bench.steps,
+                dense_steps=bench.job.bench.dense_steps if variant.name in BASELINES else 0,
                 cost_ratio=contender.cost_ratio,
                 macs_ratio=contender.macs_ratio(),
                 accuracy_before_recovery=before,

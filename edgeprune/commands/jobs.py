@@ -231,10 +231,12 @@ def _document(settings: Job, opened: Opened, found: Planned) -> dict[str, Any]:
         "held_by": found.plan.held_by,
         "unheeded": found.plan.unheeded,
         "loss": {"summed": found.plan.loss, "whole": found.plan.whole_loss},
+        "losses": found.plan.losses,
         "removed": [block.last for block in found.plan.removed],
         "explanation": why.model_dump(mode="json") if why else None,
         "digest": found.plan.digest,
         "rounds": [r.model_dump(mode="json") for r in found.plan.rounds],
+        "trials": [t.model_dump(mode="json") for t in found.plan.trials],
         "skipped": [s.model_dump(mode="json") for s in found.groups.skipped],
     }
 

@@ -33,7 +33,7 @@ def devices(*, common: Common = DEFAULT) -> int:
                 spec.name,
                 spec.title,
                 "functional only" if spec.functional_only else spec.figure,
-                f"{o.why}; {o.help}" if o else spec.note,
+                "; ".join(filter(None, (o.why, o.help) if o else ("ready", spec.note))),
             )
             for spec, o in rows
         ]

@@ -213,6 +213,17 @@ def compare_in_quiet(
     return found
 
 
+def cost_of_second(found: Comparison | QuietRatio, base: float) -> Interval:
+    """Return the cost of the second model with its interval, where the first one's is `base`.
+
+    An exact count is the one that was counted: what a ratio gives back is no whole number.
+    """
+    if found.low == found.high and found.first_cost == base:
+        return found.second_cost, found.second_cost, found.second_cost
+    ratio = found.median if isinstance(found, Comparison) else found.ratio
+    return base / ratio, base / found.high, base / found.low
+
+
 def _exactly(device: Device, first: Path, second: Path, seed: int) -> QuietRatio:
     found, _ = _compare_exactly(device, first, second, 0.95, seed)
     return QuietRatio(found.median, found.low, found.high, found.first_cost, found.second_cost)

@@ -27,15 +27,17 @@ class BenchRow(Record):
     """One method at one budget with one seed.
 
     `target` is the share of the dense cost asked for, `cost_ratio` the share found on the device.
-    `steps` is how long recovery took; `accuracy_before_recovery` is that after cutting and
-    BatchNorm recalibration alone, None for models that are trained from scratch. `seconds` is how
-    long training took; methods that keep the same channels are trained once.
+    `steps` is how long recovery took, `dense_steps` how long models that are trained from scratch
+    were trained beside it, as the dense model was; `accuracy_before_recovery` is that after cutting
+    and BatchNorm recalibration alone, None for models that are trained from scratch. `seconds` is
+    how long training took; methods that keep the same channels are trained once.
     """
 
     method: str
     target: float = Field(gt=0.0)
     seed: int = Field(ge=0)
     steps: int = Field(ge=0)
+    dense_steps: int = Field(default=0, ge=0)
     cost_ratio: Whole
     macs_ratio: float = Field(ge=0.0)
     accuracy_before_recovery: float | None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgeprune.records import BenchResult
 from edgeprune.report import svg
-from edgeprune.report.bench_summary import Entry, accuracy_text, condition, entries
+from edgeprune.report.bench_summary import Entry, accuracy_text, condition, cost_text, entries
 from edgeprune.report.charts import ticks
 from edgeprune.report.html import template
 
@@ -22,8 +22,7 @@ def render(result: BenchResult) -> str:
     points = [entry for _, found in tables for entry in found]
     plots = [("Before recovery", _plot(points, numbers, "before recovery", result))]
     if result.steps:
-        title = f"After {result.steps} steps of recovery"
-        plots.append((title, _plot(points, numbers, "after recovery", result)))
+        plots.append(("After recovery", _plot(points, numbers, "after recovery", result)))
     page = template("bench.html.j2").render(
         r=result,
         tables=tables,
@@ -31,6 +30,7 @@ def render(result: BenchResult) -> str:
         plots=[(title, Markup(plot)) for title, plot in plots],
         condition=condition(result),
         accuracy=accuracy_text,
+        cost=cost_text,
     )
     return page.replace(" %", "\N{NO-BREAK SPACE}%")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeprune.report.bench_summary import accuracy_text, condition, entries
+from edgeprune.report.bench_summary import accuracy_text, condition, cost_text, entries
 
 if TYPE_CHECKING:
     from edgeprune.records import BenchResult
@@ -22,7 +22,7 @@ def show(console: Console, result: BenchResult) -> None:
                 table,
                 f"{100 * target:.1f} %",
                 e.method,
-                f"{100 * e.cost_ratio:.1f} %" + (" over" if e.over else ""),
+                cost_text(e),
                 f"{100 * e.macs_ratio:.1f} %",
                 "" if e.before is None else f"{e.before:.4f}",
                 accuracy_text(e) if result.steps else "",

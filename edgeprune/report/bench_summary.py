@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from edgeprune.records import BenchResult, BenchRow
+from edgeprune.report import summary
+
+NEAR = 0.97  # of the target: what costs less is not compared at equal cost
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,11 @@ class Entry:
     def over(self) -> bool:
         """Whether it costs more than was asked for."""
         return self.cost_ratio > self.target * (1 + 1e-9)
+
+    @property
+    def under(self) -> bool:
+        """Whether it costs so much less than was asked for that costs are not equal."""
+        return self.cost_ratio < NEAR * self.target
 
 
 def entries(result: BenchResult, target: float) -> tuple[Entry, ...]:
@@ -63,15 +71,40 @@ def accuracy_text(entry: Entry) -> str:
     return f"{entry.accuracy:.4f} ± {entry.spread:.4f}"
 
 
+def cost_text(entry: Entry) -> str:
+    """Return the share of the dense cost, and whether it is over or under what was asked for."""
+    mark = " (over)" if entry.over else " (under)" if entry.under else ""
+    return f"{100 * entry.cost_ratio:.1f} %{mark}"
+
+
 def condition(result: BenchResult) -> str:
     """Return the conditions under which the rows hold."""
     count = len(result.seeds)
     seeds = "one seed" if count == 1 else f"{count} seeds, mean ± standard deviation"
     after = f"after {result.steps} steps of recovery, {seeds}"
-    return (
+    shown = [entry for target in result.targets for entry in entries(result, target)]
+    said = [
         f"{result.metric} on {result.samples:,} {result.accuracy_on} samples, "
-        f"{after if result.steps else 'after BatchNorm recalibration alone'}; "
-        f"costs are {result.kind} on {result.device}"
+        f"{after if result.steps else 'after BatchNorm recalibration alone'}",
+        *_from_scratch(result),
+        f"costs are {result.kind} on {result.device}",
+    ]
+    if any(entry.over for entry in shown):
+        said.append("over: costs more than was asked for")
+    if any(entry.under for entry in shown):
+        said.append(f"under: costs less than {100 * NEAR:.0f} % of what was asked for")
+    return "; ".join(said)
+
+
+def _from_scratch(result: BenchResult) -> tuple[str, ...]:
+    """Return how long models were trained from scratch beside the steps of recovery, if longer."""
+    names: dict[int, dict[str, None]] = {}
+    for row in result.rows:
+        if row.dense_steps:
+            names.setdefault(row.dense_steps + row.steps, {})[row.method] = None
+    return tuple(
+        f"{summary.listed(tuple(methods))} trained for {steps} steps from fresh weights"
+        for steps, methods in names.items()
     )
 
 
@@ -89,7 +122,7 @@ def markdown(result: BenchResult) -> str:
         for e in entries(result, target):
             cells = [
                 f"`{e.method}`",
-                f"{100 * e.cost_ratio:.1f} %{' (over)' if e.over else ''}",
+                cost_text(e),
                 f"{100 * e.macs_ratio:.1f} %",
                 "" if e.before is None else f"{e.before:.4f}",
                 *((accuracy_text(e), str(e.seeds)) if after else ()),

@@ -218,7 +218,7 @@ class Console:
             ("ratio of the floors", figures.ratio(c.minimum_ratio)),
             ("pairs", f"{c.pairs} in {counted}; {stopped[c.stopped]}"),
             ("parity", _parity(parity)),
-            *(("", gate.note) for gate in gates if gate.met is None),
+            *(("whether it is faster", gate.note) for gate in gates if gate.met is None),
         )
         self._note(note)
         for gate in gates:
@@ -229,7 +229,7 @@ class Console:
         """Show known devices: name, title, kind of figure, status."""
         table = _table("device", "what it is", "figures", "status")
         for name, title, figure, status in rows:
-            _add(table, name, title, figure, status or "ready")
+            _add(table, name, title, figure, status)
         self.rich.print(table)
 
     def methods(self, rows: Sequence[tuple[str, str, str, str]]) -> None:

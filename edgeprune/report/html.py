@@ -21,7 +21,7 @@ from edgeprune.records import (
     Views,
     WidthPlan,
 )
-from edgeprune.report import arena, charts, figures, plan_summary, summary, transforms
+from edgeprune.report import arena, charts, figures, markdown, plan_summary, summary, transforms
 from edgeprune.report.pictures import captions, pictures
 
 if TYPE_CHECKING:
@@ -84,12 +84,16 @@ def render(document: ReportData) -> str:
 
 
 def fill(name: str, document: ReportData, **more: object) -> str:
-    """Return a template of this folder filled with the document; everything in it is escaped."""
+    """Return a template of this folder filled with the document, escaped as `template` says."""
     return template(name).render(d=document, v=document.verdict, **more)
 
 
 def template(name: str) -> Template:
-    """Return a template of this folder; everything that is put into it is escaped."""
+    """Return a template of this folder; what is put into it is escaped, but for Markdown.
+
+    There the template says by `markdown.cell` and `markdown.code` which texts are foreign: no rule
+    fits both prose and code.
+    """
     return _environment().get_template(name)
 
 
@@ -99,14 +103,18 @@ def _environment() -> Environment:
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
+        autoescape=lambda name: name is None or not name.endswith(".md.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.globals.update(
-        figures=figures, plan_summary=plan_summary, summary=summary, transforms=transforms
+        figures=figures,
+        markdown=markdown,
+        plan_summary=plan_summary,
+        summary=summary,
+        transforms=transforms,
     )
     return environment
 

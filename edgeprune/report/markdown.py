@@ -1,10 +1,30 @@
-"""Tables in Markdown, and their place in a page that is otherwise written by hand."""
+"""Texts and tables in Markdown, and their place in a page that is otherwise written by hand."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from edgeprune.errors import UsageError
+
+TAG, ENTITY = re.compile(r"<(?=[A-Za-z/!?])"), re.compile(r"&(?=#?\w+;)")
+
+
+def cell(text: str) -> str:
+    """Return `text` as one cell or sentence: what would be HTML or end the cell is no longer it.
+
+    Quotes and lone signs stay as they are, since people also read the file itself.
+    """
+    safe = TAG.sub("&lt;", ENTITY.sub("&amp;", text))
+    return safe.replace("|", "/").replace("\n", " ")
+
+
+def code(text: str) -> str:
+    """Return `text` as code within a line, where nothing but backticks means anything."""
+    line = text.replace("\n", " ")
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    pad = " " if "`" in line else ""
+    return f"{fence}{pad}{line}{pad}{fence}"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

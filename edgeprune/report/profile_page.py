@@ -74,7 +74,7 @@ def facts(profile: ModelProfile) -> list[tuple[str, str]]:
             f"{figures.cost(p.sum_of_layers, p.unit)}, "
             f"{figures.signed_percent(p.sum_of_layers / p.total - 1)} against the total",
         ),
-        ("parameters", f"{figures.count(p.parameters)} (exact)"),
+        ("parameters", f"{figures.count(p.parameters)} (exact, of the ONNX file)"),
         ("MACs", f"{figures.count(p.macs)} (exact)"),
         ("peak of activations", f"{figures.size(p.peak_activation_bytes)} (exact, from shapes)"),
         ("reported by the runtime", figures.size(p.runtime_peak_bytes)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         LayerProfile,
         ModelProfile,
         Speedup,
-        Unit,
         Verdict,
     )
 
@@ -57,7 +56,7 @@ class GateRow:
 
 
 def compared(verdict: Verdict, precision: str = "") -> tuple[Row, ...]:
-    """Return dense against slim: cost, accuracy, parameters, MACs, file, activations.
+    """Return dense against slim: cost, accuracy, parameters, MACs, file, activations, firmware.
 
     Args:
         verdict: of the job.
@@ -83,7 +82,7 @@ def compared(verdict: Verdict, precision: str = "") -> tuple[Row, ...]:
             accuracy_doubt(verdict),
         ),
     ]
-    for what, before, after, text in (
+    counted: list[tuple[str, int, int, Callable[[int], str]]] = [
         ("parameters", dense.parameters, slim.parameters, figures.count),
         ("MACs", dense.macs, slim.macs, figures.count),
         ("file", dense.file_bytes, slim.file_bytes, figures.size),
@@ -93,9 +92,16 @@ def compared(verdict: Verdict, precision: str = "") -> tuple[Row, ...]:
             slim.peak_activation_bytes,
             figures.size,
         ),
-    ):
-        change = figures.ratio(after / before, 0.01) if before else "-"
-        rows.append(Row(what, text(before), text(after), change, "exact"))
+    ]
+    if dense.footprint and slim.footprint:
+        before, after = dense.footprint, slim.footprint
+        counted += [
+            ("flash of the firmware", before.flash_bytes, after.flash_bytes, figures.size),
+            ("RAM of the firmware", before.ram_bytes, after.ram_bytes, figures.size),
+        ]
+    for what, first, second, text in counted:
+        change = figures.ratio(second / first, 0.01) if first else "-"
+        rows.append(Row(what, text(first), text(second), change, "exact"))
     return tuple(rows)
 
 
@@ -105,8 +111,8 @@ def gates(verdict: Verdict) -> tuple[GateRow, ...]:
         GateRow(
             name=gate_name(gate, verdict),
             state={True: "met", False: "not met", None: "not measured"}[gate.met],
-            value="-" if gate.met is None else _gate_value(gate, verdict.unit),
-            limit=_gate_limit(gate, verdict.unit),
+            value="-" if gate.met is None else _gate_value(gate, verdict),
+            limit=_gate_limit(gate, verdict),
             note=gate.note,
         )
         for gate in verdict.gates
@@ -170,23 +176,25 @@ def is_ratio(gate: Gate) -> bool:
     return gate.name.lower().replace("-", "").replace("_", "") == "speedup"
 
 
-def _gate_value(gate: Gate, unit: Unit) -> str:
-    text = _gate_figure(gate, gate.value, unit)
-    if is_ratio(gate):
-        return f"{text}, low end"
+def _gate_value(gate: Gate, verdict: Verdict) -> str:
+    text = _gate_figure(gate, gate.value, verdict)
+    if is_ratio(gate):  # an exact ratio has no interval, hence no low end
+        return text if verdict.speedup.low == verdict.speedup.high else f"{text}, low end"
     return f"drop {text}" if gate.name == "accuracy" else text
 
 
-def _gate_limit(gate: Gate, unit: Unit) -> str:
+def _gate_limit(gate: Gate, verdict: Verdict) -> str:
     direction = "above" if is_ratio(gate) else "at least" if gate.name in AT_LEAST else "at most"
-    return f"{direction} {_gate_figure(gate, gate.limit, unit)}"
+    return f"{direction} {_gate_figure(gate, gate.limit, verdict)}"
 
 
-def _gate_figure(gate: Gate, value: float, unit: Unit) -> str:
-    if is_ratio(gate):
-        return figures.ratio(value, 0.01)
+def _gate_figure(gate: Gate, value: float, verdict: Verdict) -> str:
+    if is_ratio(gate):  # an exact one as the ratio itself is told, unless its limit is too near
+        exact = verdict.speedup.low == verdict.speedup.high
+        far = abs(gate.value - gate.limit) >= 0.01
+        return figures.ratio(value, 0.0 if exact and far else 0.01)
     if gate.name == "budget":
-        return figures.cost(value, unit)
+        return figures.cost(value, verdict.unit)
     if gate.name in ("ram", "flash"):
         return f"{value:,.1f} KiB"
     if gate.name in ("macs", "parameters"):

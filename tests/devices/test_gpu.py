@@ -101,6 +101,8 @@ def test_what_only_tests_the_path_is_not_listed_as_measured(monkeypatch, capfd) 
     assert "functional only" in first
     assert "measured" not in first
     assert "measured" in second
+    assert "ready; times of this device mean nothing" in first  # usable, whatever its figures say
+    assert second.rstrip().endswith("ready")
 
 
 # ------------------------------------------------------------------------------ no GPU: the estimate

@@ -61,6 +61,7 @@ def test_methods_at_equal_cost_kept_row_by_row(narrow, inside, tmp_path) -> None
         assert 0 < row["macs_ratio"] <= 1
         trained = row["method"] in ("narrower", "scratch")
         assert (row["accuracy_before_recovery"] is None) == trained
+        assert row["dense_steps"] == (20 if trained else 0)
     same = [row for row in rows if row["method"] == "retention"]  # one plan for all budgets
     assert [row["target"] for row in same] == pytest.approx([0.6, 0.4])
     assert len({(row["accuracy"], row["seconds"]) for row in same}) == 1  # trained once

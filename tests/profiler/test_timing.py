@@ -9,7 +9,14 @@ from edgeprune.devices.protocol import Answer
 from edgeprune.devices.simulated import segment_cost
 from edgeprune.errors import DeviceError, UnstableError
 from edgeprune.export.segments import read_graph
-from edgeprune.profiler.timing import FEWEST, QUIET, compare, compare_in_quiet, sample
+from edgeprune.profiler.timing import (
+    FEWEST,
+    QUIET,
+    compare,
+    compare_in_quiet,
+    cost_of_second,
+    sample,
+)
 from edgeprune.records import Environment
 
 
@@ -284,6 +291,29 @@ def test_on_an_exact_device_one_run_is_enough(simulated, exported) -> None:
     for one, other in zip(found, others, strict=True):
         truth = cost(device, first) / cost(device, other)
         assert (one.ratio, one.low, one.high) == pytest.approx((truth,) * 3)
+
+
+class Counting:
+    """An emulator that counts what it is told; only their number tells models apart."""
+
+    spec = SimpleNamespace(exact=True, name="counting", figure="emulated", runtime="onnxruntime")
+
+    def __init__(self, *counts: float) -> None:
+        self.counts = counts
+
+    def ask(self, request) -> SimpleNamespace:
+        models = [SimpleNamespace(values=(count,)) for count in self.counts]
+        return SimpleNamespace(models=models, environment=Environment(facts={}, comparable=()))
+
+
+def test_an_exact_count_stays_the_whole_number_that_was_counted(exported) -> None:
+    device, first, second = Counting(2489148.0, 1730232.0), exported("residual"), exported("plain")
+    found, _ = compare(device, first, second)
+    assert 2489148.0 / found.median != 1730232.0  # what a ratio gives back
+    assert cost_of_second(found, found.first_cost) == (1730232.0,) * 3
+    (quiet,) = compare_in_quiet(device, first, [second], half_width=0.01, seconds=9.0)
+    assert cost_of_second(quiet, 2489148.0) == (1730232.0,) * 3
+    assert cost_of_second(quiet, 4978296.0) == pytest.approx((3460464.0,) * 3)  # another base
 
 
 @pytest.mark.slow

@@ -7,7 +7,13 @@ import pytest
 from edgeprune.records import BenchDense, BenchResult, BenchRow
 from edgeprune.report.bench_page import render
 from edgeprune.report.bench_screen import show
-from edgeprune.report.bench_summary import accuracy_text, condition, entries, markdown
+from edgeprune.report.bench_summary import (
+    accuracy_text,
+    condition,
+    cost_text,
+    entries,
+    markdown,
+)
 from edgeprune.report.console import Console
 
 
@@ -57,11 +63,36 @@ def test_the_conditions_are_said() -> None:
     assert "after BatchNorm recalibration alone" in condition(result(*ROWS, steps=0))
 
 
+def test_training_from_scratch_is_told_with_all_its_steps() -> None:
+    rows = [r.model_copy(update={"dense_steps": 255 * (r.method == "scratch")}) for r in ROWS]
+    assert "; scratch trained for 265 steps from fresh weights; " in condition(result(*rows))
+    assert "After 10 steps" not in render(result(*rows))
+
+
+def test_rows_of_unequal_cost_are_marked_and_told() -> None:
+    rows = (row("exact", 0.90), row("uniform", 0.93, cost=0.484), row("retention", 0.9, cost=0.51))
+    found = {e.method: cost_text(e) for e in entries(result(*rows), 0.5)}
+    assert found == {"exact": "49.0 %", "uniform": "48.4 % (under)", "retention": "51.0 % (over)"}
+    said = condition(result(*rows))
+    assert "; over: costs more than was asked for; under: costs less than 97 % of what" in said
+    page = render(result(*rows)).replace("\N{NO-BREAK SPACE}", " ")
+    assert "48.4 % (under)" in page
+    assert "equal cost" not in page
+    assert "over:" not in condition(result(row("exact", 0.90)))
+
+
+def test_results_from_before_the_steps_from_scratch_were_kept_are_read() -> None:
+    document = result(*ROWS).model_dump(mode="json", by_alias=True)
+    for one in document["rows"]:
+        del one["dense_steps"]
+    assert BenchResult.model_validate(document) == result(*ROWS)
+
+
 @pytest.mark.parametrize("quiet", [False, True])
 def test_the_screen_says_the_conditions_of_its_table(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, quiet: bool
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "250")  # wide enough for one line each
+    monkeypatch.setenv("COLUMNS", "300")  # wide enough for one line each
     show(Console(quiet=quiet), result(*ROWS))
     said = capsys.readouterr().err
     assert "0.9100 ± 0.0141" in said

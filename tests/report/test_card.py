@@ -102,3 +102,31 @@ def test_a_float_model_is_the_file_to_use():
     assert "| cost (measured, float32) |" in text
     assert "int8" not in text
     assert "`c/" not in text
+
+
+def test_prose_and_code_are_not_escaped_as_in_html():
+    command = "edgeprune verify 'a & b/dense.onnx' \"model.onnx\""
+    gate = (
+        factories.a_failure()
+        .gates[-1]
+        .model_copy(
+            update={
+                "met": None,
+                "command": command,
+                "note": "not the dense model's, <b>at</b> 2 < 3",
+            }
+        )
+    )
+    verdict = factories.a_failure(job="R&D &lt;", gates=(gate,), note="the board's own")
+    text = card(factories.a_document(verdict=verdict))
+    assert "&#39;" not in text
+    assert "&#34;" not in text
+    assert f"`{command}`" in text
+    assert "not the dense model's, &lt;b>at&lt;/b> 2 < 3" in text
+    assert "R&D &amp;lt;" in text
+    assert "- The board's own." in text
+
+
+def test_backticks_do_not_end_code():
+    verdict = factories.a_verdict(device="a`b<i>")
+    assert "`` a`b<i> ``" in card(factories.a_document(verdict=verdict))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeprune.errors import JobError, UsageError
+from edgeprune.records import Gate
 from edgeprune.report.console import Console
 from tests import factories
 from tests.report import test_plan_summary
@@ -328,6 +329,17 @@ def test_comparison_tells_what_its_device_is(shown):
         note=note,
     )
     assert shown().splitlines()[-1] == "Times of this device mean nothing: it imitates a GPU."
+
+
+def test_what_was_not_measured_is_not_told_as_if_of_parity(shown):
+    why = "not measured: this device yields estimates only"
+    gate = Gate(name="speedup", met=None, limit=1.0, value=1.0, note=why)
+    Console().comparison(
+        factories.a_comparison(), factories.a_verdict().parity, "a", "b", "estimated", "us", (gate,)
+    )
+    text = shown()
+    assert re.search(rf"whether it is faster +{why}", text)
+    assert "speed-up" not in text
 
 
 def test_emulated_comparison_is_exact(shown):

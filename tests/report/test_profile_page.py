@@ -9,7 +9,7 @@ import pytest
 from edgeprune.errors import UsageError
 from edgeprune.records import Bandwidth, Peaks, Slice
 from edgeprune.report.console import Console
-from edgeprune.report.profile_page import of_limit, render
+from edgeprune.report.profile_page import facts, of_limit, render
 from edgeprune.report.roofline import roofline
 from edgeprune.report.trace import chrome_trace
 from tests import factories
@@ -211,3 +211,8 @@ def test_times_are_told_with_their_intervals(profile, capsys) -> None:
     Console().profile(profile)
     shown = capsys.readouterr()
     assert "14.2 µs (median)" in shown.out + shown.err
+
+
+def test_parameters_are_said_to_be_those_of_the_file(profile):
+    count = f"{profile.parameters:,}"  # BatchNorm is folded there: torch models have more
+    assert dict(facts(profile))["parameters"] == f"{count} (exact, of the ONNX file)"

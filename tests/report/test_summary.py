@@ -216,3 +216,33 @@ def test_the_state_before_fine_tuning_is_named_where_none_was_better(reached):
         "MAP@50 on validation data: 0.9300 before fine-tuning, the state that was kept, since "
         f"fine-tuning reached {reached:.4f} at best; the exported file on"
     )
+
+
+def test_memory_of_the_firmware_is_told_without_a_limit_on_it():
+    verdict = factories.a_verdict()
+    assert not any("firmware" in row.what for row in summary.compared(verdict))
+    memory = factories.a_footprint(flash_bytes=50_000, ram_bytes=4096)
+    dense = verdict.dense.model_copy(update={"footprint": memory})
+    less = factories.a_footprint(flash_bytes=25_000, ram_bytes=3072)
+    slim = verdict.slim.model_copy(update={"footprint": less})
+    rows = summary.compared(factories.a_verdict(dense=dense, slim=slim))
+    assert [(row.what, row.dense, row.slim, row.change) for row in rows[-2:]] == [
+        ("flash of the firmware", "48.8 KiB", "24.4 KiB", "0.500\N{MULTIPLICATION SIGN}"),
+        ("RAM of the firmware", "4.0 KiB", "3.0 KiB", "0.750\N{MULTIPLICATION SIGN}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "value", "limit"), [(2.0449, "2.04", "1.00"), (1.003, "1.003", "1.000")]
+)
+def test_an_exact_ratio_has_no_low_end_and_one_rounding(ratio, value, limit):
+    gate = Gate(name="speedup", met=True, limit=1.0, value=ratio)
+    verdict = factories.a_verdict(gates=(gate,), speedup=a_ratio(ratio, ratio, ratio, pairs=1))
+    (row,) = summary.gates(verdict)
+    sign = "\N{MULTIPLICATION SIGN}"
+    assert (row.value, row.limit) == (f"{value}{sign}", f"above {limit}{sign}")
+
+
+def test_the_gate_of_a_ratio_with_an_interval_is_about_its_low_end():
+    found = {row.name: row.value for row in summary.gates(factories.a_verdict())}
+    assert found["speed-up"] == "2.019\N{MULTIPLICATION SIGN}, low end"
