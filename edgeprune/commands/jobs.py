@@ -235,7 +235,9 @@ def _document(settings: Job, opened: Opened, found: Planned) -> dict[str, Any]:
         "explanation": why.model_dump(mode="json") if why else None,
         "digest": found.plan.digest,
         "rounds": [r.model_dump(mode="json") for r in found.plan.rounds],
-        "skipped": [s.model_dump(mode="json") for s in found.groups.skipped],
+        "skipped": [
+            group.model_dump(mode="json") for group in (*found.groups.skipped, *found.table.skipped)
+        ],
     }
 
 
