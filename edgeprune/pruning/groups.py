@@ -27,6 +27,7 @@ from edgeprune.pruning.channels import (
 )
 from edgeprune.pruning.proof import describe, halves, proved
 from edgeprune.pruning.ties import retie
+from edgeprune.pruning.tracing import traceable
 from edgeprune.records import ChannelGroup, GroupList, ResidualBlock, SkippedGroup
 
 Inputs = tuple[Tensor, ...]
@@ -88,8 +89,7 @@ def cut(
         InternalCheckError: a group refuses the cut.
     """
     slim = copy.deepcopy(model).eval()
-    layers = dict(slim.named_modules())
-    graph = _graph(slim, inputs)
+    layers, graph = dict(slim.named_modules()), _graph(slim, inputs)
     whole = {name for block in removed for name in block.groups}
     for name, channels in kept.items():
         if name in whole:
@@ -313,7 +313,7 @@ def pruner(
         "customized_pruners": dict.fromkeys(recurrent.RECURRENT, _RECURRENT),
         "ignored_layers": ignored,
     }
-    with torch.enable_grad(), recurrent.as_single_nodes(model):
+    with traceable(model):
         return make(model, inputs, importance, **shared, **settings)
 
 
@@ -341,7 +341,7 @@ _RECURRENT = _Recurrent()
 def _graph(model: nn.Module, inputs: Inputs) -> Any:
     """Build the dependency graph; the model is put into eval mode for it."""
     try:
-        with torch.enable_grad(), recurrent.as_single_nodes(model):
+        with traceable(model):
             return tp.DependencyGraph().build_dependency(
                 model.eval(),
                 example_inputs=inputs,
