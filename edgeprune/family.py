@@ -7,7 +7,8 @@ the dense model and recovered, the next is cut from that one, and so on; each ha
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from torch import nn
 
 from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
-from edgeprune.errors import OutputError, UsageError
+from edgeprune.errors import BudgetError, OutputError, UsageError
 from edgeprune.job import Job
 from edgeprune.pipeline import Prices, Result, allocate, attempts, deliver, prices_of
 from edgeprune.pruning.remainder import Remainder
-from edgeprune.records import Sensitivity, Verdict, WidthPlan
+from edgeprune.records import GroupList, Sensitivity, Verdict, WidthPlan
 from edgeprune.report import figures
 from edgeprune.report.console import Console
 from edgeprune.ship import CARD, INDEX, indexed, require_ours, ship_index
@@ -79,13 +80,16 @@ def run(
         UsageError: a budget is named twice.
         EdgepruneError: any of its kinds; finished stages stay in `out`/.run.
     """
-    job = _checked(job, budgets)
+    asked, job = job, _checked(job, budgets)
     for budget in budgets:
         require_ours(out / budget)
     _require_ours(out)
-    with begun(
-        job, model, data, device, out, console, budgets=budgets, resume=resume, given=given
-    ) as this:
+    with (
+        begun(
+            job, model, data, device, out, console, budgets=budgets, resume=resume, given=given
+        ) as this,
+        _branches_told(this, asked),
+    ):
         prices = prices_of(this, _tightest(this, budgets))
         left: Remainder | None = None
         members: list[Result] = []
@@ -111,9 +115,12 @@ def plan_only(
     console: Console,
 ) -> tuple[Prices, list[tuple[Job, WidthPlan]]]:
     """Profile, price and allocate for each budget; only `scratch` is written to."""
-    job = _checked(job, budgets)
+    asked, job = job, _checked(job, budgets)
     found: list[tuple[Job, WidthPlan]] = []
-    with begun(job, model, data, device, scratch, console, budgets=budgets, scratch=True) as this:
+    with (
+        begun(job, model, data, device, scratch, console, budgets=budgets, scratch=True) as this,
+        _branches_told(this, asked),
+    ):
         prices = prices_of(this, _tightest(this, budgets))
         left: Remainder | None = None
         for _, member in _members(this, budgets, prices):
@@ -139,6 +146,28 @@ def _checked(job: Job, budgets: Sequence[str]) -> Job:
             'take allocation "exact", or one budget a run',
         )
     return job.model_copy(update={"prune": job.prune.model_copy(update={"blocks": False})})
+
+
+@contextmanager
+def _branches_told(this: base.Run, asked: Job) -> Iterator[None]:
+    """Let budgets that cannot be reached tell of branches that one budget a run would remove.
+
+    `asked` is the job as it was asked for, which may remove them.
+    """
+    try:
+        yield
+    except BudgetError as error:
+        # the groups were found before any budget could fail; with this they are read
+        groups = this.folder.stage("1-groups", GroupList, lambda: base.group(this))
+        blocks = base.branches(replace(this, job=asked), groups)
+        if not blocks:
+            raise
+        names = ", ".join(block.last for block in blocks)
+        raise BudgetError(
+            error.what,
+            f"{error.hint}; branches are removed only for one budget a run, which may save more "
+            f"here ({names})",
+        ) from None
 
 
 def _require_ours(out: Path) -> None:

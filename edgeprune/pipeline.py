@@ -160,7 +160,7 @@ def deliver(this: base.Run, prices: Prices, made: Made, out: Path) -> Result:
             table=prices.table,
             curves=made.curves.curves,
             history=made.recovered.history,
-            skipped=prices.groups.skipped,
+            skipped=(*prices.groups.skipped, *prices.table.skipped),
             dense_profile=this.profiled or prices.dense,
             slim_profile=made.verification.slim_profile,
             model=made.file,

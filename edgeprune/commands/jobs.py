@@ -237,7 +237,9 @@ def _document(settings: Job, opened: Opened, found: Planned) -> dict[str, Any]:
         "digest": found.plan.digest,
         "rounds": [r.model_dump(mode="json") for r in found.plan.rounds],
         "trials": [t.model_dump(mode="json") for t in found.plan.trials],
-        "skipped": [s.model_dump(mode="json") for s in found.groups.skipped],
+        "skipped": [
+            group.model_dump(mode="json") for group in (*found.groups.skipped, *found.table.skipped)
+        ],
     }
 
 

@@ -10,16 +10,20 @@ from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.fragments import KEEPS_CHANNELS, Template, template
 from edgeprune.export.onnx_graph import RECURRENT
 from edgeprune.export.segments import ANCHORS, Graph, Segment
-from edgeprune.records import ChannelGroup, PricedLayer
+from edgeprune.records import ChannelGroup, PricedLayer, SkippedGroup
 
 
 @dataclass(frozen=True)
 class Layers:
-    """The groups that can be priced, all layers with their groups, templates of the resizable."""
+    """The groups that can be priced, all layers with their groups, templates of the resizable.
+
+    `skipped` are the groups that cannot be priced, each with the layer that prevents it.
+    """
 
     groups: Sequence[ChannelGroup]
     layers: Sequence[PricedLayer]
     templates: Mapping[str, Template]
+    skipped: Sequence[SkippedGroup] = ()
 
     @property
     def resizable(self) -> list[PricedLayer]:
@@ -30,15 +34,17 @@ class Layers:
 def priceable(graph: Graph, groups: Sequence[ChannelGroup], warn: Callable[[str], None]) -> Layers:
     """Return which layers of `graph` have which groups on their sides, and how to resize them.
 
-    Groups that feed a layer which cannot be priced at other widths (a convolution or a linear layer
-    behind a concatenation) are left alone, and `warn` is told.
+    Groups whose channels are not exactly those of a layer's input or output (behind or in front of
+    a concatenation or a split) are left alone, as are those of layers whose shapes are not
+    understood; `warn` is told. A group on the other side of such a layer keeps its prices.
 
     Raises:
         UnsupportedModelError: no group is left.
     """
+    skipped: list[SkippedGroup] = []
     while True:
         try:
-            return Layers(groups, *_layers(graph, groups))
+            return Layers(groups, *_layers(graph, groups), skipped)
         except _UnpricedError as stuck:
             left = [group for group in groups if group.name not in stuck.groups]
             names = ", ".join(sorted(stuck.groups))
@@ -47,6 +53,11 @@ def priceable(graph: Graph, groups: Sequence[ChannelGroup], warn: Callable[[str]
                     f"{stuck.what}, and without {names} no group of channels can be cut"
                 ) from None
             warn(f"{stuck.what}: {names} {'is' if len(stuck.groups) == 1 else 'are'} left alone")
+            skipped += [
+                SkippedGroup(name=group.name, width=group.width, reason=stuck.what)
+                for group in groups
+                if group.name in stuck.groups
+            ]
             groups = left
 
 
@@ -92,14 +103,15 @@ def _layers(
             tensor_group[segment.output] = group_out
         shape = template(graph, segment, group_in.width if group_in else None)
         touched = group_in is not None or group_out is not None
-        resizable = shape.resizable and touched and _fits(shape, group_in, group_out)
-        resizable &= not sources or _feeds_alone(sources, layer, shape)
-        if touched and not resizable and segment.macs:
+        misfit = _misfit(shape, layer, sources, group_in, group_out) if touched else None
+        if misfit and segment.macs:
+            why, stuck = misfit
             raise _UnpricedError(
                 f"layer {segment.name} ({segment.operator}, {segment.input_shape} -> "
-                f"{segment.output_shape}) cannot be priced at other widths",
-                {group.name for group in sources or (group_in, group_out) if group},
+                f"{segment.output_shape}) cannot be priced at other widths, since {why}",
+                {group.name for group in stuck},
             )
+        resizable = touched and misfit is None
         counts = dict.fromkeys(("in", "hidden", ""), 0)
         for name, of in segment.weights.items():
             counts[segment.kind_of(name)] += math.prod(of)
@@ -141,18 +153,41 @@ def _weight(segment: Segment) -> tuple[int, ...]:
     return tuple(sorted(d for name in names for d in segment.weights.get(name, ())))
 
 
-def _fits(shape: Template, group_in: ChannelGroup | None, group_out: ChannelGroup | None) -> bool:
-    """Whether the layer's channels are exactly the groups' (a concatenation has more)."""
-    if shape.segment.operator in KEEPS_CHANNELS:
-        return group_in is not None and shape.width_in == group_in.width == shape.width_out
-    return (group_in is None or shape.width_in == group_in.width) and (
-        group_out is None or shape.width_out == group_out.width
-    )
+def _misfit(
+    shape: Template,
+    layer: str,
+    sources: Sequence[ChannelGroup],
+    group_in: ChannelGroup | None,
+    group_out: ChannelGroup | None,
+) -> tuple[str, list[ChannelGroup]] | None:
+    """Return why the layer cannot be priced at other widths, and the groups at fault; None if not.
 
-
-def _feeds_alone(sources: Sequence[ChannelGroup], layer: str, shape: Template) -> bool:
-    """Whether one group feeds the whole input of `layer`: none beside it, and no other features.
-
-    The width of an input that several groups feed does not follow that of one of them.
+    A group at fault is one whose channels are not exactly those of its side of the layer: the width
+    of that side does not follow the group's. The group on the other side may be innocent.
     """
-    return len(sources) == 1 and sources[0].entries_in(layer) == shape.width_in * shape.flat
+    both = [group for group in (*(sources or (group_in,)), group_out) if group]
+    if not shape.resizable:
+        return "how its shapes follow widths is not known", both
+    if shape.segment.operator in KEEPS_CHANNELS:
+        fits = group_in is not None and shape.width_in == group_in.width == shape.width_out
+        return None if fits else ("its channels are not exactly those of its group", both)
+    if len(sources) > 1:
+        return "its input is several groups side by side", list(sources)
+    entries = shape.width_in * shape.flat
+    if group_in and (
+        shape.width_in != group_in.width or (sources and group_in.entries_in(layer) != entries)
+    ):
+        return _unlike("input", entries, group_in), [group_in]
+    if group_out and shape.width_out != group_out.width:
+        return _unlike("output", shape.width_out, group_out), [group_out]
+    return None
+
+
+def _unlike(side: str, width: int, group: ChannelGroup) -> str:
+    """Say how a side of a layer, of `width` channels, differs from its group."""
+    if side == "output" and width < group.width:
+        return f"its output is one part ({width}) of a concatenation of {group.width} channels"
+    return (
+        f"its {side} of {width} channels is not exactly the {group.width} of group {group.name}, "
+        "as with a concatenation or a split"
+    )

@@ -78,10 +78,10 @@ def build_table(
 
     Layers that no group touches, or whose shape logic is unknown, keep their dense cost of
     `profile` as a fixed price; where the device compiled them into one piece with others, they are
-    priced alone like the rest. Groups that feed a layer which cannot be priced at other widths are
-    left alone, and `warn` is told. Layers go to the device in the given `precision`. No width below
-    the `floors` (group -> width) is offered. The folder `prices` keeps what is measured for later
-    jobs (None: nothing is kept).
+    priced alone like the rest. Groups of a layer which cannot be priced at other widths are left
+    alone (`priceable`), and `warn` is told. Layers go to the device in the given `precision`. No
+    width below the `floors` (group -> width) is offered. The folder `prices` keeps what is measured
+    for later jobs (None: nothing is kept).
 
     Raises:
         UnsupportedModelError: no group is left.
@@ -151,6 +151,7 @@ def build_table(
         constant=profile.call,
         layers=tuple(found.layers),
         widths=offered,
+        skipped=tuple(found.skipped),
         prices=tuple(listed),
         swept=swept,
         stairs=tuple(

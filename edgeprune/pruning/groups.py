@@ -88,8 +88,7 @@ def cut(
         InternalCheckError: a group refuses the cut.
     """
     slim = copy.deepcopy(model).eval()
-    layers = dict(slim.named_modules())
-    graph = _graph(slim, inputs)
+    layers, graph = dict(slim.named_modules()), _graph(slim, inputs)
     whole = {name for block in removed for name in block.groups}
     for name, channels in kept.items():
         if name in whole:
@@ -312,7 +311,7 @@ def pruner(
         "customized_pruners": dict.fromkeys(recurrent.RECURRENT, _RECURRENT),
         "ignored_layers": ignored,
     }
-    with tracing.differentiable(model), recurrent.as_single_nodes(model):
+    with tracing.traceable(model):
         return make(model, inputs, importance, **shared, **settings)
 
 
@@ -340,7 +339,7 @@ _RECURRENT = _Recurrent()
 def _graph(model: nn.Module, inputs: Inputs) -> Any:
     """Build the dependency graph; the model is put into eval mode for it."""
     try:
-        with tracing.differentiable(model), recurrent.as_single_nodes(model):
+        with tracing.traceable(model):
             return tp.DependencyGraph().build_dependency(
                 model.eval(),
                 example_inputs=inputs,

@@ -1,12 +1,15 @@
-"""Frozen parameters while a model is traced: autograd graphs do not hold what needs no gradient."""
+"""The circumstances in which models are traced: frozen parameters, what torch-pruning needs."""
 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 
 import torch
 from torch import nn
+
+from edgeprune.pruning import recurrent
 
 
 def unfreeze(model: nn.Module) -> list[nn.Parameter]:
@@ -44,3 +47,16 @@ def settle(model: nn.Module, slim: nn.Module) -> None:
 def trains(model: nn.Module) -> bool:
     """Whether `model` has a parameter that is not frozen."""
     return any(parameter.requires_grad for parameter in model.parameters())
+
+
+@contextlib.contextmanager
+def traceable(model: nn.Module) -> Iterator[None]:
+    """Let torch-pruning trace `model`: all of its layers, each recurrent one as a single node.
+
+    Its own warnings are not shown: they name its arguments, which no user of edgeprune can give. It
+    guesses, for instance, which axis of a bare parameter holds the channels; whether the guess is
+    right, the proof of each group tells. Warnings of the model itself are shown.
+    """
+    with warnings.catch_warnings(), differentiable(model), recurrent.as_single_nodes(model):
+        warnings.filterwarnings("ignore", module=r"torch_pruning\.")
+        yield

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from edgeprune.records.base import Cost, Kind, Record, Unit, Whole
 from edgeprune.records.device import Environment
+from edgeprune.records.plan import SkippedGroup
 
 Side = Literal["in", "out", "both"]
 Basis = Literal["measured", "interpolated", "estimated"]
@@ -205,6 +206,7 @@ class CostTable(Record):
     """Prices of every layer of one model on one device, and the widths worth offering.
 
     `fixed` layers have neither input nor output in a group: their price never changes.
+    `skipped` are the groups that have no prices, and are therefore never cut.
     `swept` holds the prices by which stairs were found: one group at many widths, all else dense.
     `constant` is what a run costs beside its layers, whatever their widths: the way into the
     runtime and out again.
@@ -226,6 +228,7 @@ class CostTable(Record):
     other: float = 1.0
     layers: tuple[PricedLayer, ...]
     widths: dict[str, tuple[int, ...]]
+    skipped: tuple[SkippedGroup, ...] = ()
     prices: tuple[Price, ...]
     swept: tuple[Price, ...] = ()
     stairs: tuple[LayerStair, ...] = ()

@@ -32,6 +32,7 @@ from edgeprune.records import (
     ModelProfile,
     Prepared,
     Recovered,
+    ResidualBlock,
     ScheduleHistory,
     Shrunk,
     Verification,
@@ -158,18 +159,10 @@ def group(run: Run) -> GroupList:
         UsageError: a floor names no group, or scores of data holders are of another model.
     """
     with run.console.stage("Finding channel groups") as stage:
-        settings = run.job.prune
         found = find(run.job, run.model, run.data, none=run.original is not None)
-        if (
-            settings.blocks
-            and settings.allocation == "exact"
-            and run.job.schedule.kind == "one_shot"
-        ):
-            stay = (*settings.keep, *run.job.guards.layers, *settings.floors)
-            blocks = find_blocks(run.model, run.data.example, found.groups, stay)
-            found = found.model_copy(update={"blocks": blocks})
+        found = found.model_copy(update={"blocks": branches(run, found)})
         # Faults are told before anything is measured.
-        group_floors(settings.floors, found)
+        group_floors(run.job.prune.floors, found)
         if run.given.shared:
             require_same(run.given.shared, origin_of(run.job, run.model, found))
         if run.job.regularise is not None:
@@ -179,6 +172,15 @@ def group(run: Run) -> GroupList:
             f"{len(found.blocks)} branches that can go"
         )
     return found
+
+
+def branches(run: Run, found: GroupList) -> tuple[ResidualBlock, ...]:
+    """Return the branches that the job may remove as a whole; none where it removes none."""
+    settings = run.job.prune
+    if not settings.blocks or settings.allocation != "exact" or run.job.schedule.kind != "one_shot":
+        return ()
+    stay = (*settings.keep, *run.job.guards.layers, *settings.floors)
+    return find_blocks(run.model, run.data.example, found.groups, stay)
 
 
 def find(job: Job, model: nn.Module, data: Data, *, none: bool = False) -> GroupList:

@@ -84,7 +84,10 @@ def test_what_is_priced_is_priced_right(case: str, simulated, tmp_path: Path) ->
     if alone:
         left = f"{', '.join(alone)} {'are' if len(alone) > 1 else 'is'} left alone"
         assert said[0].startswith("layer mix (Gemm, ")
-        assert said[0].endswith(f"cannot be priced at other widths: {left}")
+        assert "cannot be priced at other widths, since its input " in said[0]
+        assert said[0].endswith(f": {left}")
+        assert [group.name for group in table.skipped] == [*alone]
+        assert all(said[0].startswith(group.reason) for group in table.skipped)
     rows = resource_rows(
         BudgetSection(macs="100%", parameters="100%", flash_kb=1e9),
         table,
@@ -106,6 +109,45 @@ def test_a_side_that_is_kept_does_not_make_the_other_flat(tmp_path: Path) -> Non
     assert said[0].endswith("a is left alone")
     with pytest.raises(UnsupportedModelError, match="without a no group of channels can be cut"):
         priceable(graph, [group for group in groups if group.name == "a"], said.append)
+
+
+class Branches(nn.Module):
+    """Layers that read one group and write parts of another, which a concatenation joins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix = nn.Conv2d(3, 24, 1), nn.Conv2d(48, 48, 1)
+        self.one, self.three = nn.Conv2d(24, 16, 1), nn.Conv2d(24, 32, 3, padding=1)
+        self.head = nn.Linear(48, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = torch.cat([self.one(x), self.three(x)], 1).relu()
+        return self.head((x + self.mix(x)).mean((2, 3)))
+
+
+def test_only_the_group_that_does_not_fit_is_left_alone(simulated, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs, path = Branches().eval(), (torch.randn(1, 3, 8, 8),), tmp_path / "dense.onnx"
+    groups = find_groups(model, inputs).groups
+    assert {group.name: group.width for group in groups} == {"stem": 24, "mix": 48}
+    export(model, inputs, path, opset=20)
+    graph, device = read_graph(path), simulated(overhead_us=0.0, macs_per_us=100.0)
+    profile = profile_model(device, path, name="branches", processes=1, rounds=2)
+    said: list[str] = []
+    table = build_table(device, graph, groups, profile, processes=1, warn=said.append)
+    assert [*table.widths] == ["stem"]
+    (skipped,) = table.skipped
+    assert (skipped.name, skipped.width) == ("mix", 48)
+    assert "since its output is one part (16) of a concatenation of 48 channels" in skipped.reason
+    assert said == [f"{skipped.reason}: mix is left alone"]
+    rows = resource_rows(
+        BudgetSection(macs="100%", parameters="100%", flash_kb=1e9),
+        table,
+        Model(model, graph, groups, path.stat().st_size),
+    )
+    problem = build_problem(table, flat_curves(table), rows)
+    assert len(list(rows_hold(problem, table, model, inputs, device, tmp_path, error=0.01))) == 2
 
 
 def test_groups_know_how_many_entries_each_layer_reads(groups_of) -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import InternalCheckError, UnsupportedModelError, UsageError
-from edgeprune.pruning.groups import cut, find_groups, group_scores, mask, widths
+from edgeprune.pruning.groups import cut, find_groups, group_scores, mask, pruner, widths
 from edgeprune.records import ChannelGroup
 
 # model -> group -> (width, producers, consumers, carriers)
@@ -119,6 +120,30 @@ def test_a_fault_without_a_text_is_told_and_leaves_the_other_groups_alone() -> N
     reasons = {group.name: group.reason for group in found.skipped}
     assert reasons["first"] == "cutting it fails: AssertionError: no message"
     assert [group.name for group in found.groups] == ["second"]
+
+
+class Positions(nn.Module):
+    """A parameter of no layer, about which torch-pruning warns; the model warns too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+        self.at = nn.Parameter(torch.ones(1, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        warnings.warn("of the model", UserWarning, stacklevel=1)
+        return self.head(self.second(self.first(x).relu() + self.at).relu())
+
+
+def test_warnings_of_torch_pruning_are_not_shown() -> None:
+    torch.manual_seed(0)
+    model, inputs = Positions().eval(), (torch.randn(2, 4),)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = find_groups(model, inputs)
+        pruner(model, inputs, ["first"])
+    assert {str(one.message) for one in told} == {"of the model"}
+    assert "second" in {group.name for group in found.groups}
 
 
 class SumOfChannels(nn.Module):
