@@ -84,13 +84,15 @@ def check_judges(model: nn.Module, data: Data) -> None:
 
 
 def check_gradient(model: nn.Module, data: Data) -> None:
-    """Take the loss of the first calibration batch with gradients, if it has labels.
+    """Take the loss of the first validation batch with gradients, if it has labels.
+
+    Calibration may be drawn at random, and is not drawn from before its time.
 
     Raises:
         UserFunctionError: it has none.
     """
-    inputs, target = first_batches(data.calibration, 1, "calibration")[0]
-    output = _run(model, inputs, "the first calibration batch").clone()
+    inputs, target = first_batches(data.validation, 1, "validation")[0]
+    output = _run(model, inputs, "the first validation batch").clone()
     if output.is_floating_point() and has_labels(inputs, target):
         data.loss(output.requires_grad_() * 1.0, target)  # losses may work in place, on no leaf
 

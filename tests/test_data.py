@@ -327,4 +327,4 @@ def test_a_loss_without_a_gradient_is_told_where_one_is_wanted() -> None:
         with pytest.raises(UserFunctionError, match=r"loss returned int64 \[\] without a gradient"):
             asked(model, guarded)
     check_gradient(model, data().guarded())
-    check_gradient(model, data(calibration=[(BATCH[0], torch.empty(0))], loss=mistakes).guarded())
+    check_gradient(model, data(validation=[(BATCH[0], torch.empty(0))], loss=mistakes).guarded())

@@ -218,7 +218,7 @@ class Console:
             ("ratio of the floors", figures.ratio(c.minimum_ratio)),
             ("pairs", f"{c.pairs} in {counted}; {stopped[c.stopped]}"),
             ("parity", _parity(parity)),
-            *(("whether it is faster", gate.note) for gate in gates if gate.met is None),
+            *(("ratio of costs", gate.note) for gate in gates if gate.met is None),
         )
         self._note(note)
         for gate in gates:

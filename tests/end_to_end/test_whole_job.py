@@ -121,7 +121,7 @@ def test_resume_refuses_another_job_and_a_new_run_keeps_the_old_state(
 
 
 def test_a_failed_gate_ends_with_1_and_is_named(job, inside, tmp_path) -> None:
-    text = job.read_text().replace('latency = "60%"', 'latency = "30%"')
+    text = job.read_text().replace('latency = "60%"', 'latency = "20%"')
     text = text.replace("max_accuracy_drop = 0.05", "max_accuracy_drop = 0.0")
     job.write_text(text.replace("steps = 40", "steps = 0\nreconstruct = false"))
     out = tmp_path / "out"

@@ -338,7 +338,7 @@ def test_what_was_not_measured_is_not_told_as_if_of_parity(shown):
         factories.a_comparison(), factories.a_verdict().parity, "a", "b", "estimated", "us", (gate,)
     )
     text = shown()
-    assert re.search(rf"whether it is faster +{why}", text)
+    assert re.search(rf"ratio of costs +{why}", text)
     assert "speed-up" not in text
 
 
