@@ -203,11 +203,13 @@ def _left_of(prices: Prices, left: Remainder | None) -> Prices:
     offered = left.table(prices.table).widths
     curves = []
     for curve in prices.curves.curves:
-        losses = dict(zip(curve.widths, curve.increases, strict=True))
         kept = [width for width in curve.widths if width <= offered[curve.group][-1]]
         if kept and kept[-1] == offered[curve.group][-1]:
-            increases = tuple(losses[width] - losses[kept[-1]] for width in kept)
-            update = {"widths": tuple(kept), "increases": increases}
+            increases, drops = (
+                tuple(value - values[len(kept) - 1] for value in values[: len(kept)])
+                for values in (curve.increases, curve.drops)
+            )
+            update = {"widths": tuple(kept), "increases": increases, "drops": drops}
             curves.append(curve.model_copy(update=update))
     return replace(prices, curves=Sensitivity(curves=tuple(curves)))
 
