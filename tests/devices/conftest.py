@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -21,6 +22,7 @@ from edgeprune.devices import remote
 from edgeprune.devices.connection import Connection
 from edgeprune.devices.spec import load_spec
 from edgeprune.records import DeviceSpec
+from tests.running import command
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/sbin")
 
@@ -111,10 +113,11 @@ class Sshd:
         sessions = [
             process
             for process in psutil.Process(self.process.pid).children(recursive=True)
-            if "sshd" in process.name()
+            if "sshd" in " ".join(command(process))
         ]
         for process in (psutil.Process(self.process.pid), *sessions):
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # a session may end by itself
+                process.kill()
 
     def left(self) -> list[str]:
         """Return what is left on the "device": files in the scratch folder, processes that use it."""
