@@ -9,12 +9,7 @@ from edgeprune.allocation.correction import NOISE, Observation, corrected
 from edgeprune.allocation.exact import Solution, solve
 from edgeprune.allocation.explanation import explain
 from edgeprune.allocation.problem import Problem, observed
-from edgeprune.allocation.reachable import (
-    ROUNDING,
-    over_limits,
-    require_reachable,
-    unreachable,
-)
+from edgeprune.allocation.reachable import ROUNDING, over_limits, require_reachable, unreachable
 from edgeprune.records import PlannedGroup, ResourceUse, Round, Unit, WidthPlan
 from edgeprune.report.figures import symbol
 
@@ -107,12 +102,11 @@ def close_the_loop(
                 f"round {number}: predicted {solution.cost:.4g}, found {measured.cost:.4g} "
                 f"{symbol(unit)} = {100 * measured.cost / budget:.1f} % of the budget"
             )
-            good = GOOD[0] * budget <= measured.cost <= GOOD[1] * budget
-            done = _fits(measured, problem) and (
-                (good and not measured.exact)
-                or (measured.cost <= budget and bool(_held(problem, solution, budget)))
-            )
-            if done or (good and measured.exact):
+            fits = _fits(measured, problem)
+            held = measured.cost <= budget and bool(_held(problem, solution, budget))
+            inside = fits and GOOD[0] * budget <= measured.cost <= GOOD[1] * budget
+            done = (fits and held) or (inside and not measured.exact)
+            if done or inside:
                 break
         if not tried:
             break
@@ -212,7 +206,7 @@ def _next(
     one has to lose less.
     """
     tried = [candidate.solution.choice for candidate in candidates]
-    found = _found(candidates, budget)
+    found = _found([c for c in candidates if _fits(c.measured, problem)], budget)
     if found is not None and found.measured.exact:
         low, high = (share * budget for share in EDGE)
         better = solve(problem, high, lower=low, without=tried, seed=seed)

@@ -59,10 +59,9 @@ def explain(
                 steps.append(_step(now, then, "budget", unit, added, least - more.loss))
                 break
     used = problem.used(choice)
-    for name, resource in problem.limits().items():
-        if used[name] < FULL * resource.limit:
-            continue
-        least = _least(open_to, max(cost, budget), loss)
+    full = {n: r for n, r in problem.limits().items() if used[n] >= FULL * r.limit}
+    least = _least(open_to, max(cost, budget), loss) if full else loss
+    for name, resource in full.items():
         for step in STEPS:
             rows = tuple(
                 replace(row, limit=step * row.limit) if row.name == name else row

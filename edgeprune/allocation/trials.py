@@ -86,7 +86,6 @@ class Trials:
             return plan
         plan = plan.model_copy(update={"groups": self.ranked(plan.groups)})
         taken = _Candidate(start, plan.groups, plan.corrected)
-        own = plan.explanation
         tried = self._tried(plan, [taken], self.count - 1)
         if len(tried) == 1:
             return plan
@@ -104,12 +103,11 @@ class Trials:
             )
             for candidate in tried
         )  # fmt: skip
-        if plan.explanation is own and own is not None:  # the loop's plan; now known to be better
+        why = plan.explanation
+        if why is not None and taken.choice == start:  # the loop's plan, now known to be better
             priced = self.polish.scaled(start, plan.corrected)
-            own = explain(priced, start, plan.budget, plan.unit, found_best=True)
-        else:
-            own = plan.explanation
-        return plan.model_copy(update={"trials": trials, "explanation": own})
+            why = explain(priced, start, plan.budget, plan.unit, found_best=True)
+        return plan.model_copy(update={"trials": trials, "explanation": why})
 
     def _tried(
         self, plan: WidthPlan, found: list[_Candidate], more: int, before: tuple[Choice, ...] = ()

@@ -105,6 +105,29 @@ def test_counts_need_no_reserve_and_the_gap_is_of_the_whole_budget() -> None:
     assert better
 
 
+def test_a_plan_over_a_further_limit_is_no_plan_to_improve_on() -> None:
+    """Of two plans of equal cost the better one takes more RAM than its row says: the other is."""
+    layers = tuple(LayerTerm(n, None, g, np.array([[50.0, 100.0]])) for g, n in enumerate("ab"))
+    row = Resource("ram", "bytes", 20.0, (LayerTerm("t", None, 0, np.array([[10.0, 19.0]])),))
+    losses = ((0.5, 0.0), (0.3, 0.0))
+    problem = Problem(("x", "y"), ((60, 120),) * 2, losses, layers, 0.0, (row,))
+
+    def kept(widths: Mapping[str, int]) -> dict[str, PlannedGroup]:
+        return {
+            name: PlannedGroup(before=120, after=w, kept=tuple(range(w)), criterion="l2")
+            for name, w in widths.items()
+        }
+
+    def measure(groups: dict[str, PlannedGroup]) -> Measured:
+        choice = [int(group.after == 120) for group in groups.values()]
+        cost = problem.cost(choice)
+        return Measured(cost, cost, cost, {"ram": (16.0, 25.0)[choice[0]]})
+
+    plan = close_the_loop(problem, 152.0, kept=kept, measure=measure, unit="us", dense_cost=200.0)
+    assert {name: group.after for name, group in plan.groups.items()} == {"x": 60, "y": 120}
+    assert [(entry.widths["x"], entry.measured) for entry in plan.rounds] == [(120, 150), (60, 150)]
+
+
 def test_an_additive_part_that_no_price_shows_is_corrected() -> None:
     problem = a_problem(3)
     hidden = 0.2 * problem.cost((len(WIDTHS) - 1,) * 4)
