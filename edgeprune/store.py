@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from edgeprune.errors import OutputError, ResumeError
 from edgeprune.records import Record
 
+CACHE = "XDG_CACHE_HOME"  # names the folder of the user's cache
 SCHEMA = 2
 NUMBERED = re.compile(r"\(os error (\d+)\)")  # how safetensors tells an OSError
 R = TypeVar("R", bound=Record)
@@ -58,7 +59,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 def cache_folder() -> Path:
     """Return edgeprune's folder in the user's cache: below $XDG_CACHE_HOME, or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeprune"
+    return Path(os.environ.get(CACHE) or Path.home() / ".cache") / "edgeprune"
 
 
 def usable(folder: Path, variable: str, warn: Callable[[str], None]) -> Path | None:

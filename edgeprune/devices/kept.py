@@ -14,9 +14,7 @@ from pydantic import ValidationError
 from edgeprune.devices.protocol import Answer, Device, Request
 from edgeprune.errors import ResumeError
 from edgeprune.records import DeviceSpec, Environment
-from edgeprune.store import cache_folder, keep_text, once, sha256_of, usable
-
-FOLDER = "XDG_CACHE_HOME"
+from edgeprune.store import CACHE, cache_folder, keep_text, once, sha256_of, usable
 
 
 @dataclass
@@ -47,7 +45,7 @@ class KeptDevice:
         answer = _read(path)
         if answer is None:
             answer = self.device.ask(request)
-            keep_text(path, answer.model_dump_json(), FOLDER, self.warn)
+            keep_text(path, answer.model_dump_json(), CACHE, self.warn)
         if self.environment is None:
             self.environment = answer.environment
         elif differences := self.environment.differences(answer.environment):
@@ -101,7 +99,7 @@ def keep(
     """
     identity = f"{device.spec.model_dump_json()} {sha256_of(path)}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:24]
-    folder = usable(cache_folder() / "profiles" / name, FOLDER, warn)
+    folder = usable(cache_folder() / "profiles" / name, CACHE, warn)
     if folder is None:
         return None
     kept = KeptDevice(device, folder, warn=once(warn))

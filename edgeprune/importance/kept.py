@@ -11,9 +11,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from edgeprune.records import Sensitivity, SensitivityCurve
-from edgeprune.store import cache_folder, keep_text
+from edgeprune.store import CACHE, cache_folder, keep_text
 
-FOLDER = "XDG_CACHE_HOME"
 FORM = 1  # of the measurement: raised when the same inputs give other curves
 
 
@@ -56,7 +55,7 @@ class CurveStore:
     ) -> None:
         """Keep the finished `curves` of `group`."""
         text = Sensitivity(curves=tuple(curves)).model_dump_json()
-        keep_text(self._path(group, widths, scores), text, FOLDER, self.warn)
+        keep_text(self._path(group, widths, scores), text, CACHE, self.warn)
 
     def _path(self, group: str, widths: Sequence[int], scores: Mapping[str, Tensor]) -> Path:
         digest = hashlib.sha256(f"{FORM} {self.base} {group} {list(widths)}".encode())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgeprune.data import Data
 from edgeprune.errors import UsageError, UserFunctionError
 from edgeprune.identity import curves_base
-from edgeprune.importance.kept import FOLDER, CurveStore, default_folder
+from edgeprune.importance.kept import CurveStore, default_folder
 from edgeprune.importance.scores import bundled, score_channels
 from edgeprune.importance.sensitivity import (
     block_losses,
@@ -22,7 +22,7 @@ from edgeprune.job import Job
 from edgeprune.records import BlockLoss, CostTable, GroupList, Sensitivity
 from edgeprune.sections import expanded
 from edgeprune.stages.base import Run
-from edgeprune.store import atomic, once, usable
+from edgeprune.store import CACHE, atomic, once, usable
 
 
 def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
@@ -68,7 +68,7 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
 
 def _store(run: Run) -> CurveStore | None:
     """Return where finished curves are kept, if they can be."""
-    folder = usable(default_folder(), FOLDER, run.console.warning)
+    folder = usable(default_folder(), CACHE, run.console.warning)
     base = curves_base(run.present.model, run.data, run.job.prune)
     return CurveStore(folder, base, once(run.console.warning)) if folder else None
 
