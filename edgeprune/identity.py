@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgeprune.data import Data, batches, first_batches
 from edgeprune.devices.protocol import Device
 from edgeprune.fingerprint import code_digest, factory_digest
-from edgeprune.importance.sensitivity import RECALIBRATION_SAMPLES
+from edgeprune.importance.meter import RECALIBRATION_SAMPLES
 from edgeprune.importance.shared import Origin
 from edgeprune.job import Job
 from edgeprune.records import GroupList

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from edgeprune.allocation.problem import Problem, build_problem
 from edgeprune.cost.prediction import Predictor
 from edgeprune.data import Data, first_batches
+from edgeprune.importance.meter import RECALIBRATION_SAMPLES, mean_loss, told
 from edgeprune.importance.scores import keep_best
-from edgeprune.importance.sensitivity import RECALIBRATION_SAMPLES, mean_loss, told
 from edgeprune.pruning.groups import cut
 from edgeprune.records import ChannelGroup, CostTable, PlannedGroup, SensitivityCurve
 from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 
-import torch
 from torch import Tensor, nn
 
-from edgeprune.data import Data, call, first_batches, has_labels, require_finite, unlabelled
-from edgeprune.errors import DataError
+from edgeprune.data import Data
 from edgeprune.importance.kept import CurveStore
-from edgeprune.importance.scale_free import Batches, is_scale_free, least_loss
+from edgeprune.importance.meter import LossMeter
 from edgeprune.importance.scores import keep_best
-from edgeprune.pruning.groups import cut, narrowing
+from edgeprune.pruning.groups import narrowing
 from edgeprune.records import BlockLoss, ResidualBlock, SensitivityCurve
-from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
-from edgeprune.recovery.layout import channels_last, fast_layout
 
 Widths = Mapping[str, tuple[int, ...]]
-RECALIBRATION_SAMPLES = 200
 TRIALS = 3  # widths of a group at which criteria are compared
-TOLD = 4  # groups that a message names
 
 
 def sensitivity_curves(
@@ -97,80 +88,6 @@ def sensitivity_curves(
     return tuple(curves)
 
 
-class LossMeter:
-    """Losses of cut models on the same calibration samples, after BatchNorm recalibration.
-
-    Args:
-        model: the dense model.
-        data: gives calibration batches and the loss.
-        samples: calibration samples the loss is measured on.
-
-    Raises:
-        DataError: there are no calibration batches, or no labels.
-        UserFunctionError: the dense model's loss is not finite.
-    """
-
-    def __init__(self, model: nn.Module, data: Data, samples: int) -> None:
-        self.data, self.model = data, fast_layout(copy.deepcopy(model))
-        self._measured = [
-            (tuple(map(channels_last, x)), y)
-            for x, y in first_batches(data.calibration, samples, "calibration")
-        ]
-        require_labels(self._measured)
-        self._statistics = [
-            tuple(map(channels_last, x))
-            for x, _ in first_batches(data.calibration, RECALIBRATION_SAMPLES, "calibration")
-        ]
-
-    @cached_property
-    def dense(self) -> tuple[float, float]:
-        """Loss and metric of the dense model, taken the same way."""
-        return self.performance(cut(self.model, self.data.example, {}), "")
-
-    def performance(self, candidate: nn.Module, what: str) -> tuple[float, float]:
-        """Return loss and metric of `candidate`, whose BatchNorm statistics are taken anew.
-
-        Raises:
-            UserFunctionError: the loss is not finite; `what` was cut, "" of the dense model.
-        """
-        return loss_and_metric(self._recalibrated(candidate), self.data, self._measured, what)
-
-    def increase(
-        self, kept: Mapping[str, Sequence[int]], removed: Sequence[ResidualBlock] = ()
-    ) -> float:
-        """Return by how much the loss rises over the dense model's when all of this is cut."""
-        slim = cut(self.model, self.data.example, kept, removed)
-        return self.performance(slim, told(kept, removed))[0] - self.dense[0]
-
-    @cached_property
-    def scale_free(self) -> bool:
-        """Whether the metric leaves the scale of the outputs out of account."""
-        return is_scale_free(self._dense, self.data, self._measured)
-
-    def least_increase(
-        self, kept: Mapping[str, Sequence[int]], removed: Sequence[ResidualBlock] = ()
-    ) -> float:
-        """Return `increase`, at the best scale of the outputs where the metric leaves that out."""
-        if not self.scale_free:
-            return self.increase(kept, removed)
-        slim = self._recalibrated(cut(self.model, self.data.example, kept, removed))
-        found = least_loss(slim, self.data, self._measured, told(kept, removed))
-        return found - self._least_dense
-
-    @cached_property
-    def _least_dense(self) -> float:
-        return least_loss(self._dense, self.data, self._measured)
-
-    @cached_property
-    def _dense(self) -> nn.Module:
-        return self._recalibrated(cut(self.model, self.data.example, {}))
-
-    def _recalibrated(self, candidate: nn.Module) -> nn.Module:
-        if has_batchnorm(candidate):
-            recalibrate(candidate, self._statistics)
-        return candidate
-
-
 def block_losses(
     model: nn.Module, data: Data, blocks: Sequence[ResidualBlock], *, samples: int
 ) -> tuple[BlockLoss, ...]:
@@ -179,30 +96,6 @@ def block_losses(
         return ()
     meter = LossMeter(model, data, samples)
     return tuple(BlockLoss(last=b.last, increase=meter.increase({}, [b])) for b in blocks)
-
-
-def told(kept: Mapping[str, Sequence[int]], removed: Sequence[ResidualBlock] = ()) -> str:
-    """Return what a plan cuts, for messages: the first few groups and branches."""
-    whats = [f"without the branch that ends in {block.last}" for block in removed]
-    gone = {name for block in removed for name in block.groups}
-    whats += [f"group {name} at width {len(k)}" for name, k in kept.items() if name not in gone]
-    more = f" and {len(whats) - TOLD} more" if len(whats) > TOLD else ""
-    return f"{', '.join(whats[:TOLD])}{more}"
-
-
-def require_labels(batches: Sequence[tuple[tuple[Tensor, ...], Tensor]]) -> None:
-    """Make sure that losses can be measured.
-
-    Raises:
-        DataError: a batch has no labels.
-    """
-    for index, (inputs, target) in enumerate(batches):
-        if not has_labels(inputs, target):
-            raise DataError(
-                f"sensitivity needs labels, and batch {index} of calibration has none (its target "
-                f"has shape {tuple(target.shape)})",
-                'give labels, or take [prune] loss = "importance" with a criterion that needs none',
-            )
 
 
 def trial_widths(options: Sequence[int], criteria: int) -> tuple[int, ...]:
@@ -265,44 +158,3 @@ def best_curves(curves: Sequence[SensitivityCurve]) -> dict[str, SensitivityCurv
 
 def _rank(curve: SensitivityCurve) -> tuple[int, float]:
     return -len(curve.widths), sum(curve.increases)
-
-
-def loss_and_metric(
-    model: nn.Module, data: Data, batches: Batches, cut: str = "", part: str = "calibration"
-) -> tuple[float, float]:
-    """Return the mean loss and the mean metric over all samples of `batches`.
-
-    The loss leaves out batches that have none for want of labels.
-
-    Args:
-        model: set to evaluation.
-        data: gives loss and metric.
-        batches: what they are taken on.
-        cut: what was cut, for the message; "" of the dense model.
-        part: what the batches are of, likewise.
-
-    Raises:
-        UserFunctionError: the loss is not finite.
-    """
-    model.eval()
-    loss = metric = 0.0
-    count = labelled = 0
-    with torch.inference_mode():
-        for x, y in batches:
-            output, samples = call(model, x), len(x[0])
-            found = float(data.loss(output, y))
-            metric += data.metric(output, y) * samples
-            count += samples
-            if not unlabelled(found, x, y):
-                loss += found * samples
-                labelled += samples
-    mean = loss / labelled if labelled else math.nan
-    require_finite(mean, count, part, cut)
-    return mean, metric / count
-
-
-def mean_loss(
-    model: nn.Module, data: Data, batches: Batches, cut: str = "", part: str = "calibration"
-) -> float:
-    """Return the mean loss over all samples of `batches`; arguments as of `loss_and_metric`."""
-    return loss_and_metric(model, data, batches, cut, part)[0]

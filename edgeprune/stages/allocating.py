@@ -20,7 +20,8 @@ from edgeprune.allocation.resources import Model, resource_rows
 from edgeprune.allocation.task import Task
 from edgeprune.export.integer_graph import read_integer_graph
 from edgeprune.export.segments import as_int8, read_graph
-from edgeprune.importance.sensitivity import LossMeter, best_curves
+from edgeprune.importance.meter import LossMeter
+from edgeprune.importance.sensitivity import best_curves
 from edgeprune.pruning.floors import group_floors
 from edgeprune.records import (
     CostTable,

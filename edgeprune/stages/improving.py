@@ -14,7 +14,7 @@ from edgeprune.allocation.trials import Trials, trial_steps
 from edgeprune.data import first_batches
 from edgeprune.importance.gates import learned_gates
 from edgeprune.importance.in_plan import InPlan
-from edgeprune.importance.sensitivity import LossMeter, mean_loss, told
+from edgeprune.importance.meter import LossMeter, mean_loss, told
 from edgeprune.pruning.groups import cut
 from edgeprune.records import GroupList, PlannedGroup, ResidualBlock, WidthPlan
 from edgeprune.recovery.finetuning import CHECK_SAMPLES, prepared

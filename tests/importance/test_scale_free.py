@@ -11,8 +11,8 @@ from torch.nn.functional import binary_cross_entropy, cross_entropy, mse_loss, n
 
 from edgeprune.data import Data
 from edgeprune.errors import UserFunctionError
+from edgeprune.importance.meter import LossMeter
 from edgeprune.importance.scale_free import is_scale_free, least_loss
-from edgeprune.importance.sensitivity import LossMeter
 
 TARGET = torch.arange(60) % 3
 OUTPUT = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)) + 2 * torch.eye(3)[TARGET]

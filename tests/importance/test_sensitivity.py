@@ -15,13 +15,11 @@ from torch.nn.functional import cross_entropy
 from edgeprune.data import Data
 from edgeprune.errors import DataError, UserFunctionError
 from edgeprune.importance.kept import CurveStore
+from edgeprune.importance.meter import LossMeter, loss_and_metric, mean_loss
 from edgeprune.importance.scores import keep_best
 from edgeprune.importance.sensitivity import (
-    LossMeter,
     best_curves,
     importance_curves,
-    loss_and_metric,
-    mean_loss,
     sensitivity_curves,
     trial_widths,
 )

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from edgeprune.data import Batch, Data
 from edgeprune.errors import DataError
-from edgeprune.importance.sensitivity import LossMeter
+from edgeprune.importance.meter import LossMeter
 from edgeprune.job import Job
 from edgeprune.pruning.groups import find_groups
 from edgeprune.recovery.batchnorm import Measurable, recalibrate
