@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edgeprune.data import Data, call, first_batches, has_labels, require_finite, unlabelled
 from edgeprune.errors import DataError
+from edgeprune.importance.prefix import Prefixes
 from edgeprune.importance.scale_free import Batches, is_scale_free, least_loss
 from edgeprune.pruning.groups import cut
 from edgeprune.records import ResidualBlock
@@ -59,6 +60,19 @@ class LossMeter:
             UserFunctionError: the loss is not finite; `what` was cut, "" of the dense model.
         """
         return loss_and_metric(self._recalibrated(candidate), self.data, self._measured, what)
+
+    @cached_property
+    def _prefixes(self) -> Prefixes:
+        return Prefixes(self._dense, self._statistics, [x for x, _ in self._measured])
+
+    def shorten(self, candidate: nn.Module) -> nn.Module:
+        """Return `candidate`, a cut copy of `model`, without what it shares with the dense model.
+
+        What runs before the first layer that was cut is taken from memory, where that is the same:
+        its losses are the same, in less time. Other batches than this meter's are computed in full.
+        """
+        self._prefixes.shorten(candidate)
+        return candidate
 
     def increase(
         self, kept: Mapping[str, Sequence[int]], removed: Sequence[ResidualBlock] = ()

@@ -62,6 +62,7 @@ def sensitivity_curves(
         found = {}
         progress(done, total, f"{group} by {criterion}")
         for width, candidate in zip(at, narrowing(model, data.example, group, kept), strict=True):
+            candidate = meter.shorten(candidate)
             loss, metric = meter.performance(candidate, f"group {group} at width {width}")
             found[width] = loss - meter.dense[0], meter.dense[1] - metric
             done += 1
