@@ -205,11 +205,10 @@ def _left_of(prices: Prices, left: Remainder | None) -> Prices:
     for curve in prices.curves.curves:
         kept = [width for width in curve.widths if width <= offered[curve.group][-1]]
         if kept and kept[-1] == offered[curve.group][-1]:
-            increases, drops = (
-                tuple(value - values[len(kept) - 1] for value in values[: len(kept)])
-                for values in (curve.increases, curve.drops)
-            )
-            update = {"widths": tuple(kept), "increases": increases, "drops": drops}
+            update: dict[str, tuple[float, ...]] = {"widths": tuple(kept)}
+            for name in ("increases", "drops", "even", "odd"):
+                values = getattr(curve, name)[: len(kept)]
+                update[name] = tuple(value - values[-1] for value in values)
             curves.append(curve.model_copy(update=update))
     return replace(prices, curves=Sensitivity(curves=tuple(curves)))
 

@@ -136,12 +136,13 @@ def sensitivity(job: Path, *, device: Device, common: Common = DEFAULT) -> int:
     device:
         Name of a device profile, or the path of one: its staircase says which widths are worth it.
     """
-    from edgeprune.importance.sensitivity import best_curves
+    from edgeprune.importance.sensitivity import agreement, best_curves
     from edgeprune.previews import curve_samples, sensitivity_only
 
     settings, model, data, opened = prepare(job, device, None, common, budget_needed=False)
     found = sensitivity_only(settings, model, data, opened, common.console)
     chosen = best_curves(found.curves)
+    agreed = agreement(chosen)
     common.answer(
         {
             "schema": 1,
@@ -149,11 +150,12 @@ def sensitivity(job: Path, *, device: Device, common: Common = DEFAULT) -> int:
             "device": opened.spec.name,
             "metric": data.metric_name,
             "samples": curve_samples(settings, data),
+            "rank_agreement": agreed,
             "chosen": {name: curve.criterion for name, curve in chosen.items()},
             "curves": [curve.model_dump(mode="json") for curve in found.curves],
         }
     )
-    common.console.sensitivity(found.curves, chosen, data.metric_name)
+    common.console.sensitivity(found.curves, chosen, data.metric_name, agreed)
     return DONE
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from edgeprune.records import Sensitivity, SensitivityCurve
 from edgeprune.store import CACHE, cache_folder, keep_text
 
-FORM = 1  # of the measurement: raised when the same inputs give other curves
+FORM = 2  # of the measurement: raised when the same inputs give other curves
 
 
 def default_folder() -> Path:

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,19 @@ from edgeprune.recovery.layout import channels_last, fast_layout
 
 RECALIBRATION_SAMPLES = 200
 TOLD = 4  # groups that a message names
+
+
+class Performance(NamedTuple):
+    """Mean loss and mean metric over all samples; batches without labels have no loss.
+
+    `even` is the loss over every second batch that has one, from the first on, `odd` that over the
+    others: NaN where there are none.
+    """
+
+    loss: float
+    metric: float
+    even: float
+    odd: float
 
 
 class LossMeter:
@@ -49,17 +63,17 @@ class LossMeter:
         ]
 
     @cached_property
-    def dense(self) -> tuple[float, float]:
+    def dense(self) -> Performance:
         """Loss and metric of the dense model, taken the same way."""
         return self.performance(cut(self.model, self.data.example, {}), "")
 
-    def performance(self, candidate: nn.Module, what: str) -> tuple[float, float]:
+    def performance(self, candidate: nn.Module, what: str) -> Performance:
         """Return loss and metric of `candidate`, whose BatchNorm statistics are taken anew.
 
         Raises:
             UserFunctionError: the loss is not finite; `what` was cut, "" of the dense model.
         """
-        return loss_and_metric(self._recalibrated(candidate), self.data, self._measured, what)
+        return performance(self._recalibrated(candidate), self.data, self._measured, what)
 
     @cached_property
     def _prefixes(self) -> Prefixes:
@@ -79,7 +93,7 @@ class LossMeter:
     ) -> float:
         """Return by how much the loss rises over the dense model's when all of this is cut."""
         slim = cut(self.model, self.data.example, kept, removed)
-        return self.performance(slim, told(kept, removed))[0] - self.dense[0]
+        return self.performance(slim, told(kept, removed)).loss - self.dense.loss
 
     @cached_property
     def scale_free(self) -> bool:
@@ -134,12 +148,10 @@ def require_labels(batches: Sequence[tuple[tuple[Tensor, ...], Tensor]]) -> None
             )
 
 
-def loss_and_metric(
+def performance(
     model: nn.Module, data: Data, batches: Batches, cut: str = "", part: str = "calibration"
-) -> tuple[float, float]:
-    """Return the mean loss and the mean metric over all samples of `batches`.
-
-    The loss leaves out batches that have none for want of labels.
+) -> Performance:
+    """Return loss and metric of `model`.
 
     Args:
         model: set to evaluation.
@@ -152,8 +164,7 @@ def loss_and_metric(
         UserFunctionError: the loss is not finite.
     """
     model.eval()
-    loss = metric = 0.0
-    count = labelled = 0
+    losses, metric, count = list[tuple[float, int]](), 0.0, 0
     with torch.inference_mode():
         for x, y in batches:
             output, samples = call(model, x), len(x[0])
@@ -161,15 +172,19 @@ def loss_and_metric(
             metric += data.metric(output, y) * samples
             count += samples
             if not unlabelled(found, x, y):
-                loss += found * samples
-                labelled += samples
-    mean = loss / labelled if labelled else math.nan
-    require_finite(mean, count, part, cut)
-    return mean, metric / count
+                losses.append((found, samples))
+    loss = _mean(losses)
+    require_finite(loss, count, part, cut)
+    return Performance(loss, metric / count, _mean(losses[::2]), _mean(losses[1::2]))
+
+
+def _mean(losses: Sequence[tuple[float, int]]) -> float:
+    count = sum(samples for _, samples in losses)
+    return sum(loss * samples for loss, samples in losses) / count if count else math.nan
 
 
 def mean_loss(
     model: nn.Module, data: Data, batches: Batches, cut: str = "", part: str = "calibration"
 ) -> float:
-    """Return the mean loss over all samples of `batches`; arguments as of `loss_and_metric`."""
-    return loss_and_metric(model, data, batches, cut, part)[0]
+    """Return the mean loss over all samples of `batches`; arguments as of `performance`."""
+    return performance(model, data, batches, cut, part).loss

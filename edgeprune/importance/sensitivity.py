@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from edgeprune.data import Data
 from edgeprune.importance.kept import CurveStore
-from edgeprune.importance.meter import LossMeter
+from edgeprune.importance.meter import LossMeter, Performance
 from edgeprune.importance.scores import keep_best
 from edgeprune.pruning.groups import narrowing
 from edgeprune.records import BlockLoss, ResidualBlock, SensitivityCurve
@@ -56,15 +58,14 @@ def sensitivity_curves(
     }
     total, done, curves = sum(counts.values()), 0, list[SensitivityCurve]()
 
-    def cuts(group: str, criterion: str, at: Sequence[int]) -> dict[int, tuple[float, float]]:
+    def cuts(group: str, criterion: str, at: Sequence[int]) -> dict[int, Performance]:
         nonlocal done
         kept = [keep_best(scores[criterion][group], width) for width in at]
         found = {}
         progress(done, total, f"{group} by {criterion}")
         for width, candidate in zip(at, narrowing(model, data.example, group, kept), strict=True):
             candidate = meter.shorten(candidate)
-            loss, metric = meter.performance(candidate, f"group {group} at width {width}")
-            found[width] = loss - meter.dense[0], meter.dense[1] - metric
+            found[width] = meter.performance(candidate, f"group {group} at width {width}")
             done += 1
             progress(done, total, f"{group} by {criterion}")
         return found
@@ -78,10 +79,13 @@ def sensitivity_curves(
             curves += known
             continue
         tried = {c: cuts(group, c, trials[group]) for c in scores}
-        best = min(tried, key=lambda c: sum(loss for loss, _ in tried[c].values()))
+        best = min(tried, key=lambda c: sum(found.loss for found in tried[c].values()))
         rest = [width for width in options[-2::-1] if width not in tried[best]]
         tried[best] |= cuts(group, best, rest)
-        found = [_curve(group, criterion, options[-1], tried[criterion]) for criterion in scores]
+        found = [
+            _curve(group, criterion, options[-1], tried[criterion], meter.dense)
+            for criterion in scores
+        ]
         if store:
             store.save(group, options, of_group, found)
         curves += found
@@ -114,16 +118,42 @@ def trial_widths(options: Sequence[int], criteria: int) -> tuple[int, ...]:
 
 
 def _curve(
-    group: str, criterion: str, dense: int, found: dict[int, tuple[float, float]]
+    group: str, criterion: str, width: int, found: Mapping[int, Performance], dense: Performance
 ) -> SensitivityCurve:
     widths = sorted(found)
-    return SensitivityCurve(
+    curve = SensitivityCurve(
         group=group,
         criterion=criterion,
-        widths=(*widths, dense),
-        increases=(*(found[width][0] for width in widths), 0.0),
-        drops=(*(found[width][1] for width in widths), 0.0),
+        widths=(*widths, width),
+        increases=(*(found[at].loss - dense.loss for at in widths), 0.0),
+        drops=(*(dense.metric - found[at].metric for at in widths), 0.0),
     )
+    if math.isnan(dense.odd):  # a single batch
+        return curve
+    even = (*(found[at].even - dense.even for at in widths), 0.0)
+    odd = (*(found[at].odd - dense.odd for at in widths), 0.0)
+    return curve.model_copy(update={"even": even, "odd": odd})
+
+
+def agreement(curves: Mapping[str, SensitivityCurve]) -> float | None:
+    """Return how far two halves of the calibration batches agree on the order of single cuts.
+
+    Spearman's rank correlation of the increases on every second batch with those on the others,
+    over all narrower widths of all groups. Half as many samples stand on each side as in the
+    curves, so that the order of the curves themselves is the surer one.
+
+    Args:
+        curves: group -> curve.
+
+    Returns:
+        -1 to 1; None where there are no halves, or fewer than three cuts.
+    """
+    even = [value for curve in curves.values() for value in curve.even[:-1]]
+    odd = [value for curve in curves.values() for value in curve.odd[:-1]]
+    if len(even) < 3:
+        return None
+    ranks = torch.tensor([even, odd], dtype=torch.float64).argsort(stable=True).argsort()
+    return float(torch.corrcoef(ranks.double())[0, 1])
 
 
 def importance_curves(

@@ -99,7 +99,8 @@ class SensitivityCurve(Record):
     """Loss increase over the dense model when only this group is cut to each width.
 
     `widths` run from narrow to dense; the last is the dense width with increase 0. `drops` are
-    those of the metric, where it was taken.
+    those of the metric, where it was taken. `even` and `odd` are the increases on every second
+    calibration batch and on the others, where there are several.
     """
 
     group: str
@@ -107,11 +108,18 @@ class SensitivityCurve(Record):
     widths: tuple[int, ...]
     increases: tuple[float, ...]
     drops: tuple[float, ...] = ()
+    even: tuple[float, ...] = ()
+    odd: tuple[float, ...] = ()
 
     @model_validator(mode="after")
     def _one_a_width(self) -> SensitivityCurve:
         count = len(self.widths)
-        if not count or len(self.increases) != count or len(self.drops) not in (0, count):
+        others = (self.drops, self.even, self.odd)
+        if (
+            not count
+            or len(self.increases) != count
+            or any(len(o) not in (0, count) for o in others)
+        ):
             raise ValueError("a curve has one increase a width, and as many drops or none")
         return self
 

@@ -141,11 +141,12 @@ class Console:
         curves: Sequence[SensitivityCurve],
         chosen: Mapping[str, SensitivityCurve],
         metric: str,
+        agreed: float | None,
     ) -> None:
         """Show what cutting a group alone costs at its widths, by the criterion it keeps."""
         from edgeprune.report.sensitivity_screen import show
 
-        show(self, curves, chosen, metric)
+        show(self, curves, chosen, metric, agreed)
 
     def verdict(self, verdict: Verdict, out: Path | None = None) -> None:
         """Show dense against slim, the ratio, parity and gates; the last lines say how it ended."""

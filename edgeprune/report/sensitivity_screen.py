@@ -17,8 +17,12 @@ def show(
     curves: Sequence[SensitivityCurve],
     chosen: Mapping[str, SensitivityCurve],
     metric: str,
+    agreed: float | None,
 ) -> None:
-    """Show each group's loss increase (and drop of the metric) at its widths."""
+    """Show each group's loss increase (and drop of the metric) at its widths.
+
+    `agreed` is the rank correlation of the increases on two halves of the samples.
+    """
     tried = {name: [c.criterion for c in curves if c.group == name] for name in chosen}
     table = console.table("group", ">dense", "criterion", f"width: loss increase ({metric} drop)")
     for name, curve in chosen.items():
@@ -32,6 +36,8 @@ def show(
             "  ".join(points(curve)),
         )
     console.rich.print(table)
+    if agreed is not None:
+        console.line(f"order of the cuts: halves of the calibration batches agree to {agreed:.3f}")
 
 
 def points(curve: SensitivityCurve) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -13,16 +13,20 @@ from edgeprune.identity import curves_base
 from edgeprune.importance.kept import CurveStore, default_folder
 from edgeprune.importance.scores import bundled, score_channels
 from edgeprune.importance.sensitivity import (
+    agreement,
+    best_curves,
     block_losses,
     importance_curves,
     sensitivity_curves,
 )
 from edgeprune.importance.shared import Scored, merge
 from edgeprune.job import Job
-from edgeprune.records import BlockLoss, CostTable, GroupList, Sensitivity
+from edgeprune.records import BlockLoss, CostTable, GroupList, Sensitivity, SensitivityCurve
 from edgeprune.sections import expanded
 from edgeprune.stages.base import Run
 from edgeprune.store import CACHE, atomic, once, usable
+
+AGREED = 0.9  # rank correlation of two halves of the calibration batches
 
 
 def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
@@ -61,9 +65,21 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
             store=_store(run),
             progress=stage.update,
         )
+        _warn_unsure(run, curves)
         samples = settings.calibration_samples
         blocks = block_losses(present.model, run.data, groups.blocks, samples=samples)
         return Sensitivity(curves=curves, blocks=blocks)
+
+
+def _warn_unsure(run: Run, curves: Sequence[SensitivityCurve]) -> None:
+    """Tell where fewer calibration samples would give, and so more may give, another order."""
+    agreed = agreement(best_curves(curves))
+    if agreed is not None and agreed < AGREED:
+        run.console.warning(
+            "two halves of the calibration batches order the cuts of single groups differently "
+            f"(rank correlation {agreed:.2f}): the curves need more samples than [prune] "
+            f"calibration_samples = {run.job.prune.calibration_samples} and the data give"
+        )
 
 
 def _store(run: Run) -> CurveStore | None:

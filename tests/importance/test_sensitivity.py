@@ -15,9 +15,10 @@ from torch.nn.functional import cross_entropy
 from edgeprune.data import Data
 from edgeprune.errors import DataError, UserFunctionError
 from edgeprune.importance.kept import CurveStore
-from edgeprune.importance.meter import LossMeter, loss_and_metric, mean_loss
+from edgeprune.importance.meter import LossMeter, mean_loss, performance
 from edgeprune.importance.scores import keep_best
 from edgeprune.importance.sensitivity import (
+    agreement,
     best_curves,
     importance_curves,
     sensitivity_curves,
@@ -77,10 +78,10 @@ def test_curve_equals_cutting_by_hand(build, groups_of) -> None:  # type: ignore
     for width in (4, 9, group.width):
         slim = cut(model, inputs, {group.name: keep_best(scores, width)})
         recalibrate(slim, [(x,)])
-        expected.append(loss_and_metric(slim, data, [((x,), y)]))
-    differences = [loss - expected[-1][0] for loss, _ in expected]
+        expected.append(performance(slim, data, [((x,), y)]))
+    differences = [found.loss - expected[-1].loss for found in expected]
     assert curve.increases == pytest.approx(differences, abs=1e-5)
-    assert curve.drops == pytest.approx([expected[-1][1] - metric for _, metric in expected])
+    assert curve.drops == pytest.approx([expected[-1].metric - found.metric for found in expected])
 
 
 def test_progress_reaches_the_end(setting: tuple[nn.Module, Data]) -> None:
@@ -219,7 +220,7 @@ def test_batches_of_ignored_labels_alone_have_no_part_in_the_loss(
     ((x, labels),) = data.calibration
     assert isinstance(x, Tensor)
     ignored = ((x[:9],), torch.full((9,), -100))
-    loss, metric = loss_and_metric(model, data, [((x,), labels), ignored])
+    loss, metric, *_ = performance(model, data, [((x,), labels), ignored])
     assert (loss, metric) == (mean_loss(model, data, [((x,), labels)]), 40 / 49)
     with pytest.raises(UserFunctionError, match="nan for 9 samples of validation"):
         mean_loss(model, data, [ignored], part="validation")
@@ -262,3 +263,47 @@ def test_curves_that_cannot_be_kept_are_told_once(
     assert curves == sensitivity_curves(model, data, widths, scores, samples=40)
     (line,) = told
     assert f"{tmp_path / 'file'} is a file, not a folder; XDG_CACHE_HOME may name" in line
+
+
+def noisy(seed: int, noise: float) -> dict[str, SensitivityCurve]:
+    generator = torch.Generator().manual_seed(seed)
+    widths, truth = tuple(range(1, 22)), torch.linspace(2.0, 0.0, 21)
+    halves = [
+        tuple((truth + noise * torch.randn(21, generator=generator)).tolist()) for _ in range(2)
+    ]
+    curve = SensitivityCurve(
+        group="a", criterion="l2", widths=widths, increases=halves[0], even=halves[0], odd=halves[1]
+    )
+    return {"a": curve}
+
+
+def test_halves_of_the_batches_agree_where_noise_is_small() -> None:
+    sure, unsure = agreement(noisy(0, 1e-3)), agreement(noisy(0, 100.0))
+    assert sure == pytest.approx(1.0)
+    assert unsure is not None
+    assert abs(unsure) < 0.5
+    curves = noisy(0, 0.3)
+    found = agreement(curves)
+    ranks = [sorted(half[:-1]) for half in (curves["a"].even, curves["a"].odd)]
+    pairs = zip(curves["a"].even[:-1], curves["a"].odd[:-1], strict=True)
+    square = sum((ranks[0].index(a) - ranks[1].index(b)) ** 2 for a, b in pairs)
+    assert found == pytest.approx(1 - 6 * square / (20 * (20**2 - 1)))  # Spearman's formula
+
+
+def test_halves_are_those_of_the_batches(setting: tuple[nn.Module, Data]) -> None:
+    model, data = setting
+    ((x, y),) = data.calibration
+    parts = [(x[:10], y[:10]), (x[10:20], y[10:20]), (x[20:], y[20:])]
+    data = Data(x[:1], None, parts, parts)
+    found = performance(model, data, [((a,), b) for a, b in parts])
+    even = performance(model, data, [((a,), b) for a, b in parts[::2]])
+    assert found.even == pytest.approx(even.loss)
+    assert found.loss == pytest.approx((found.even * 30 + found.odd * 10) / 40)
+
+
+def test_a_single_batch_has_no_halves(setting: tuple[nn.Module, Data]) -> None:
+    model, data = setting
+    scores = {"l2": {"0": torch.arange(8.0)}}
+    curves = sensitivity_curves(model, data, {"0": (2, 4, 6, 8)}, scores, samples=40)
+    assert curves[0].even == curves[0].odd == ()
+    assert agreement({"0": curves[0]}) is None
