@@ -16,6 +16,7 @@ from edgeprune.pruning.groups import find_groups
 from edgeprune.pruning.unseen import DETACHED, NO_GRADIENT, STATES, told
 from edgeprune.records import GroupList, SkippedGroup
 from edgeprune.stages import base
+from edgeprune.transforms.masks import mask_channels
 
 INPUTS = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
 OUTPUT = "it is the model's output"
@@ -233,6 +234,9 @@ def test_a_model_of_which_nothing_is_seen_is_refused_with_the_reason() -> None:
         assert caught.value.exit_code == 5
         assert f"{hidden}: {CASES[case][2]}" in caught.value.what
         assert caught.value.what.count("requires_grad_(False)") == 1
+        with pytest.raises(UnsupportedModelError, match="can be masked") as caught:
+            mask_channels(case(), INPUTS, 0.5)
+        assert f"{hidden}: {CASES[case][2]}" in caught.value.what
 
 
 def test_one_line_a_reason_names_the_first_layers() -> None:
