@@ -49,12 +49,28 @@ def identity_of(job: Job, model: nn.Module, data: Data, device: Device) -> dict[
         "model": hashlib.sha256(repr(model).encode()).hexdigest(),
         "code": code_digest(model, data),
         "weights": state_digest(model.state_dict()),
+        "frozen parameters": _frozen(model),
         "data factory": factory_digest(job.data.factory),
         "example inputs": _digest([data.example]),
         **{f"{what} data": _digest(part) for what, part in _looked_at(job, data)},
         "device": device.spec.model_dump_json(),
         **{f"version of {name}": version for name, version in versions().items()},
     }
+
+
+def _frozen(model: nn.Module) -> str:
+    """Return which parameters recovery does not train: how many, a hash, and the first.
+
+    The hash comes early: refusals show the start of a text, and must show two apart.
+    """
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    names = [name for name, trained in flags.items() if not trained]
+    if not names:
+        return "none"
+    if len(names) == len(flags):
+        return f"all {len(names)}"
+    digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+    return f"{len(names)} of {len(flags)} ({digest[:8]}), first {names[0]}"
 
 
 def _looked_at(job: Job, data: Data) -> Iterator[tuple[str, Iterable[Iterable[Tensor]]]]:

@@ -47,6 +47,7 @@ def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -
     seed_everything(job.seed)
     with console.stage("Finding channel groups"):
         groups = base.find(job, model, data)
+        base.tell_of_unseen(groups, console)
     with console.stage(f"Scoring channels by {', '.join(expanded(job.prune.importance))}"):
         scores = weighing.score(job, model, data, groups, console.info)
     origin = origin_of(job, model, groups, scored_samples(job, data), tuple(scores))

@@ -184,3 +184,26 @@ def test_code_has_the_same_digest_in_another_process() -> None:
     }  # fmt: skip
     assert len(seen) == 1
     assert "[" in seen.pop()
+
+
+def frozen(*names: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).eval()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in names)
+    return model
+
+
+def test_frozen_layers_are_another_run_and_each_set_of_them_is_told_apart(simulated) -> None:
+    batches = [(torch.randn(8, 4), torch.arange(8) % 3)]
+    data, device = Data(torch.randn(1, 4), batches, batches, batches), simulated()
+    job, every = Job.model_validate(LEAST), [name for name, _ in frozen().named_parameters()]
+    sets = ((), ("0.weight",), ("0.weight", "0.bias"), ("0.weight", "2.bias"), tuple(every))
+    found = [identity_of(job, frozen(*names), data, device) for names in sets]
+    texts = [one.pop("frozen parameters") for one in found]
+    assert all(one == found[0] for one in found), "nothing else is another"
+    assert (texts[0], texts[-1]) == ("none", "all 6")
+    assert texts[1].startswith("1 of 6 (")
+    assert texts[1].endswith("), first 0.weight")
+    assert len({text[:37] for text in texts}) == len(sets), "the start is what a refusal shows"
+    assert texts[2] == identity_of(job, frozen(*sets[2][::-1]), data, device)["frozen parameters"]

@@ -67,10 +67,9 @@ def unreachable(
         f"the budget of {budget:.4g} {symbol(unit)} cannot be reached: the smallest "
         f"reachable cost is {smallest:.4g} {symbol(unit)} ({kind}), "
         f"{100 * smallest / dense_cost:.1f} % of dense",
-        f"ask for at least {least:.0f}%, or shorten [prune] keep and floors, if there are any"
+        f"ask for at least {least:.0f}%"
         if least <= MOST
-        else "next to nothing of the model can be cut: shorten [prune] keep and floors, if there "
-        "are any",
+        else "next to nothing of the model can be cut",
     )
 
 
@@ -84,7 +83,7 @@ def over_limits(problem: Problem, found: Mapping[str, float]) -> BudgetError:
     needs = ", ".join(f"{found[n]:,.0f} {symbol(r.unit)} of {n}" for n, r in over.items())
     return BudgetError(
         f"no plan kept to {', '.join(map(_said, over.values()))}: the last one took {needs}",
-        "raise the limit a little, or shorten [prune] keep, if there is one",
+        "raise the limit a little",
     )
 
 
@@ -99,8 +98,7 @@ def _out_of_reach(problem: Problem, rows: tuple[Resource, ...], resource: Resour
         f"the budget {_said(resource)} cannot be reached: the smallest value at the offered widths "
         f"is {smallest:,.0f} {symbol(resource.unit)}, the dense model takes "
         f"{problem.used(problem.dense)[resource.name]:,.0f}",
-        f"[budget] {key} must be at least {np.ceil(smallest / factor * 100) / 100:,.10g}, "
-        "or shorten [prune] keep and floors, if there are any",
+        f"[budget] {key} must be at least {np.ceil(smallest / factor * 100) / 100:,.10g}",
     )
 
 

@@ -68,6 +68,15 @@ def require_layers(model: nn.Module, keep: Iterable[str], floors: Iterable[str] 
         raise UsageError("\n".join(faults), f"its layers: {listed}")
 
 
+def kept_by(keep: Iterable[str], layers: Iterable[str]) -> str:
+    """Return why `layers` are never cut where `keep` names one of them, else ""."""
+    names = tuple(layers)
+    for kept in keep:
+        if any(name == kept or name.startswith(f"{kept}.") for name in names):
+            return f"prune.keep names {kept}"
+    return ""
+
+
 def width_of(module: nn.Module) -> int:
     """Return the number of output channels of a layer that can number a group."""
     if isinstance(module, nn.Linear):

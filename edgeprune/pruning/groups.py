@@ -20,6 +20,7 @@ from edgeprune.pruning.channels import (
     ROOTS,
     Member,
     is_carrier,
+    kept_by,
     reads_in_parts,
     require_layers,
     width_of,
@@ -27,6 +28,7 @@ from edgeprune.pruning.channels import (
 )
 from edgeprune.pruning.proof import describe, halves, proved
 from edgeprune.pruning.ties import retie
+from edgeprune.pruning.unseen import completed, hint_at
 from edgeprune.records import ChannelGroup, GroupList, ResidualBlock, SkippedGroup
 
 Inputs = tuple[Tensor, ...]
@@ -38,7 +40,8 @@ def find_groups(model: nn.Module, inputs: Inputs, keep: Sequence[str] = ()) -> G
     """Return the groups of `model`; `keep` names layers (or prefixes of them) never cut.
 
     Every group is proved: one channel, and every second one, is cut from a copy, which must run,
-    keep its output shape, and give the output of the masked dense model.
+    keep its output shape, and give the output of the masked dense model. Layers that no gradient
+    leads to are skipped.
 
     Raises:
         UnsupportedModelError: the model cannot be traced.
@@ -48,11 +51,12 @@ def find_groups(model: nn.Module, inputs: Inputs, keep: Sequence[str] = ()) -> G
     require_layers(model, keep)
     found: list[ChannelGroup] = []
     skipped: list[SkippedGroup] = []
+    seen: set[str] = set()
     for name, width, members in _trace(model, inputs):
         group = describe(name, width, members, layers)
         touched = (*group.outputs, *group.carriers)
-        kept = [k for k in keep for t in touched if t == k or t.startswith(f"{k}.")]
-        reason = f"prune.keep names {kept[0]}" if kept else ""
+        seen.update(touched)
+        reason = kept_by(keep, touched)
         if not reason:
             group, reason = proved(model, inputs, group, cut, mask)
         if reason:
@@ -66,11 +70,7 @@ def find_groups(model: nn.Module, inputs: Inputs, keep: Sequence[str] = ()) -> G
         if group.name in faults
     ]
     found = [group for group in found if group.name not in faults]
-    order = {layer: index for index, layer in enumerate(layers)}
-    return GroupList(
-        groups=tuple(sorted(found, key=lambda group: order[group.name])),
-        skipped=tuple(sorted(skipped, key=lambda group: order[group.name])),
-    )
+    return completed(model, inputs, found, skipped, seen, keep)
 
 
 def cut(
@@ -351,7 +351,7 @@ def _graph(model: nn.Module, inputs: Inputs) -> Any:
             raise first from None
         raise UnsupportedModelError(
             f"the model cannot be traced for pruning: {type(first).__name__}: {first}",
-            "typical causes: control flow that depends on values, modules that are never called",
+            hint_at(first),
         ) from error
 
 

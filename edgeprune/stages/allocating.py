@@ -32,6 +32,7 @@ from edgeprune.records import (
     WidthPlan,
 )
 from edgeprune.sections import expanded
+from edgeprune.stages import bounds
 from edgeprune.stages.base import Run, recovery_settings
 from edgeprune.stages.improving import REFIT, improved
 from edgeprune.verify.firmware import footprints
@@ -176,7 +177,8 @@ def check_budgets(run: Run, groups: GroupList, dense: ModelProfile, table: CostT
     unit = run.device.spec.unit
     limit = run.limit(table.dense_cost)
     whole = run.dense_cost(table.dense_cost)
-    require_reachable(pose(run, groups, dense, table), limit, unit, whole)
+    with bounds.told(run, groups, table):
+        require_reachable(pose(run, groups, dense, table), limit, unit, whole)
 
 
 def allocate(
@@ -204,16 +206,18 @@ def allocate(
             )
             unheeded = tuple(dict.fromkeys(row.name for row in problem.resources))
             return plan.model_copy(update={"unheeded": unheeded})
-        plan = close_the_loop(
-            problem,
-            limit,
-            kept=candidates.planned,
-            measure=candidates.measure,
-            unit=run.device.spec.unit,
-            dense_cost=run.dense_cost(table.dense_cost),
-            seed=run.job.seed,
-            note=stage.note,
-        ).model_copy(update={"losses": _losses(run)})
+        with bounds.told(run, groups, table):
+            plan = close_the_loop(
+                problem,
+                limit,
+                kept=candidates.planned,
+                measure=candidates.measure,
+                unit=run.device.spec.unit,
+                dense_cost=run.dense_cost(table.dense_cost),
+                seed=run.job.seed,
+                note=stage.note,
+            )
+        plan = plan.model_copy(update={"losses": _losses(run)})
         if run.job.prune.loss != "sensitivity" or run.left is not None:
             return plan  # the sum is no loss of the dense model's
         meter = LossMeter(run.model, run.data, run.job.prune.calibration_samples)

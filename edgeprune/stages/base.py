@@ -20,6 +20,7 @@ from edgeprune.identity import origin_of, state_digest
 from edgeprune.importance.shared import Merge, Shared, digest_of, require_same
 from edgeprune.job import Job
 from edgeprune.profiler.layers import profile_model
+from edgeprune.pruning import unseen
 from edgeprune.pruning.blocks import find_blocks
 from edgeprune.pruning.floors import group_floors
 from edgeprune.pruning.groups import find_groups
@@ -160,6 +161,7 @@ def group(run: Run) -> GroupList:
     """
     with run.console.stage("Finding channel groups") as stage:
         found = find(run.job, run.model, run.data, none=run.original is not None)
+        tell_of_unseen(found, run.console)
         found = found.model_copy(update={"blocks": branches(run, found)})
         # Faults are told before anything is measured.
         group_floors(run.job.prune.floors, found)
@@ -172,6 +174,12 @@ def group(run: Run) -> GroupList:
             f"{len(found.blocks)} branches that can go"
         )
     return found
+
+
+def tell_of_unseen(found: GroupList, console: Console) -> None:
+    """Warn of layers that tracing does not lead to: they may be most of the model."""
+    for line in unseen.told([one for one in found.skipped if one.reason in unseen.REASONS]):
+        console.warning(f"left alone: {line}")
 
 
 def branches(run: Run, found: GroupList) -> tuple[ResidualBlock, ...]:
@@ -191,8 +199,7 @@ def find(job: Job, model: nn.Module, data: Data, *, none: bool = False) -> Group
     """
     found = find_groups(model, data.example, (*job.prune.keep, *job.guards.layers))
     if not found.groups and not none:
-        skipped = [f"{one.name}: {one.reason}" for one in found.skipped]
-        reasons = "; ".join(skipped) or "it has no layer with channels"
+        reasons = "; ".join(unseen.told(found.skipped)) or "it has no layer with channels"
         raise UnsupportedModelError(
             f"the model has no group of channels that can be cut ({reasons})"
         )

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize, prune
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.pruning.channels import CONVOLUTIONS, TRANSPOSED, is_carrier, rows
 from edgeprune.pruning.groups import find_groups, mask, members
+from edgeprune.pruning.unseen import told
 from edgeprune.records import MaskedLayer
 
 LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
@@ -110,7 +111,10 @@ def mask_channels(
     """
     found = find_groups(model, inputs, keep)
     if not found.groups:
-        raise UnsupportedModelError("the model has no group of channels that can be masked")
+        reasons = "; ".join(told(found.skipped)) or "it has no layer with channels"
+        raise UnsupportedModelError(
+            f"the model has no group of channels that can be masked ({reasons})"
+        )
     traced, layers = members(model, inputs), dict(model.named_modules())
     method = prune.LnStructured(amount, n=2, dim=0)
     kept: dict[str, list[int]] = {}

@@ -79,3 +79,29 @@ def test_sums_of_scores_are_not_called_losses(job: Path, inside) -> None:  # typ
     assert "summed scores of the channels that go" in told
     assert "of score" in told
     assert "BatchNorm recalibrated" not in told
+
+
+@pytest.mark.slow
+def test_a_run_does_not_go_on_with_other_frozen_layers(
+    job: Path, edgeprune, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    """What they were recovered to is another model, though weights and code are the same."""
+    model, out = job.with_name("model.py"), tmp_path / "out"
+    free = model.read_text()
+    words = ("run", job, "--device", job.with_name("exact.toml"), "--out", out, "--resume")
+    assert edgeprune(*words).returncode == 0
+    (out / ".run" / "9-verify.json").unlink()
+    stages = sorted(path.name for path in (out / ".run").glob("*.json"))
+    model.write_text(
+        f"{free}\nfree = build\ndef build():\n    m = free()\n    m[0].requires_grad_(False)\n    return m\n"
+    )
+    refused = edgeprune(*words)
+    assert refused.returncode == 2
+    told = " ".join(refused.stderr.split())
+    assert "frozen parameters: was none, is 1 of 11 (" in told
+    assert told.count(": was ") == 1, "nothing else changed"
+    assert stages == sorted(path.name for path in (out / ".run").glob("*.json"))
+    model.write_text(free)
+    again = edgeprune(*words)
+    assert again.returncode == 0
+    assert "recover: finished earlier, skipped" in again.stderr
