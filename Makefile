@@ -123,13 +123,14 @@ clean: ## Remove caches and built packages; keeps .venv, deploy/ and bench/
 ALL := $(or $(KEEP),bench)
 
 .PHONY: bench
-bench: arm64-ready $(MCU) ## All below in turn, many hours; goes on with KEEP, but for methods and budgets [KEEP=bench]
+bench: arm64-ready $(MCU) ## All below in turn, many hours; goes on with KEEP, but for methods, curves and budgets [KEEP=bench]
 	$(MAKE) bench-solver KEEP="$(ALL)/solver"
 	for network in fashion mobilenet_v2 resnet18; do \
 	  $(MAKE) bench-prediction NETWORK=$$network KEEP="$(ALL)/prediction/$(DEVICE)" || exit 1; done
 	$(MAKE) bench-prediction DEVICE=arm64_emulated KEEP="$(ALL)/prediction/arm64_emulated"
 	$(MAKE) bench-pairs KEEP="$(ALL)/pairs"
 	$(MAKE) bench-methods PARTS=
+	for device in mobile_cpu arm64_emulated; do $(MAKE) bench-curves DEVICE=$$device || exit 1; done
 	$(MAKE) bench-budgets
 	$(MAKE) bench-microcontroller KEEP="$(ALL)/microcontroller"
 	$(MAKE) bench-peers KEEP="$(ALL)"
@@ -161,6 +162,10 @@ bench-pairs: $(STAMP) ## Bring 20 random networks to random budgets [DEVICE=] [K
 .PHONY: bench-methods
 bench-methods: $(STAMP) ## Time, memory and gain of criteria and reconstruction, half an hour, from the start each time [PARTS=]
 	$(BIN)/python benchmarks/methods.py $(if $(PARTS),--parts $(PARTS))
+
+.PHONY: bench-curves
+bench-curves: $(STAMP) ## Time sensitivity curves, and how sure their order is, from the start each time [DEVICE=]
+	$(BIN)/python benchmarks/curves.py --device "$(DEVICE)"
 
 .PHONY: bench-budgets
 bench-budgets: $(MCU) ## Budgets in instructions, MACs and RAM on an emulated Cortex-M4, from the start each time [STEPS=]

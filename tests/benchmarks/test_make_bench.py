@@ -73,13 +73,16 @@ def test_all_are_run_with_all_of_their_parts(make: Make) -> None:
     assert list(dict.fromkeys(programs)) == [
         f"benchmarks/{name}.py"
         for name in (
-            "solver", "prediction", "pairs", "methods", "budgets", "microcontroller", "peers",
+            "solver", "prediction", "pairs", "methods", "curves", "budgets", "microcontroller", "peers",
             "measure",
         )
     ]  # fmt: skip
     assert not [line for line in ran if "--parts" in line]
     keeping = {line.split()[0] for line in ran if "--keep there" in line}
-    assert {*programs} - keeping == {"benchmarks/methods.py", "benchmarks/budgets.py"}
+    anew = {"benchmarks/methods.py", "benchmarks/curves.py", "benchmarks/budgets.py"}
+    assert {*programs} - keeping == anew
+    curves = [line for line in ran if "curves.py" in line]
+    assert [line.split()[-1] for line in curves] == ["mobile_cpu", "arm64_emulated"]
 
 
 def test_one_alone_takes_its_parts(make: Make) -> None:
