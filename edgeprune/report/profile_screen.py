@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgeprune.report import figures, summary
-from edgeprune.report.profile_page import facts, of_limit, rate
+from edgeprune.report.profile_page import facts, free, of_limit, rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,10 +57,11 @@ def show(console: Console, profile: ModelProfile) -> None:
     for row in rows:
         console.row(table, *(row.get(title, "") for title in titles))
     console.title(f"{profile.model} on {profile.device}", profile.kind)
-    console.rich.print(table)
+    if rows:
+        console.rich.print(table)
     below = facts(profile)
     if removed := [layer.name for layer in ordered if _gone(layer)]:
-        below.append(("removed by the runtime", ", ".join(removed)))
+        below.append((free(profile.kind), ", ".join(removed)))
     if left_out:
         missing = f"{', '.join(reversed(left_out))}; --json and --html have them"
         below.append(("too wide for here", missing))
@@ -70,7 +71,7 @@ def show(console: Console, profile: ModelProfile) -> None:
 
 
 def _gone(layer: LayerProfile) -> bool:
-    """Whether the runtime removed the layer: it has no node, and nothing that it would do."""
+    """Whether the layer costs nothing: the runtime has no node for it, or a formula says so."""
     return layer.cost == layer.high == 0
 
 
