@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from edgeprune.allocation.registry import allocator
+from edgeprune.budget import keeps_to
 from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import BudgetError, UsageError
@@ -129,7 +130,7 @@ def attempts(this: base.Run, prices: Prices) -> Made:
     steerable = allocator(this.job.prune.allocation).steerable and prices.table.widths
     if budget.met or made.stopped or not steerable:
         return made
-    if made.plan.corrected > made.plan.budget:  # another attempt would find the same
+    if not keeps_to(made.plan.corrected, made.plan.budget):  # another attempt would find the same
         this.console.warning(
             f"allocation {made.plan.allocation} finds no plan within the budget: the cheapest "
             f"costs {100 * made.plan.corrected / made.plan.budget:.1f} % of it"

@@ -38,7 +38,9 @@ factory = "flat:load"
 latency = "50%"
 max_accuracy_drop = 0.5
 """
-NOTHING_TO_CUT = "the model has no group of channels that can be cut (it has no layer with channels)"
+NOTHING_TO_CUT = (
+    "the model has no group of channels that can be cut (it has no layer with channels)"
+)
 
 
 @pytest.fixture(autouse=True)
