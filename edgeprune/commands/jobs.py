@@ -114,13 +114,13 @@ def run(
         )
         common.answer(made.document())
         for member in made.members:
-            console.verdict(member.verdict, out=member.folder)
+            console.verdict(member.verdict, out=member.folder, alone=member.alone)
         return DONE if made.passed else GateError.exit_code
     result = pipeline.run(
         settings, model, data, opened, folder, resume=resume, console=console, given=given
     )
     common.answer(result.verdict.model_dump(mode="json", by_alias=True))
-    console.verdict(result.verdict, out=folder)
+    console.verdict(result.verdict, out=folder, alone=result.alone)
     return DONE if result.verdict.passed else GateError.exit_code
 
 

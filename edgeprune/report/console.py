@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Parity,
         ProfileDifference,
         SensitivityCurve,
+        SkippedGroup,
         Unit,
         Verdict,
         WidthPlan,
@@ -147,8 +148,13 @@ class Console:
 
         show(self, curves, chosen, metric)
 
-    def verdict(self, verdict: Verdict, out: Path | None = None) -> None:
-        """Show dense against slim, the ratio, parity and gates; the last lines say how it ended."""
+    def verdict(
+        self, verdict: Verdict, out: Path | None = None, alone: Sequence[SkippedGroup] = ()
+    ) -> None:
+        """Show dense against slim, the ratio, parity and gates; the last lines say how it ended.
+
+        `alone` are groups that were left alone, since they have no prices.
+        """
         table = _table("", ">dense", ">slim", ">change", "how sure")
         for row in summary.compared(verdict, verdict.precision or ""):
             _add(table, row.what, row.dense, row.slim, row.change, row.doubt)
@@ -170,6 +176,7 @@ class Console:
             ),
             ("parity", _parity(verdict.parity)),
             *([("widths", widths)] if (widths := summary.widths(verdict)) else []),
+            *([("left alone", summary.left_alone(alone))] if alone else []),
         )
         if steps := summary.steps(verdict):
             history = _table("step", ">cost", ">limit", ">recalibrated", ">recovered (validation)")

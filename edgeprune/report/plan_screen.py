@@ -61,6 +61,7 @@ def show(console: Console, plan: WidthPlan, table: CostTable) -> None:
         ),
         *([("loses", plan_summary.LOSES[plan.losses])] if why else []),
         *plan_summary.limits(plan),
+        *plan_summary.left_alone(table),
         *([("trials", plan_summary.TRIALS)] if plan.trials else []),
     )
     if found:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeprune.report import figures
+from edgeprune.report import figures, summary
 from edgeprune.report.summary import listed
 
 if TYPE_CHECKING:
@@ -131,6 +131,11 @@ def prices(table: CostTable) -> str:
     for basis in ("interpolated", "estimated"):
         counts[basis] = counts.get(basis, 0) + count[basis]
     return ", ".join(f"{n:,} {basis}" for basis, n in counts.items() if n) + " prices"
+
+
+def left_alone(table: CostTable) -> tuple[tuple[str, str], ...]:
+    """Return (what, which groups have no prices and why); nothing where all have some."""
+    return (("left alone", summary.left_alone(table.skipped)),) if table.skipped else ()
 
 
 def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:
