@@ -140,7 +140,7 @@ def sensitivity(job: Path, *, device: Device, common: Common = DEFAULT) -> int:
     from edgeprune.previews import curve_samples, sensitivity_only
 
     settings, model, data, opened = prepare(job, device, None, common, budget_needed=False)
-    found = sensitivity_only(settings, model, data, opened, common.console)
+    found, rankings = sensitivity_only(settings, model, data, opened, common.console)
     chosen = best_curves(found.curves)
     common.answer(
         {
@@ -153,7 +153,8 @@ def sensitivity(job: Path, *, device: Device, common: Common = DEFAULT) -> int:
             "curves": [curve.model_dump(mode="json") for curve in found.curves],
         }
     )
-    common.console.sensitivity(found.curves, chosen, data.metric_name)
+    measured = settings.prune.loss == "sensitivity"
+    common.console.sensitivity(found.curves, chosen, data.metric_name, rankings, measured=measured)
     return DONE
 
 

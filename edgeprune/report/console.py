@@ -142,11 +142,14 @@ class Console:
         curves: Sequence[SensitivityCurve],
         chosen: Mapping[str, SensitivityCurve],
         metric: str,
+        rankings: Mapping[str, str],
+        *,
+        measured: bool = True,
     ) -> None:
-        """Show what cutting a group alone costs at its widths, by the criterion it keeps."""
+        """Show what cutting a group alone costs at its widths, by its best curve."""
         from edgeprune.report.sensitivity_screen import show
 
-        show(self, curves, chosen, metric)
+        show(self, curves, chosen, metric, rankings, measured=measured)
 
     def verdict(
         self, verdict: Verdict, out: Path | None = None, alone: Sequence[SkippedGroup] = ()
