@@ -15,6 +15,16 @@ AMOUNT = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(%|x|k|M|G|)\s*")
 AMOUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 FACTORS = {"us": 1.0, "ms": 1e3, "s": 1e6, "insn": 1.0, "kinsn": 1e3, "Minsn": 1e6, "Ginsn": 1e9}
 
+ROUNDING = 1e-9  # share: the same sums in another order are the same cost
+
+
+def keeps_to(value: float, limit: float) -> bool:
+    """Return whether `value` keeps to `limit`, but for rounding: what is meant wherever limits are.
+
+    Allocation, its closed loop, and the gates of the verdict all ask this function.
+    """
+    return value <= limit * (1 + ROUNDING)
+
 
 class BudgetRequest(BaseModel):
     """A budget as asked: `share` of the dense cost, or `absolute` in `unit`."""

@@ -25,6 +25,7 @@ from edgeprune.pruning.remainder import Remainder
 from edgeprune.records import GroupList, Sensitivity, Verdict, WidthPlan
 from edgeprune.report import figures
 from edgeprune.report.console import Console
+from edgeprune.report.markdown import cell, code
 from edgeprune.ship import CARD, INDEX, indexed, require_ours, ship_index
 from edgeprune.stages import allocating, base
 from edgeprune.stages.beginning import begun
@@ -256,23 +257,24 @@ def _index(family: Family) -> dict[str, Any]:
 def page(family: Family) -> str:
     """Return the index as Markdown."""
     first = family.members[0].verdict
+    metric = cell(first.metric)
     lines = [
-        f"# {first.job} on {first.device}",
+        f"# {cell(first.job)} on {code(first.device)}",
         "",
         f"One dense model, {len(family.members)} budgets; costs are {first.kind}. "
         f"Dense: {figures.cost(first.dense.cost, first.unit)}, "
-        f"{first.metric} {first.dense.accuracy:.4f}, {first.dense.parameters:,} parameters.",
+        f"{metric} {first.dense.accuracy:.4f}, {first.dense.parameters:,} parameters.",
         "",
-        f"| budget | cost | ratio | {first.metric} | parameters | gates |",
+        f"| budget | cost | ratio | {metric} | parameters | gates |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for member in family.members:
         v = member.verdict
         unmet = ", ".join(gate.name for gate in v.gates if gate.met is False)
         lines.append(
-            f"| [{member.folder.name}]({quote(member.folder.name)}/README.md) "
+            f"| [{cell(member.folder.name)}]({quote(member.folder.name)}/README.md) "
             f"| {figures.cost(v.slim.cost, v.unit)} | {figures.ratio(v.speedup.median)} "
             f"| {v.slim.accuracy:.4f} | {v.slim.parameters:,} "
-            f"| {f'not met: {unmet}' if unmet else 'met'} |"
+            f"| {f'not met: {cell(unmet)}' if unmet else 'met'} |"
         )
     return "\n".join(lines) + "\n"

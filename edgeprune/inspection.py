@@ -152,7 +152,7 @@ def differences(before: ModelProfile, after: ModelProfile, where: str) -> Profil
         unit=after.unit,
         total_before=before.total,
         total_after=after.total,
-        ratio=after.total / before.total,
+        ratio=after.total / before.total if before.total else None,
         changed=before.total_high < after.total_low or after.total_high < before.total_low,
         layers=tuple(rows),
     )

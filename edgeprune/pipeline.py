@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from edgeprune.allocation.registry import allocator
+from edgeprune.budget import keeps_to
 from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import BudgetError, UsageError
@@ -31,6 +32,7 @@ from edgeprune.records import (
     ScheduleHistory,
     Sensitivity,
     Shrunk,
+    SkippedGroup,
     Verdict,
     Verification,
     WidthPlan,
@@ -53,6 +55,7 @@ class Result:
         verdict: everything claimed of it.
         plan: the width of every group.
         folder: where everything was shipped to.
+        alone: groups that no plan could cut, since they have no prices.
     """
 
     model: nn.Module
@@ -60,6 +63,7 @@ class Result:
     verdict: Verdict
     plan: WidthPlan
     folder: Path
+    alone: tuple[SkippedGroup, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def attempts(this: base.Run, prices: Prices) -> Made:
     steerable = allocator(this.job.prune.allocation).steerable and prices.table.widths
     if budget.met or made.stopped or not steerable:
         return made
-    if made.plan.corrected > made.plan.budget:  # another attempt would find the same
+    if not keeps_to(made.plan.corrected, made.plan.budget):  # another attempt would find the same
         this.console.warning(
             f"allocation {made.plan.allocation} finds no plan within the budget: the cheapest "
             f"costs {100 * made.plan.corrected / made.plan.budget:.1f} % of it"
@@ -152,6 +156,7 @@ def attempts(this: base.Run, prices: Prices) -> Made:
 def deliver(this: base.Run, prices: Prices, made: Made, out: Path) -> Result:
     """Ship what was made into `out`."""
     others = indexed(out)
+    scores = load_file(made.scores) if prices.table.widths else {}
     with this.console.stage("Shipping"):
         ship(
             out,
@@ -170,20 +175,15 @@ def deliver(this: base.Run, prices: Prices, made: Made, out: Path) -> Result:
             job_title=this.job.name,
             integer_model=made.integer_file,
             chip=this.device.spec.microcontroller,
-            views=collect(
-                this.model,
-                made.model,
-                made.plan,
-                prices.groups,
-                load_file(made.scores) if prices.table.widths else {},
-            ),
+            views=collect(this.model, made.model, made.plan, prices.groups, scores),
         )
     if others:
         gone = f"the index of models for several budgets in {out} went"
         kept = f"the models of that earlier run are still in {', '.join(others)}"
         this.console.warning(f"{gone}; {kept}")
     shipped = made.artifact.model_copy(update={"path": str(out / "model.onnx")})
-    return Result(made.model, shipped, made.verification.verdict, made.plan, out)
+    verdict, alone = made.verification.verdict, prices.table.skipped
+    return Result(made.model, shipped, verdict, made.plan, out, alone)
 
 
 def plan_only(job: Job, model: nn.Module, data: Data, device: Device, console: Console) -> Planned:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from safetensors.torch import load_file
 from torch import nn
 
 from edgeprune.data import Data, first_batches
@@ -18,15 +19,19 @@ from edgeprune.pipeline import prices_of
 from edgeprune.records import Sensitivity
 from edgeprune.report.console import Console
 from edgeprune.sections import BudgetSection, expanded
-from edgeprune.stages import base, weighing
+from edgeprune.stages import allocating, base, weighing
 from edgeprune.stages.preparing import prepared
 from edgeprune.store import RunFolder, require_writable
 
 
 def sensitivity_only(
     job: Job, model: nn.Module, data: Data, device: Device, console: Console
-) -> Sensitivity:
-    """Profile, price and measure what each width costs in loss; curves are kept by content."""
+) -> tuple[Sensitivity, dict[str, str]]:
+    """Profile, price and measure what each width costs in loss; curves are kept by content.
+
+    Returns:
+        The curves, and group -> criterion by which a plan of the job would begin to rank.
+    """
     seed_everything(job.seed)
     whole = job.model_copy(update={"budget": BudgetSection(latency="100%")})  # only to look
     with (
@@ -34,7 +39,10 @@ def sensitivity_only(
         RunFolder(Path(scratch), {}, resume=False) as folder,  # nothing is resumed
     ):
         this = prepared(base.Run(whole, model, data, device, folder, console))
-        return prices_of(this, look=True).curves
+        curves = prices_of(this, look=True).curves
+        return curves, allocating.rankings(
+            this, curves, load_file(this.scores) if curves.curves else {}
+        )
 
 
 def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -> Origin:

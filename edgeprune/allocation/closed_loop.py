@@ -9,7 +9,8 @@ from edgeprune.allocation.correction import NOISE, Observation, corrected
 from edgeprune.allocation.exact import Solution, solve
 from edgeprune.allocation.explanation import explain
 from edgeprune.allocation.problem import Problem, observed
-from edgeprune.allocation.reachable import ROUNDING, over_limits, require_reachable, unreachable
+from edgeprune.allocation.reachable import over_limits, require_reachable, unreachable
+from edgeprune.budget import keeps_to
 from edgeprune.records import PlannedGroup, ResourceUse, Round, Unit, WidthPlan
 from edgeprune.report.figures import symbol
 
@@ -103,7 +104,7 @@ def close_the_loop(
                 f"{symbol(unit)} = {100 * measured.cost / budget:.1f} % of the budget"
             )
             fits = _fits(measured, problem)
-            held = measured.cost <= budget and bool(_held(problem, solution, budget))
+            held = keeps_to(measured.cost, budget) and bool(_held(problem, solution, budget))
             inside = fits and GOOD[0] * budget <= measured.cost <= GOOD[1] * budget
             done = (fits and held) or (inside and not measured.exact)
             if done or inside:
@@ -115,7 +116,7 @@ def close_the_loop(
         if done:
             break
     fitting = [c for c in candidates if _fits(c.measured, problem)]
-    best = _best(fitting, budget * (1 + ROUNDING))
+    best = _best(fitting, budget)
     if not fitting:
         raise over_limits(problem, candidates[-1].measured.resources)
     if best is None:
@@ -191,7 +192,8 @@ def _round(problem: Problem, tried: list[_Candidate], budget: float) -> Round:
 
 def _fits(measured: Measured, problem: Problem) -> bool:
     limits = problem.limits()
-    return all(value <= limits[n].limit for n, value in measured.resources.items() if n in limits)
+    found = measured.resources.items()
+    return all(keeps_to(value, limits[name].limit) for name, value in found if name in limits)
 
 
 def _next(
@@ -256,13 +258,14 @@ def _solved(
 
 def _best(candidates: list[_Candidate], budget: float) -> _Candidate | None:
     """Return the one of least loss that uses the budget in full, else the dearest within it."""
-    within = [c for c in candidates if c.measured.cost <= budget]
+    within = [c for c in candidates if keeps_to(c.measured.cost, budget)]
     return _found(within, budget) or max(within, key=lambda c: c.measured.cost, default=None)
 
 
 def _found(candidates: list[_Candidate], budget: float) -> _Candidate | None:
     """Return the one of least loss that uses the budget in full, those with a reserve first."""
-    full = [c for c in candidates if FULL_USE * budget <= c.measured.cost <= budget]
+    fits = [c for c in candidates if keeps_to(c.measured.cost, budget)]
+    full = [c for c in fits if c.measured.cost >= FULL_USE * budget]
     low, high = GOOD[0] * budget, GOOD[1] * budget
     sure = [c for c in full if c.measured.exact or low <= c.measured.cost <= high]
     return min(sure or full, key=lambda c: c.solution.loss, default=None)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from edgeprune.allocation.exact import solve
 from edgeprune.allocation.narrowed import narrowed, with_frozen_inputs
 from edgeprune.allocation.task import Proposal, Task
+from edgeprune.budget import keeps_to
 
 STEPS = 10  # of the geometric schedule
 
@@ -30,7 +31,7 @@ def halp(task: Task, target: float) -> Proposal:
     dense = problem.cost(choice)
     for step in range(1, STEPS + 1):
         budget = dense * (target / dense) ** (step / STEPS)
-        if problem.cost(choice) <= budget:
+        if keeps_to(problem.cost(choice), budget):
             continue
         left = narrowed(problem, problem.widths_of(choice))
         found = solve(with_frozen_inputs(left, choice), budget, seed=task.seed)

@@ -17,6 +17,7 @@ from edgeprune.allocation.correction import NOISE, Observation, corrected
 from edgeprune.allocation.explanation import explain
 from edgeprune.allocation.neighbours import nearest
 from edgeprune.allocation.problem import Problem
+from edgeprune.budget import keeps_to
 from edgeprune.importance.normalisation import mean_rank
 from edgeprune.importance.scores import keep_best
 from edgeprune.records import ChannelGroup, PlannedGroup, Round, WidthPlan
@@ -126,7 +127,8 @@ class Polish:
                 f"{100 * last.measured / plan.budget:.1f} % of the budget"
             )
             plan = plan.model_copy(update={"rounds": (*plan.rounds, last)})
-            if fits and GOOD[0] * plan.budget <= last.measured <= plan.budget:
+            used_up = last.measured >= GOOD[0] * plan.budget
+            if fits and used_up and keeps_to(last.measured, plan.budget):
                 return self.changed(plan, choice, groups, last.measured, used)
         return plan
 
@@ -141,7 +143,7 @@ class Polish:
         )  # fmt: skip
         used = {**self.problem.used(choice), **cost.resources}
         limits = self.problem.limits()
-        return last, used, all(used[name] <= limits[name].limit for name in limits)
+        return last, used, all(keeps_to(used[name], limits[name].limit) for name in limits)
 
     def _descend(
         self,

@@ -9,12 +9,12 @@ import numpy as np
 
 from edgeprune.allocation.exact import cheapest
 from edgeprune.allocation.problem import Problem, Resource
+from edgeprune.budget import keeps_to
 from edgeprune.errors import BudgetError
 from edgeprune.records import Unit
 from edgeprune.report.figures import symbol
 
 MOST = 100.0  # percent: what a budget may ask for
-ROUNDING = 1e-9  # share: sums of the same prices in another order are the same cost
 KEY = {"ram": ("ram_kb", 1024.0), "flash": ("flash_kb", 1024.0)}
 
 
@@ -33,7 +33,7 @@ def require_reachable(
     dense = dense_cost or problem.cost(problem.dense)
     alone = cheapest(replace(problem, resources=()))
     assert alone is not None  # without limits there is a choice
-    if alone.cost > budget * (1 + ROUNDING):
+    if not keeps_to(alone.cost, budget):
         raise unreachable(alone.cost, budget, unit, dense, "predicted")
     if not problem.resources:
         return
@@ -49,7 +49,7 @@ def require_reachable(
             "all at once cannot",
             "raise one of them in [budget]",
         )
-    if together.cost > budget * (1 + ROUNDING):
+    if not keeps_to(together.cost, budget):
         raise BudgetError(
             f"the budgets contradict each other: within {limits} the smallest cost is "
             f"{together.cost:.4g} {symbol(unit)}, and the budget is {budget:.4g} {symbol(unit)} "
@@ -78,7 +78,7 @@ def over_limits(problem: Problem, found: Mapping[str, float]) -> BudgetError:
     over = {
         name: resource
         for name, resource in problem.limits().items()
-        if found.get(name, 0.0) > resource.limit
+        if not keeps_to(found.get(name, 0.0), resource.limit)
     }
     needs = ", ".join(f"{found[n]:,.0f} {symbol(r.unit)} of {n}" for n, r in over.items())
     return BudgetError(

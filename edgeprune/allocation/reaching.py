@@ -8,6 +8,7 @@ from typing import Any
 from edgeprune.allocation.closed_loop import AIM, FULL_USE, GOOD, Measured
 from edgeprune.allocation.registry import allocator as allocator_of
 from edgeprune.allocation.task import Proposal, Task
+from edgeprune.budget import keeps_to
 from edgeprune.records import FrontPoint, PlannedGroup, Round, WidthPlan
 from edgeprune.report.figures import symbol
 
@@ -94,7 +95,7 @@ def _best(
     seen: list[tuple[Proposal, Measured, float]], budget: float
 ) -> tuple[Proposal, Measured, float]:
     """Return the plan inside the window, else the dearest within the budget, else the cheapest."""
-    within = [entry for entry in seen if entry[1].cost <= budget]
+    within = [entry for entry in seen if keeps_to(entry[1].cost, budget)]
     if not within:
         return min(seen, key=lambda entry: entry[1].cost)
     full = [entry for entry in within if entry[1].cost >= FULL_USE * budget]

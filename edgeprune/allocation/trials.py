@@ -20,6 +20,7 @@ from edgeprune.allocation.exact import solve
 from edgeprune.allocation.explanation import explain
 from edgeprune.allocation.polishing import Choice, Groups, Polish
 from edgeprune.allocation.problem import Problem
+from edgeprune.budget import keeps_to
 from edgeprune.records import PlanTrial, WidthPlan
 
 COUNT = 12  # plans tried, where the budget has as many
@@ -140,7 +141,8 @@ class Trials:
             choice, groups = candidate.choice, candidate.groups
             last, used, fits = polish.measured(choice, groups, candidate.predicted)
             plan = plan.model_copy(update={"rounds": (*plan.rounds, last)})
-            if fits and FULL_USE * plan.budget <= last.measured <= plan.budget:
+            used_up = last.measured >= FULL_USE * plan.budget
+            if fits and used_up and keeps_to(last.measured, plan.budget):
                 changed = polish.changed(plan, choice, groups, last.measured, used)
                 return changed, candidate, number
         return plan, taken, len(waiting[:MEASURED])
@@ -201,7 +203,9 @@ def _even(problem: Problem, budget: float) -> Losses:
         )
 
     shares = [percent / 100 for percent in range(1, 101)]
-    share = max((s for s in shares if problem.cost(nearest(s)) <= budget), default=shares[0])
+    share = max(
+        (s for s in shares if keeps_to(problem.cost(nearest(s)), budget)), default=shares[0]
+    )
     far = _scaled(
         tuple(
             tuple(math.log(max(x, 0.5) / (share * w[-1])) ** 2 for x in w) for w in problem.widths

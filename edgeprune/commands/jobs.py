@@ -114,13 +114,13 @@ def run(
         )
         common.answer(made.document())
         for member in made.members:
-            console.verdict(member.verdict, out=member.folder)
+            console.verdict(member.verdict, out=member.folder, alone=member.alone)
         return DONE if made.passed else GateError.exit_code
     result = pipeline.run(
         settings, model, data, opened, folder, resume=resume, console=console, given=given
     )
     common.answer(result.verdict.model_dump(mode="json", by_alias=True))
-    console.verdict(result.verdict, out=folder)
+    console.verdict(result.verdict, out=folder, alone=result.alone)
     return DONE if result.verdict.passed else GateError.exit_code
 
 
@@ -140,7 +140,7 @@ def sensitivity(job: Path, *, device: Device, common: Common = DEFAULT) -> int:
     from edgeprune.previews import curve_samples, sensitivity_only
 
     settings, model, data, opened = prepare(job, device, None, common, budget_needed=False)
-    found = sensitivity_only(settings, model, data, opened, common.console)
+    found, rankings = sensitivity_only(settings, model, data, opened, common.console)
     chosen = best_curves(found.curves)
     agreed = agreement(chosen)
     common.answer(
@@ -155,7 +155,10 @@ def sensitivity(job: Path, *, device: Device, common: Common = DEFAULT) -> int:
             "curves": [curve.model_dump(mode="json") for curve in found.curves],
         }
     )
-    common.console.sensitivity(found.curves, chosen, data.metric_name, agreed)
+    measured = settings.prune.loss == "sensitivity"
+    common.console.sensitivity(
+        found.curves, chosen, data.metric_name, rankings, agreed=agreed, measured=measured
+    )
     return DONE
 
 

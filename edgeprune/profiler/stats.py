@@ -223,9 +223,9 @@ def quiet_ratio(first: Sequence[float], second: Sequence[float], share: float = 
 
 
 def relative_half_width(interval: Interval) -> float:
-    """Return half the interval's width over its median."""
+    """Return half the interval's width over its median; 0 where there is no width at all."""
     median, low, high = interval
-    return (high - low) / 2 / median
+    return _over((high - low) / 2, median)
 
 
 def drift(values: Sequence[float] | Floats) -> float:
@@ -234,13 +234,20 @@ def drift(values: Sequence[float] | Floats) -> float:
     if not half:
         return 0.0
     first, second = np.median(values[:half]), np.median(values[len(values) - half :])
-    return float(second / first - 1)
+    return _over(float(second - first), float(first))
 
 
 def spread(processes: Processes) -> float:
     """Return by how much the slowest process's median lies above the fastest's, relatively."""
     medians = [float(np.median(array)) for array in _arrays(processes)]
-    return max(medians) / min(medians) - 1
+    return _over(max(medians) - min(medians), min(medians))
+
+
+def _over(difference: float, reference: float) -> float:
+    """Return `difference` over `reference`; a formula may say that a model costs 0."""
+    if not reference:
+        return 0.0 if not difference else math.copysign(math.inf, difference)
+    return difference / reference
 
 
 def _arrays(processes: Processes) -> list[Floats]:

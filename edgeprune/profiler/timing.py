@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune.devices.protocol import Answer, Device, Request, file_of
-from edgeprune.errors import DeviceError, UnstableError
+from edgeprune.errors import DeviceError, UnstableError, UnsupportedModelError
 from edgeprune.profiler.stats import (
     Interval,
     QuietPairs,
@@ -286,6 +286,12 @@ def _compare_exactly(
     models = (file_of("first", first), file_of("second", second))
     answer = device.ask(Request(task="time", models=models, seed=seed))
     a, b = (model.values[0] for model in answer.models)
+    if not a or not b:
+        free = (first if not a else second).name
+        raise UnsupportedModelError(
+            f"{free} costs nothing on {device.spec.name}: a formula gives it 0, which has no ratio",
+            "compare on a device that measures or counts",
+        )
     comparison = Comparison(
         median=a / b, low=a / b, high=a / b, confidence=confidence, pairs=1, processes=1,
         first_cost=a, second_cost=b, minimum_ratio=a / b, stopped="exact",

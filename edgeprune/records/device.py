@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
-from edgeprune.records.base import Kind, Record, Shape, Unit, Whole
+from edgeprune.records.base import Cost, Kind, Record, Shape, Unit
 
 
 class Environment(Record):
@@ -123,7 +123,7 @@ class ModelProfile(Record):
     device: str
     kind: Kind
     unit: Unit
-    total: Whole
+    total: Cost
     total_low: float
     total_high: float
     coverage: float
@@ -152,6 +152,13 @@ class ModelProfile(Record):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
+    @model_validator(mode="after")
+    def _costs_something(self) -> ModelProfile:
+        """Only a formula may say that a whole run costs nothing."""
+        if not self.total and self.kind != "estimated":
+            raise ValueError("total must be above 0 where it is measured or counted")
+        return self
+
     @property
     def costs(self) -> dict[str, float]:
         """Layer -> cost, for the layers that have a cost of their own."""
@@ -177,14 +184,14 @@ class LayerDifference(Record):
 
 
 class ProfileDifference(Record):
-    """Two profiles that may be compared; `ratio` is the total after over the total before."""
+    """Two profiles that may be compared; `ratio` is the total after over that before, if any."""
 
     before: str
     after: str
     unit: Unit
     total_before: float
     total_after: float
-    ratio: float
+    ratio: float | None
     changed: bool
     layers: tuple[LayerDifference, ...]
 

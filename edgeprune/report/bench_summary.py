@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from edgeprune.budget import keeps_to
 from edgeprune.records import BenchResult, BenchRow
 from edgeprune.report import summary
 
@@ -29,7 +30,7 @@ class Entry:
     @property
     def over(self) -> bool:
         """Whether it costs more than was asked for."""
-        return self.cost_ratio > self.target * (1 + 1e-9)
+        return not keeps_to(self.cost_ratio, self.target)
 
     @property
     def under(self) -> bool:

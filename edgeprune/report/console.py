@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Parity,
         ProfileDifference,
         SensitivityCurve,
+        SkippedGroup,
         Unit,
         Verdict,
         WidthPlan,
@@ -141,15 +142,23 @@ class Console:
         curves: Sequence[SensitivityCurve],
         chosen: Mapping[str, SensitivityCurve],
         metric: str,
-        agreed: float | None,
+        rankings: Mapping[str, str],
+        *,
+        agreed: float | None = None,
+        measured: bool = True,
     ) -> None:
-        """Show what cutting a group alone costs at its widths, by the criterion it keeps."""
+        """Show what cutting a group alone costs at its widths, by its best curve."""
         from edgeprune.report.sensitivity_screen import show
 
-        show(self, curves, chosen, metric, agreed)
+        show(self, curves, chosen, metric, rankings, agreed=agreed, measured=measured)
 
-    def verdict(self, verdict: Verdict, out: Path | None = None) -> None:
-        """Show dense against slim, the ratio, parity and gates; the last lines say how it ended."""
+    def verdict(
+        self, verdict: Verdict, out: Path | None = None, alone: Sequence[SkippedGroup] = ()
+    ) -> None:
+        """Show dense against slim, the ratio, parity and gates; the last lines say how it ended.
+
+        `alone` are groups that were left alone, since they have no prices.
+        """
         table = _table("", ">dense", ">slim", ">change", "how sure")
         for row in summary.compared(verdict, verdict.precision or ""):
             _add(table, row.what, row.dense, row.slim, row.change, row.doubt)
@@ -171,6 +180,7 @@ class Console:
             ),
             ("parity", _parity(verdict.parity)),
             *([("widths", widths)] if (widths := summary.widths(verdict)) else []),
+            *([("left alone", summary.left_alone(alone))] if alone else []),
         )
         if steps := summary.steps(verdict):
             history = _table("step", ">cost", ">limit", ">recalibrated", ">recovered (validation)")

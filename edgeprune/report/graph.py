@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeprune.records import ChannelGroup
 from edgeprune.report import svg
 
-ROW, TOP, LANE = 22, 30, 26
+ROW, TOP, LANE = 22, 48, 26
+CUT, WHOLE, ALONE = "cut", "kept whole", "left alone: no prices"
+STYLES = {CUT: (svg.SLIM, ""), WHOLE: (svg.DENSE, ""), ALONE: (svg.LIMIT, "2 4")}
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ def dependency_graph(
     planned: Mapping[str, int],
     *,
     title: str,
+    alone: Collection[str] = (),
 ) -> str:
     """Return a line a group, from the layer that makes its channels to the last that reads them.
 
@@ -39,6 +42,7 @@ def dependency_graph(
         layers: names of layers in the order in which they run.
         planned: group -> width in the plan.
         title: of the chart.
+        alone: names of groups without prices, which no plan can cut.
     """
     lanes, rows = arrange(groups, layers)
     left = svg.label_width(rows)
@@ -51,12 +55,13 @@ def dependency_graph(
     def down(row: float) -> float:
         return TOP + ROW * row
 
+    fates = {group.name: _fate(group, planned, alone) for group in groups}
     parts: list[str] = []
     for lane in lanes:
         x = across(lane.column)
-        cut = planned.get(lane.group.name, lane.group.width) < lane.group.width
-        colour = svg.SLIM if cut else svg.DENSE
-        parts.append(svg.line(x, down(lane.first), x, down(lane.last), colour, thick=3))
+        colour, dash = STYLES[fates[lane.group.name]]
+        first, last = down(lane.first), down(lane.last)
+        parts.append(svg.line(x, first, x, last, colour, thick=3, dash=dash))
     place = {layer: row for row, layer in enumerate(rows)}
     for row, layer in enumerate(rows):
         y = down(row)
@@ -79,12 +84,31 @@ def dependency_graph(
         y = down(min(place[layer] for layer in lane.group.outputs if layer in place))
         after = planned.get(lane.group.name, lane.group.width)
         name = svg.shortened(lane.group.name, svg.WIDTH - edge - 16 - 13 * svg.CHARACTER)
-        text = f"{name}: {lane.group.width} \N{RIGHTWARDS ARROW} {after}"
+        told = "left alone" if fates[lane.group.name] == ALONE else f"\N{RIGHTWARDS ARROW} {after}"
+        text = f"{name}: {lane.group.width} {told}"
         parts.append(svg.line(edge, y, edge + 10, y, svg.GRID))
         parts.append(svg.text(edge + 16, y + 4, text, full=lane.group.name))
     key = "one line a group; \N{WHITE CIRCLE} reads it, \N{RIGHTWARDS ARROW} writes it"
     parts.append(svg.text(left, 12, key))
+    parts += _legend(list(fates.values()), left, 30)
     return svg.chart(title, TOP + ROW * len(rows), parts)
+
+
+def _fate(group: ChannelGroup, planned: Mapping[str, int], alone: Collection[str]) -> str:
+    if group.name in alone:
+        return ALONE
+    return CUT if planned.get(group.name, group.width) < group.width else WHOLE
+
+
+def _legend(fates: Sequence[str], left: float, y: float) -> list[str]:
+    """Return what the lines say of their groups, as far as there are such lines."""
+    parts, x = [], left
+    for name, (colour, dash) in STYLES.items():
+        if name in fates:
+            parts.append(svg.line(x, y - 4, x + 20, y - 4, colour, thick=3, dash=dash))
+            parts.append(svg.text(x + 26, y, name))
+            x += 26 + svg.CHARACTER * len(name) + 20
+    return parts
 
 
 def arrange(

@@ -170,6 +170,7 @@ def _charts(document: ReportData) -> dict[str, str]:
             document.dense_profile,
             document.slim_profile,
             verdict.schedule,
+            document.table.skipped,
         ),
     }
 

@@ -8,14 +8,19 @@ from collections.abc import Sequence
 from edgeprune.errors import UsageError
 
 TAG, ENTITY = re.compile(r"<(?=[A-Za-z/!?])"), re.compile(r"&(?=#?\w+;)")
+# What would be emphasis, code, an escape or a link; `_` within a word, and a lone `*`, are none.
+MARK = re.compile(
+    r"`|(?<![^\W_])_|_(?![^\W_])|\*(?!\s)|(?<!\s)\*|\\(?=[!-/:-@\[-`{-~])|\[(?=[^\]]*\]\()"
+)
 
 
 def cell(text: str) -> str:
-    """Return `text` as one cell or sentence: what would be HTML or end the cell is no longer it.
+    """Return `text` as one cell or sentence: what would be markup or end the cell is no longer it.
 
     Quotes and lone signs stay as they are, since people also read the file itself.
     """
-    safe = TAG.sub("&lt;", ENTITY.sub("&amp;", text))
+    marked = MARK.sub(lambda found: f"\\{found[0]}", text)
+    safe = TAG.sub("&lt;", ENTITY.sub("&amp;", marked))
     return safe.replace("|", "/").replace("\n", " ")
 
 

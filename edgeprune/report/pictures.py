@@ -9,6 +9,7 @@ from edgeprune.records import (
     ModelProfile,
     ScheduleHistory,
     SensitivityCurve,
+    SkippedGroup,
     Views,
     WidthPlan,
 )
@@ -29,12 +30,16 @@ def pictures(
     dense: ModelProfile,
     slim: ModelProfile | None,
     schedule: ScheduleHistory | None = None,
+    alone: Sequence[SkippedGroup] = (),
 ) -> dict[str, str]:
-    """Return name -> SVG; "" where a run has nothing to draw."""
+    """Return name -> SVG; "" where a run has nothing to draw.
+
+    `alone` are the groups without prices.
+    """
     planned = {name: group.after for name, group in plan.groups.items()}
     return {
         "steps": _steps(schedule, dense.total) if schedule and len(schedule.steps) > 1 else "",
-        "graph": _graph(views, dense, planned),
+        "graph": _graph(views, dense, planned, [group.name for group in alone]),
         "heatmap": _heatmap(curves, plan),
         "parameters": _parameters(dense, slim) if slim else "",
         "scores": histograms(
@@ -48,14 +53,18 @@ def pictures(
     }
 
 
-def _graph(views: Views, dense: ModelProfile, planned: dict[str, int]) -> str:
+def _graph(views: Views, dense: ModelProfile, planned: dict[str, int], alone: Sequence[str]) -> str:
     if views.groups is None or not views.groups.groups:
         return ""
     layers = [layer.name for layer in dense.layers]
     if len(layers) > MOST_LAYERS:
         return ""
     return dependency_graph(
-        views.groups.groups, layers, planned, title="Groups of channels and the layers between them"
+        views.groups.groups,
+        layers,
+        planned,
+        title="Groups of channels and the layers between them",
+        alone=alone,
     )
 
 

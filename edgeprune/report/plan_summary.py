@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeprune.report import figures
+from edgeprune.report import figures, summary
 from edgeprune.report.summary import listed
 
 if TYPE_CHECKING:
@@ -21,12 +21,23 @@ if TYPE_CHECKING:
         WidthPlan,
     )
 
+CUT_ALONE = "of each group cut alone, BatchNorm recalibrated, not re-fitted"
 ALONE = "loss of each group cut alone, by its best curve, BatchNorm recalibrated, not re-fitted"
 LOSES: dict[Losses, str] = {
     "of dense": ALONE,
     "of what is left": f"{ALONE}; over the model that this one was cut from",
     "scores": "summed scores of the channels that go, as [prune] loss asks for; nothing measured",
 }
+RANKED = (
+    "which channels of a group stay: where recovery reconstructs, refit_error if the job scores by "
+    "it, which knows that what is left is re-fitted; otherwise the criterion of the group's best "
+    "curve, as edgeprune sensitivity names it; or what polishing measured to be better"
+)
+RANKED_BY_PEERS = (
+    "which channels of a group stay: the criterion of its best curve, as edgeprune sensitivity "
+    "names it; where one ranking spans all groups, the first criterion of the job"
+)
+RANKED_BY_SCORES = "which channels of a group stay: the first criterion of the job"
 TRIALS = "loss of whole plans on validation data: cut and re-fitted, then after steps of recovery"
 
 
@@ -131,6 +142,18 @@ def prices(table: CostTable) -> str:
     for basis in ("interpolated", "estimated"):
         counts[basis] = counts.get(basis, 0) + count[basis]
     return ", ".join(f"{n:,} {basis}" for basis, n in counts.items() if n) + " prices"
+
+
+def left_alone(table: CostTable) -> tuple[tuple[str, str], ...]:
+    """Return (what, which groups have no prices and why); nothing where all have some."""
+    return (("left alone", summary.left_alone(table.skipped)),) if table.skipped else ()
+
+
+def ranked_by(plan: WidthPlan) -> str:
+    """Return what the criterion of a group in a plan says, which need not be its best curve's."""
+    if plan.losses == "scores":
+        return RANKED_BY_SCORES
+    return RANKED if plan.allocation == "exact" else RANKED_BY_PEERS
 
 
 def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:

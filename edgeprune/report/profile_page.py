@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeprune.records import LayerProfile, ModelProfile
+from edgeprune.records import Kind, LayerProfile, ModelProfile
 from edgeprune.report import charts, figures, summary
 from edgeprune.report.html import template
 from edgeprune.report.roofline import roofline
@@ -34,14 +34,28 @@ def render(profile: ModelProfile) -> str:
         p=profile,
         layers=layers,
         whole=summary.profiled_run(profile),
+        covered=covered(profile),
+        free=free(profile.kind),
         facts=facts(profile),
-        bars=Markup(bars),
+        bars=Markup(bars) if profile.total else "",
         bars_note=summary.bars_note(layers, profile.kind),
         roofline=Markup(roof),
         rate=rate,
         of_limit=of_limit,
     )
     return page.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def covered(profile: ModelProfile) -> str:
+    """Return which share of a run belongs to named layers; a run that costs nothing has none."""
+    if not profile.total:
+        return "no layer costs anything"
+    return f"{figures.percent(profile.coverage)} of a run belongs to named layers"
+
+
+def free(kind: Kind) -> str:
+    """Return why layers cost nothing: by formula, or because the runtime has no node for them."""
+    return "free by formula" if kind == "estimated" else "removed by the runtime"
 
 
 def rate(layer: LayerProfile) -> str:
@@ -66,14 +80,15 @@ def facts(profile: ModelProfile) -> list[tuple[str, str]]:
     total = figures.cost_interval(p.total, p.total_low, p.total_high, p.unit, p.kind)
     runs = f"{p.runs} runs in {p.processes} processes" if p.processes > 1 else "one process"
     how = f"; without the profiler, {runs}" if p.kind == "measured" else ""
+    against = (
+        f", {figures.signed_percent(p.sum_of_layers / p.total - 1)} against the total"
+        if p.total
+        else ""
+    )
     rows = [
         ("total", f"{total}, {p.kind}{how}"),
-        ("coverage", f"{figures.percent(p.coverage)} of a run belongs to named layers"),
-        (
-            "sum of the layers",
-            f"{figures.cost(p.sum_of_layers, p.unit)}, "
-            f"{figures.signed_percent(p.sum_of_layers / p.total - 1)} against the total",
-        ),
+        ("coverage", covered(p)),
+        ("sum of the layers", f"{figures.cost(p.sum_of_layers, p.unit)}{against}"),
         ("parameters", f"{figures.count(p.parameters)} (exact, of the ONNX file)"),
         ("MACs", f"{figures.count(p.macs)} (exact)"),
         ("peak of activations", f"{figures.size(p.peak_activation_bytes)} (exact, from shapes)"),

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeprune.report import figures, summary
-from edgeprune.report.profile_page import facts, of_limit, rate
+from edgeprune.report import columns, figures, summary
+from edgeprune.report.profile_page import facts, free, of_limit, rate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from edgeprune.records import LayerProfile, ModelProfile, ProfileDifference
     from edgeprune.report.console import Console
 
@@ -21,7 +19,6 @@ COLUMNS = (
 # What goes first where the terminal is narrow.
 SPARE = ("activations", "parameters", "achieved", "output", "of its limit", "operator", "MACs", "")
 LEFT_ALIGNED = ("layer", "operator", "", "of its limit")
-GAP = 3  # between columns
 
 
 def show(console: Console, profile: ModelProfile) -> None:
@@ -44,23 +41,20 @@ def show(console: Console, profile: ModelProfile) -> None:
             }
         )
     titles = [title for title in COLUMNS if any(row.get(title) for row in rows)]
-    left_out = []
-    for title in SPARE:
-        if _width(titles, rows) <= console.rich.width:
-            break
-        if title in titles:
-            titles.remove(title)
-            left_out += [title] if title else []
+    kept = columns.fit(titles, rows, SPARE, console.rich.width)
+    left_out = [title for title in SPARE if title and title in titles and title not in kept]
+    titles = kept
     table = console.table(*(t if t in LEFT_ALIGNED else f">{t}" for t in titles))
     for column in table.columns[1:]:
         column.no_wrap = True
     for row in rows:
         console.row(table, *(row.get(title, "") for title in titles))
     console.title(f"{profile.model} on {profile.device}", profile.kind)
-    console.rich.print(table)
+    if rows:
+        console.rich.print(table)
     below = facts(profile)
     if removed := [layer.name for layer in ordered if _gone(layer)]:
-        below.append(("removed by the runtime", ", ".join(removed)))
+        below.append((free(profile.kind), ", ".join(removed)))
     if left_out:
         missing = f"{', '.join(reversed(left_out))}; --json and --html have them"
         below.append(("too wide for here", missing))
@@ -70,7 +64,7 @@ def show(console: Console, profile: ModelProfile) -> None:
 
 
 def _gone(layer: LayerProfile) -> bool:
-    """Whether the runtime removed the layer: it has no node, and nothing that it would do."""
+    """Whether the layer costs nothing: the runtime has no node for it, or a formula says so."""
     return layer.cost == layer.high == 0
 
 
@@ -92,14 +86,6 @@ def _row(
         "parameters": figures.size(layer.parameter_bytes),
         "activations": figures.size(layer.activation_bytes),
     }
-
-
-def _width(titles: Sequence[str], rows: Sequence[Mapping[str, str]]) -> int:
-    """Return the columns of text that a table of these columns takes."""
-    from rich.cells import cell_len
-
-    widths = [max(map(cell_len, (t, *(row.get(t, "") for row in rows)))) for t in titles]
-    return sum(widths) + GAP * len(titles)
 
 
 def show_difference(console: Console, difference: ProfileDifference) -> None:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from edgeprune.report import columns
+from edgeprune.report.plan_summary import CUT_ALONE, LOSES
+
 if TYPE_CHECKING:
     from edgeprune.records import SensitivityCurve
     from edgeprune.report.console import Console
 
+BEST = "best curve by"
+HALVES = "rank correlation of the cuts: halves of the calibration batches"
+NARROWEST = 24  # of a name that is shortened
 SHOWN = 6  # widths of a group at most, evenly spread
 
 
@@ -17,27 +23,84 @@ def show(
     curves: Sequence[SensitivityCurve],
     chosen: Mapping[str, SensitivityCurve],
     metric: str,
-    agreed: float | None,
+    rankings: Mapping[str, str],
+    *,
+    agreed: float | None = None,
+    measured: bool = True,
 ) -> None:
     """Show each group's loss increase (and drop of the metric) at its widths.
 
-    `agreed` is the rank correlation of the increases on two halves of the samples.
+    `rankings` are the criteria by which a plan of the job would begin to rank, group by group.
+    `agreed` is the rank correlation of the increases on two halves of the samples. Where losses are
+    not `measured`, they are sums of scores.
     """
     tried = {name: [c.criterion for c in curves if c.group == name] for name in chosen}
-    table = console.table("group", ">dense", "criterion", f"width: loss increase ({metric} drop)")
-    for name, curve in chosen.items():
-        others = [criterion for criterion in tried[name] if criterion != curve.criterion]
-        beaten = f", better than {', '.join(others)}" if others else ""
-        console.row(
-            table,
-            name,
-            str(curve.widths[-1]),
-            f"{curve.criterion}{beaten}",
-            "  ".join(points(curve)),
-        )
-    console.rich.print(table)
-    if agreed is not None:
-        console.line(f"order of the cuts: halves of the calibration batches agree to {agreed:.3f}")
+    cells = {name: points(curve) for name, curve in chosen.items()}
+    drop = f" ({metric} drop)" if any(curve.drops for curve in chosen.values()) else ""
+    losses = f"width: loss increase{drop}"
+    rows = [
+        {
+            "group": name,
+            "dense": str(curve.widths[-1]),
+            BEST: curve.criterion,
+            losses: max(cells[name], key=len, default=""),
+        }
+        for name, curve in chosen.items()
+    ]
+    longest = max((len(cell) for row in cells.values() for cell in row), default=0)
+    before = ("group", "dense", BEST)
+    room = console.rich.width - columns.width(before, rows) - columns.GAP
+    if room < longest:
+        cramped = [{**row, "group": row["group"][:NARROWEST]} for row in rows]
+        room = console.rich.width - columns.width(before, cramped) - columns.GAP
+    for row in rows:
+        row[losses] = _lines(cells[row["group"]], room)
+    if len(losses) > room:
+        title = losses.replace(" (", "\n(", 1)
+        rows = [{title if k == losses else k: v for k, v in row.items()} for row in rows]
+        losses = title
+    left = ("group", BEST, losses)
+    console.rich.print(
+        columns.table(console, ("group", "dense", BEST, losses), rows, names="group", left=left)
+    )
+    if not measured:
+        console.facts(("loss increase", LOSES["scores"]))
+        return
+    console.facts(
+        ("best curve by", f"of {_told(tried)}: least loss where the group alone is cut"),
+        ("loss increase", f"{CUT_ALONE}; a plan's loss after recovery is another"),
+        *([] if agreed is None else [("order", f"{HALVES} agree to {agreed:.3f}")]),
+        *([("a plan", text)] if (text := _ranked(chosen, rankings)) else []),
+    )
+
+
+def _lines(cells: Sequence[str], room: int) -> str:
+    """Return the cells in lines of at most `room`, of which none breaks a cell."""
+    lines = [""]
+    for cell in cells:
+        joined = f"{lines[-1]}  {cell}" if lines[-1] else cell
+        if lines[-1] and len(joined) > room:
+            lines.append(cell)
+        else:
+            lines[-1] = joined
+    return "\n".join(lines)
+
+
+def _told(tried: Mapping[str, Sequence[str]]) -> str:
+    """Return the criteria that curves were measured by."""
+    return ", ".join(dict.fromkeys(name for names in tried.values() for name in names))
+
+
+def _ranked(chosen: Mapping[str, SensitivityCurve], rankings: Mapping[str, str]) -> str:
+    """Return by what else a plan ranks the channels of groups; '' where it ranks by these."""
+    ranked = {name: rankings.get(name, curve.criterion) for name, curve in chosen.items()}
+    other = {name: by for name, by in ranked.items() if by != chosen[name].criterion}
+    if not other:
+        return ""
+    return (
+        f"ranks channels by {', '.join(dict.fromkeys(other.values()))} instead, in {len(other)} of "
+        f"{len(chosen)} groups: recovery reconstructs what is left, which these curves do not"
+    )
 
 
 def points(curve: SensitivityCurve) -> list[str]:

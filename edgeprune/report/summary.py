@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Kind,
         LayerProfile,
         ModelProfile,
+        SkippedGroup,
         Speedup,
         Verdict,
     )
@@ -336,6 +337,17 @@ def widths(verdict: Verdict) -> str:
     changed = [f"{n} {a} -> {b}" for n, (a, b) in verdict.plan.widths.items() if a != b]
     more = len(changed) - NAMED
     return ", ".join(changed[:NAMED]) + (f" and {more} more, all in the report" if more > 0 else "")
+
+
+def left_alone(groups: Sequence[SkippedGroup]) -> str:
+    """Return groups that have no prices, with the reasons; '' where there is none."""
+    named = groups[:NAMED]
+    reasons = dict.fromkeys(group.reason for group in named)
+    texts = [
+        f"{', '.join(g.name for g in named if g.reason == reason)}: {reason}" for reason in reasons
+    ]
+    more = len(groups) - len(named)
+    return "; ".join(texts) + (f"; and {more} more, all in the report" if more else "")
 
 
 def profiled_run(profile: ModelProfile) -> float:

@@ -90,7 +90,7 @@ def candidates_of(run: Run, table: CostTable, sensitivity: Sensitivity) -> Candi
         folder=run.folder.path,
         dense=run.file(run.start),
         table=table,
-        rankings=_rankings(run, sensitivity, scores),
+        rankings=rankings(run, sensitivity, scores),
         scores=scores,
         opset=run.job.export.opset,
         seed=run.job.seed,
@@ -98,15 +98,17 @@ def candidates_of(run: Run, table: CostTable, sensitivity: Sensitivity) -> Candi
     )
 
 
-def _rankings(run: Run, sensitivity: Sensitivity, scores: Mapping[str, Tensor]) -> dict[str, str]:
+def rankings(run: Run, sensitivity: Sensitivity, scores: Mapping[str, Tensor]) -> dict[str, str]:
     """Return group -> criterion that ranks its channels: that of its best curve.
 
     Curves do not know reconstruction. Where it follows, and the job's criteria include the one
-    that counts on it, that one ranks.
+    that counts on it, that one ranks: in exact allocation, since the others rank by curves.
     """
-    follows = recovery_settings(run).reconstruct and run.job.prune.loss == "sensitivity"
+    settings = run.job.prune
+    follows = recovery_settings(run).reconstruct and settings.loss == "sensitivity"
+    refit = follows and settings.allocation == "exact"
     return {
-        name: REFIT if follows and f"{REFIT}/{name}" in scores else curve.criterion
+        name: REFIT if refit and f"{REFIT}/{name}" in scores else curve.criterion
         for name, curve in best_curves(sensitivity.curves).items()
     }
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from edgeprune.budget import keeps_to
 from edgeprune.data import Data, first_batches
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import BudgetError
@@ -165,7 +166,7 @@ def is_enough(
     if gain is None:
         return False
     allowed = limit(base.total)
-    if base.total * gain.median / gain.high <= allowed:
+    if keeps_to(base.total * gain.median / gain.high, allowed):
         return True
     if not groups.groups:
         raise BudgetError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgeprune.budget import keeps_to
 from edgeprune.job import Job
 from edgeprune.records import (
     Budget,
@@ -73,7 +74,7 @@ def judge(
         asked=job.budget.asked,
         limit=limit,
         reached=evidence.slim.cost,
-        met=evidence.slim.cost <= limit,
+        met=keeps_to(evidence.slim.cost, limit),
     )
     command = f"edgeprune verify {dense} model.onnx --device {measured_by}" if measured_by else ""
     speed = speed_gate(evidence.comparison, kind, functional_only=functional_only, command=command)
@@ -175,7 +176,7 @@ def _gates(
         if getattr(job.budget, name) is not None:
             limit = job.budget.limit_of(name, getattr(evidence.dense, name))
             value = getattr(evidence.slim, name)
-            gates.append(Gate(name=name, met=value <= limit, limit=limit, value=value))
+            gates.append(Gate(name=name, met=keeps_to(value, limit), limit=limit, value=value))
     footprint = evidence.slim.footprint
     taken = {
         "ram": footprint.ram_bytes if footprint else evidence.slim.peak_activation_bytes,
@@ -183,7 +184,8 @@ def _gates(
     }
     for part, kilobytes in job.budget.memory(chip).items():
         used = taken[part] / 1024
-        gates.append(Gate(name=part, met=used <= kilobytes, limit=kilobytes, value=used))
+        met = keeps_to(used, kilobytes)
+        gates.append(Gate(name=part, met=met, limit=kilobytes, value=used))
     return tuple(gates)
 
 

@@ -11,6 +11,7 @@ import pytest
 from edgeprune.allocation.closed_loop import BESIDE, FULL_USE, ROUNDS, Measured, close_the_loop
 from edgeprune.allocation.exact import solve
 from edgeprune.allocation.problem import LayerTerm, Problem, Resource
+from edgeprune.budget import keeps_to
 from edgeprune.errors import BudgetError
 from edgeprune.records import PlannedGroup, WidthPlan
 
@@ -198,3 +199,16 @@ def test_a_budget_that_only_the_cheapest_plan_meets_beside_another_limit(slack: 
         problem.names, WIDTHS[0]
     )
     assert plan.corrected <= budget
+
+
+@pytest.mark.parametrize(("over", "fits"), [(5e-10, True), (1e-8, False)])
+def test_a_plan_that_costs_the_budget_within_rounding_is_within_it(over: float, fits: bool) -> None:
+    problem = a_problem(0)
+    budget = 0.5 * problem.cost((len(WIDTHS) - 1,) * 4)
+    if fits:
+        plan, _ = loop(problem, budget, lambda _: budget * (1 + over))
+        assert plan.corrected == budget * (1 + over)
+        assert keeps_to(plan.corrected, plan.budget)
+    else:
+        with pytest.raises(BudgetError, match="cannot be reached"):
+            loop(problem, budget, lambda _: budget * (1 + over))

@@ -103,9 +103,32 @@ def test_sensitivity_shows_every_group_and_needs_no_budget(job: Path, inside) ->
     for curve in document["curves"]:
         assert len(curve["widths"]) == len(curve["increases"]) == len(curve["drops"])
         assert (curve["increases"][-1], curve["drops"][-1]) == (0.0, 0.0)
-    assert "better than" in done.stderr
+    assert "of l2, fisher: least loss where the group alone is cut" in done.stderr
+    assert "a plan" not in [line[:6] for line in done.stderr.splitlines()]
     again = inside("sensitivity", job, "--device", job.with_name("exact.toml"), "--json")
     assert json.loads(again.stdout)["curves"] == document["curves"]
+
+
+@pytest.mark.parametrize("reconstruct", [True, False])
+def test_curves_and_plan_say_which_ranking_each_names(job: Path, inside, reconstruct: bool) -> None:  # type: ignore[no-untyped-def]
+    text = job.read_text().replace("[prune]", '[prune]\npolish = false\nimportance = "auto"')
+    text = text.replace("[recover]", f"[recover]\nreconstruct = {str(reconstruct).lower()}")
+    # with weights that nobody trained, several criteria are best somewhere
+    job.write_text(text.replace('weights = "dense.safetensors"\n', ""))
+    device = ("--device", job.with_name("exact.toml"), "--json")
+    looked = inside("sensitivity", job, *device)
+    assert looked.returncode == 0, looked.stderr
+    best = json.loads(looked.stdout)["chosen"]
+    assert set(best.values()) != {"refit_error"}, "curves are of what is not re-fitted"
+    planned = inside("plan", job, *device)
+    assert planned.returncode == 0, planned.stderr
+    named = json.loads(planned.stdout)["criteria"]
+    others = [name for name in best if named[name] != best[name]]
+    said = f"ranks channels by refit_error instead, in {len(others)} of {len(best)} groups"
+    assert (said in looked.stderr) is reconstruct
+    assert set(named.values()) == {"refit_error"} if reconstruct else named == best
+    assert "ranked by" in planned.stderr
+    assert "where recovery reconstructs, refit_error" in " ".join(planned.stderr.split())
 
 
 def test_a_look_at_curves_asks_for_no_budget(job: Path, inside, monkeypatch) -> None:  # type: ignore[no-untyped-def]

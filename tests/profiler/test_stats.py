@@ -295,3 +295,16 @@ def test_quiet_rounds_of_nothing_are_an_error() -> None:
     for first, second in (([], []), ([1.0], [1.0, 2.0]), ([1.0, 0.0], [1.0, 1.0])):
         with pytest.raises(ValueError, match=r"no values|cannot be paired|above 0"):
             quiet_ratio(first, second)
+
+
+def test_figures_of_a_formula_that_are_all_0_do_not_differ() -> None:
+    nothing = [[0.0, 0.0, 0.0, 0.0]] * 3
+    assert spread(nothing) == 0.0
+    assert drift(nothing[0]) == 0.0
+    assert relative_half_width((0.0, 0.0, 0.0)) == 0.0
+
+
+def test_what_differs_from_0_differs_without_bound() -> None:
+    assert spread([[0.0], [1.0]]) == math.inf
+    assert drift([0.0, 0.0, 1.0, 1.0]) == math.inf
+    assert relative_half_width((0.0, 0.0, 1.0)) == math.inf

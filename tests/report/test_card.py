@@ -54,7 +54,7 @@ def test_tables_have_the_same_number_of_cells_in_every_row():
     verdict = factories.a_failure(metric="a|b")
     text = card(factories.a_document(verdict=verdict))
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    assert len(tables) == 4
+    assert len(tables) == 5
     for table in tables:
         assert len({row.count("|") for row in table.splitlines()}) == 1
 
@@ -130,3 +130,9 @@ def test_prose_and_code_are_not_escaped_as_in_html():
 def test_backticks_do_not_end_code():
     verdict = factories.a_verdict(device="a`b<i>")
     assert "`` a`b<i> ``" in card(factories.a_document(verdict=verdict))
+
+
+def test_groups_that_were_never_cut_are_listed_with_the_reason():
+    text = card(factories.a_document())
+    assert "| classifier | 10 | its channels are the outputs of the model |" in text
+    assert "never cut" not in card(factories.a_document(skipped=()))

@@ -246,7 +246,7 @@ def test_plan_shows_widths_prediction_and_rounds(shown):
         "stages.2.0.conv2 128 48 38 %",
         "predicted 489 µs, 99.3 % of the budget, from",
         "off by 8.3 %",
-        "16 32 48 64",
+        "16 to 64 by 16",
         "+8.3 %",
         "486.0 µs [484.1, 488.3]",
     ):

@@ -11,7 +11,7 @@ import pytest
 
 from edgeprune.records import ChannelGroup, ScoreSpread, SensitivityCurve, WeightPattern
 from edgeprune.report import svg
-from edgeprune.report.graph import LANE, arrange, dependency_graph
+from edgeprune.report.graph import ALONE, LANE, STYLES, arrange, dependency_graph
 from edgeprune.report.heatmap import RIGHT, heatmap
 from edgeprune.report.histograms import counts, histograms
 from edgeprune.report.patterns import SIDE, patterns
@@ -120,8 +120,24 @@ def test_the_graph_draws_a_ring_for_each_reader_and_an_arrow_for_each_writer() -
     assert len(elements(picture, "polygon")) == 4  # stem, a, b and head; n only passes on
     assert "stem: 32 → 16" in texts(picture)
     thick = [line for line in elements(picture, "line") if line.get("stroke-width") == "3"]
+    thick = thick[:2]  # behind them the legend
     assert ["--chart-slim" in (line.get("style") or "") for line in thick] == [True, False]
     assert number(thick[1], "x1") - number(thick[0], "x1") == pytest.approx(LANE, abs=0.1)
+
+
+def test_the_graph_tells_groups_that_are_cut_kept_whole_and_left_alone_apart() -> None:
+    groups = [ChannelGroup(name=name, width=8, outputs=(name,), inputs=("end",)) for name in "abc"]
+    picture = dependency_graph(
+        groups, [*"abc", "end"], {"a": 4, "b": 8}, title="groups", alone=["c"]
+    )
+    thick = [line for line in elements(picture, "line") if line.get("stroke-width") == "3"]
+    looks = [(line.get("style"), line.get("stroke-dasharray")) for line in thick]
+    assert len(set(looks)) == 3
+    assert looks[:3] == looks[3:], "the legend draws lines as the groups have them"
+    assert [text for text in texts(picture) if text in STYLES] == [*STYLES]
+    assert {"a: 8 → 4", "b: 8 → 8", "c: 8 left alone"} <= set(texts(picture))
+    without = dependency_graph(groups[:2], [*"ab", "end"], {"a": 4, "b": 8}, title="groups")
+    assert ALONE not in texts(without)
 
 
 def test_the_heat_map_has_a_cell_for_each_width_and_outlines_the_plan() -> None:

@@ -7,6 +7,7 @@ from edgeprune.records import (
     OtherAttempt,
     ScheduleHistory,
     ScheduleStep,
+    SkippedGroup,
     Speedup,
 )
 from edgeprune.report import summary
@@ -246,3 +247,10 @@ def test_an_exact_ratio_has_no_low_end_and_one_rounding(ratio, value, limit):
 def test_the_gate_of_a_ratio_with_an_interval_is_about_its_low_end():
     found = {row.name: row.value for row in summary.gates(factories.a_verdict())}
     assert found["speed-up"] == "2.019\N{MULTIPLICATION SIGN}, low end"
+
+
+def test_groups_left_alone_share_a_reason_and_the_first_are_named():
+    groups = [SkippedGroup(name=f"g{i}", width=4, reason=f"why {i % 2}") for i in range(14)]
+    assert summary.left_alone(groups[:3]) == "g0, g2: why 0; g1: why 1"
+    assert summary.left_alone(groups).endswith("g11: why 1; and 2 more, all in the report")
+    assert summary.left_alone(()) == ""

@@ -212,3 +212,25 @@ def test_drop_interval_draws_in_parts_what_would_not_fit(monkeypatch: pytest.Mon
     dense, slim = np.ones(1000), (np.arange(1000) % 20 > 0).astype(np.float64)
     found = drop_interval(shared(dense, [1000]), shared(slim, [1000]))
     assert found == pytest.approx((0.0365, 0.0635), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("gate", "exact", "over", "budget"),
+    [
+        ("budget", {"slim_cost": 500.0 * (1 + 5e-10)}, {"slim_cost": 500.0 * (1 + 1e-8)}, {}),
+        ("ram", {}, {}, {"ram_kb": 8.0 * (1 - 5e-10)}),
+        ("flash", {}, {}, {"flash_kb": 4.0 * (1 - 5e-10)}),
+        ("macs", {}, {}, {"macs": f"{1000 * (1 - 5e-10):.10f}"}),
+        ("parameters", {}, {}, {"parameters": f"{100 * (1 - 5e-10):.10f}"}),
+    ],
+)
+def test_what_reaches_a_limit_within_rounding_keeps_to_it(
+    gate: str, exact: dict[str, float], over: dict[str, float], budget: dict[str, Any]
+) -> None:
+    asked = {"latency": "50%", **budget}
+    for kind in ("measured", "emulated"):
+        assert met(verdict(kind, budget=asked, **exact))[gate] is True
+        if over:
+            document = verdict(kind, budget=asked, **over)
+            assert met(document)[gate] is False
+            assert not document.budget.met
