@@ -59,6 +59,7 @@ def show(console: Console, plan: WidthPlan, table: CostTable) -> None:
             if plan.gap is None
             else f"{100 * plan.gap:.2g} %, proven by the solver{plan_summary.of_what(plan)}",
         ),
+        *([("saves", plan_summary.saves(plan))] if why else []),
         *([("loses", plan_summary.LOSES[plan.losses])] if why else []),
         *plan_summary.limits(plan),
         *([("trials", plan_summary.TRIALS)] if plan.trials else []),

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     )
 
 ALONE = "loss of each group cut alone, by its best curve, BatchNorm recalibrated, not re-fitted"
+SAVES = (
+    "cost of the plan if this group alone were dense, less the plan's; layers between two groups "
+    "count for both, so they do not add up to what the plan saves"
+)
 LOSES: dict[Losses, str] = {
     "of dense": ALONE,
     "of what is left": f"{ALONE}; over the model that this one was cut from",
@@ -131,6 +135,14 @@ def prices(table: CostTable) -> str:
     for basis in ("interpolated", "estimated"):
         counts[basis] = counts.get(basis, 0) + count[basis]
     return ", ".join(f"{n:,} {basis}" for basis, n in counts.items() if n) + " prices"
+
+
+def saves(plan: WidthPlan) -> str:
+    """Return what the savings of groups are."""
+    of_left = plan.losses == "of what is left"
+    dense = "as wide as in the model that this one was cut from" if of_left else "dense"
+    removed = "; those of a removed branch stand at its first group" if plan.removed else ""
+    return SAVES.replace("dense", dense) + removed
 
 
 def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:
