@@ -117,6 +117,11 @@ class Comparison:
                 for b in self.budgets
             }
             _require_different(targets)
+            for budget in (b for b, target in targets.items() if target >= 1):
+                self.console.warning(
+                    f"budget {budget} is {100 * targets[budget]:.1f} % of the dense cost: nothing "
+                    "has to be cut for it, so no method is compared at it"
+                )
             for budget in self.budgets:
                 asked = replace(this, job=first.with_overrides(budget=budget))
                 allocating.check_budgets(asked, prices.groups, prices.dense, prices.table)
