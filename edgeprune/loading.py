@@ -9,7 +9,7 @@ import re
 import struct
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
@@ -95,14 +95,11 @@ def load_data(job: Job, folder: Path) -> Data:
     return data.guarded()
 
 
-def call_factory(factory: str, folder: Path, key: str, **offered: Any) -> Any:
-    """Import "module:function" beside the job or from sys.path, and call it.
-
-    It finds modules beside the job when it is called, too. Those of the `offered` keyword arguments
-    that the function names are passed.
+def find_factory(factory: str, folder: Path, key: str) -> Callable[..., Any]:
+    """Import "module:function" beside the job or from sys.path.
 
     Raises:
-        FactoryError: import or call failed; says how.
+        FactoryError: there is none; says why.
     """
     module_name, _, function_name = factory.partition(":")
     module = _import(module_name, folder, key)
@@ -114,6 +111,20 @@ def call_factory(factory: str, folder: Path, key: str, **offered: Any) -> Any:
             f"{key}: {module_name} ({getattr(module, '__file__', 'built in')}) has no function "
             f"{function_name!r}"
         )
+    found: Callable[..., Any] = function
+    return found
+
+
+def call_factory(factory: str, folder: Path, key: str, **offered: Any) -> Any:
+    """Import "module:function" beside the job or from sys.path, and call it.
+
+    It finds modules beside the job when it is called, too. Those of the `offered` keyword arguments
+    that the function names are passed.
+
+    Raises:
+        FactoryError: import or call failed; says how.
+    """
+    function = find_factory(factory, folder, key)
     try:
         named = set(inspect.signature(function).parameters)
     except (TypeError, ValueError):

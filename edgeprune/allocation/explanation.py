@@ -20,7 +20,8 @@ def explain(
 ) -> Explanation:
     """Return what each group of a plan saves and loses, and the shadow price of each limit.
 
-    What a group saves is the cost of the plan if this group alone were dense, minus the plan's.
+    What a group saves is the cost of the plan if this group alone were dense, minus the plan's. Of
+    a removed branch, which comes back whole or not at all, both stand at its first group.
     The shadow price of a limit is taken by solving with the limit and with a little more of it:
     the loss that this wins, over what it takes beyond the limit (for a continuous problem, the
     multiplier of the limit). What the plan leaves unused is not counted as more.
@@ -37,7 +38,11 @@ def explain(
     cost, loss = problem.cost(choice), problem.loss(choice)
     groups = []
     for g, name in enumerate(problem.names):
-        dense = (*choice[:g], len(problem.widths[g]) - 1, *choice[g + 1 :])
+        back = _with_it(problem, choice, name)
+        dense = tuple(
+            len(problem.widths[h]) - 1 if other in back else choice[h]
+            for h, other in enumerate(problem.names)
+        )
         groups.append(
             GroupReason(
                 group=name,
@@ -76,6 +81,15 @@ def explain(
                 steps.append(_step(now, then, name, resource.unit, added, least - more.loss))
                 break
     return Explanation(groups=tuple(groups), steps=tuple(steps))
+
+
+def _with_it(problem: Problem, choice: Choice, group: str) -> tuple[str, ...]:
+    """Return the groups that are dense where `group` is to be; none of those behind a first one."""
+    widths = problem.widths_of(choice)
+    for block in problem.blocks:
+        if group in block.groups and block.gone(widths):
+            return block.groups if group == block.groups[0] else ()
+    return (group,)
 
 
 def _least(problem: Problem, budget: float, loss: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import nn
@@ -207,7 +207,11 @@ def _spared(
 
 
 def parameters(table: CostTable, module: nn.Module, groups: Sequence[ChannelGroup]) -> Resource:
-    """Return the number of parameters of the torch model, without a limit."""
+    """Return the number of parameters of the torch model, without a limit.
+
+    Terms of the output's width alone tell that they are spared with their layer: biases and
+    BatchNorm at the end of a branch have the width of the skip connection, and go with the branch.
+    """
     index = {name: g for g, name in enumerate(table.widths)}
     offered = [group for group in groups if group.name in index]
     outs = {name: group for group in offered for name in group.outputs}
@@ -216,7 +220,7 @@ def parameters(table: CostTable, module: nn.Module, groups: Sequence[ChannelGrou
     for group in offered:
         for name in group.inputs:
             ins.setdefault(name, []).append(group)
-    fixed, terms = 0.0, []
+    terms = []
     for name, layer in module.named_modules():
         own = outs.get(name) or carried.get(name)
         for key, parameter in layer.named_parameters(recurse=False):
@@ -230,12 +234,9 @@ def parameters(table: CostTable, module: nn.Module, groups: Sequence[ChannelGrou
             whole = sum(source.width for source in sources if source is not None)
             for first in sources:
                 count = parameter.numel() * (first.width / whole if first is not None else 1.0)
-                if first is None and second is None:
-                    fixed += count
-                else:
-                    label = f"{name}.{key}"
-                    terms.append(_product(label, count, (first, second), table.widths, index))
-    return Resource("parameters", "parameters", math.inf, tuple(terms), fixed)
+                term = _product(f"{name}.{key}", count, (first, second), table.widths, index)
+                terms.append(term if first else replace(term, spared=((name, ""),)))
+    return Resource("parameters", "parameters", math.inf, tuple(terms))
 
 
 def _depends(layer: nn.Module, key: str, *, carrier: bool) -> set[str]:

@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
@@ -15,11 +15,11 @@ from edgeprune.allocation.candidates import Candidates
 from edgeprune.allocation.reaching import reach
 from edgeprune.allocation.task import Task
 from edgeprune.allocation.trials import trial_steps
-from edgeprune.bench import fresh, narrower
-from edgeprune.bench.contenders import Contender, counted
-from edgeprune.bench.kept import Losses, Rows, remembered, same_target
+from edgeprune.bench import narrower
+from edgeprune.bench.contenders import Contender, Contenders
+from edgeprune.bench.kept import Losses, Rows, base_of, remembered, same_target
 from edgeprune.bench.scope import left_out
-from edgeprune.bench.training import Progress, Trained, final_metric, from_scratch, recovered
+from edgeprune.bench.training import final_metric
 from edgeprune.bench.variants import BASELINES, OURS, Variant
 from edgeprune.budget import parse_budget
 from edgeprune.data import Data, batches
@@ -30,7 +30,6 @@ from edgeprune.job import Job
 from edgeprune.loading import load_data, seed_everything
 from edgeprune.pipeline import Prices, prices_of
 from edgeprune.pruning.channels import require_layers
-from edgeprune.pruning.shrink import shrink
 from edgeprune.records import (
     BenchDense,
     BenchResult,
@@ -118,6 +117,11 @@ class Comparison:
                 for b in self.budgets
             }
             _require_different(targets)
+            for budget in (b for b, target in targets.items() if target >= 1):
+                self.console.warning(
+                    f"budget {budget} is {100 * targets[budget]:.1f} % of the dense cost: nothing "
+                    "has to be cut for it, so no method is compared at it"
+                )
             for budget in self.budgets:
                 asked = replace(this, job=first.with_overrides(budget=budget))
                 allocating.check_budgets(asked, prices.groups, prices.dense, prices.table)
@@ -128,9 +132,11 @@ class Comparison:
             variants = [v for v in self.variants if v.label not in skipped]
             work.plan(variants)
             order = list(self._order(variants))
-            for number, (budget, variant, seed) in enumerate(order, start=1):
+            work.tell_of_others(order)
+            found = tuple(
                 work.row(budget, variant, seed, f"row {number} of {len(order)}")
-            found = [rows.get(v.label, targets[b], seed, self.steps) for b, v, seed in order]
+                for number, (budget, variant, seed) in enumerate(order, start=1)
+            )
             return BenchResult(
                 job=self.job.name,
                 device=spec.name,
@@ -140,7 +146,7 @@ class Comparison:
                 targets=tuple(targets.values()),
                 seeds=self.used,
                 steps=self.steps,
-                rows=tuple(row for row in found if row is not None),
+                rows=found,
                 dense=dense,
                 metric=self.data.metric_name,
                 accuracy_on=self.data.evaluation[1],
@@ -169,6 +175,8 @@ class Comparison:
                 found[name] = "there is nothing to compare before training"
             elif name == "narrower" and self.job.bench.narrower is None:
                 found[name] = "the job has no factory with a width: [bench] narrower"
+            elif name == "narrower":
+                narrower.code(self.job, self.folder)  # fails now, and not behind all pricing
         return self._told(found, found)
 
     def _unscored(self, scores: Container[str], before: Mapping[str, str]) -> dict[str, str]:
@@ -215,12 +223,23 @@ class _Work:
     targets: dict[str, float]
     rows: Rows
     plans: dict[tuple[str, Variant], WidthPlan] = field(default_factory=dict)
-    trained: dict[tuple[str, str], object] = field(default_factory=dict)  # identities of rows
-    macs: dict[object, float] = field(default_factory=dict)  # kept channels -> share of dense
 
     @cached_property
-    def candidates(self) -> Candidates:
+    def contenders(self) -> Contenders:
+        bench = self.bench
+        return Contenders(
+            bench.job, bench.folder, bench.model, bench.data, bench.steps,
+            self.this.file("dense.onnx"),
+        )  # fmt: skip
+
+    @cached_property
+    def _candidates(self) -> Candidates:
         return allocating.candidates_of(self.this, self.prices.table, self.prices.curves)
+
+    def candidates(self, budget: str) -> Candidates:
+        """Return what measures plans for a budget: a share is judged otherwise than a figure."""
+        relative = parse_budget(budget).share is not None
+        return replace(self._candidates, relative=relative)
 
     @cached_property
     def task(self) -> Task:
@@ -268,7 +287,10 @@ class _Work:
                 criterion=variant.criterion or self.task.criterion,
                 round_to=variant.round_to,
             )
-            measure = remembered(self.this.file("measured.jsonl"), self.candidates.measure)
+            candidates = self.candidates(budget)
+            base = base_of(self.prices.table, relative=candidates.relative)
+            path = self.this.file("measured.jsonl")
+            measure = remembered(path, candidates.measure, base)
             with self.bench.console.stage(f"{variant.label} at {budget}") as stage:
                 return reach(variant.name, task, limit, measure=measure, note=stage.note)
 
@@ -280,20 +302,21 @@ class _Work:
         def work() -> Narrow:
             with self.bench.console.stage(f"narrower at {budget}") as stage:
                 return narrower.reach(
-                    self.bench.job, self.bench.folder, self.candidates,
+                    self.bench.job, self.bench.folder, self.candidates(budget),
                     self.targets[budget], stage.note,
                 )  # fmt: skip
 
-        return self.this.folder.stage(f"plan-{budget}-narrower", Narrow, work, aside=True)
+        code = narrower.code(self.bench.job, self.bench.folder)[:8]
+        return self.this.folder.stage(f"plan-{budget}-narrower-{code}", Narrow, work, aside=True)
 
-    def row(self, budget: str, variant: Variant, seed: int, place: str) -> None:
-        """Do one row, unless it is finished."""
+    def row(self, budget: str, variant: Variant, seed: int, place: str) -> BenchRow:
+        """Return one row: the finished one of what is trained, if there is one."""
         bench, target = self.bench, self.targets[budget]
         contender = self.contender(budget, variant)
-        self.trained[budget, variant.label] = contender.identity
-        if self.rows.get(variant.label, target, seed, bench.steps) is not None:
-            return
-        if same := self._same(contender.identity, seed):
+        found = self.rows.get(variant.label, target, seed, contender.digest)
+        if found is not None and found.cost_ratio == contender.cost_ratio:
+            return found
+        if same := self.rows.trained(contender.digest, seed):  # under another name, at another cost
             before, after, seconds = same.accuracy_before_recovery, same.accuracy, same.seconds
         else:
             started = time.monotonic()
@@ -303,72 +326,48 @@ class _Work:
             before, after = trained.before, trained.after
             seconds = time.monotonic() - started
             gc.collect()  # graphs of cut models hold themselves, and memory about them
-        self.rows.add(
-            BenchRow(
-                method=variant.label,
-                target=target,
-                seed=seed,
-                steps=bench.steps,
-                dense_steps=bench.job.bench.dense_steps if variant.name in BASELINES else 0,
-                cost_ratio=contender.cost_ratio,
-                macs_ratio=contender.macs_ratio(),
-                accuracy_before_recovery=before,
-                accuracy=after,
-                seconds=seconds,
-            )
+        row = BenchRow(
+            method=variant.label,
+            target=target,
+            seed=seed,
+            steps=bench.steps,
+            dense_steps=bench.job.bench.dense_steps if variant.name in BASELINES else 0,
+            cost_ratio=contender.cost_ratio,
+            macs_ratio=contender.macs_ratio(),
+            accuracy_before_recovery=before,
+            accuracy=after,
+            seconds=seconds,
+            trained=contender.digest,
         )
+        self.rows.add(row)
+        return row
+
+    def tell_of_others(self, order: Sequence[tuple[str, Variant, int]]) -> None:
+        """Warn of finished rows that are of other models than those planned now."""
+        left = [
+            (variant.label, budget, seed)
+            for budget, variant, seed in order
+            if self.rows.of_another(
+                variant.label, self.targets[budget], seed, self.bench.steps,
+                self.contender(budget, variant).digest,
+            )
+        ]  # fmt: skip
+        if left:
+            label, budget, seed = left[0]
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            self.bench.console.warning(
+                f"{self.rows.path}: finished rows are not used, since they are of other plans or "
+                f"an earlier version: {label} at {budget} with seed {seed}{more}"
+            )
 
     def contender(self, budget: str, variant: Variant) -> Contender:
         """Return what a row measures and trains."""
-        bench, dense = self.bench, self.bench.model
-        settings = bench.job.recover.model_copy(update={"steps": bench.steps})
-        whole = {"steps": bench.steps + bench.job.bench.dense_steps}
-        long = settings.model_copy(update=whole)
         if variant.name == "narrower":
-            narrow = self.narrow(budget)
-
-            def built(data: Data, seed: int, progress: Progress) -> Trained:
-                net = fresh.narrow(bench.job, bench.folder, narrow.factor, seed=seed)
-                return from_scratch(net, dense, data, long, seed=seed, progress=progress)
-
-            identity = variant.name, narrow.factor
-            return Contender(narrow.cost_ratio, lambda: narrow.macs_ratio, identity, built)
-        plan = self.planned(budget, Variant(OURS) if variant.name == "scratch" else variant)
+            return self.contenders.narrow(self.narrow(budget))
+        fresh = variant.name == "scratch"
+        plan = self.planned(budget, Variant(OURS) if fresh else variant)
         cost = plan.corrected / self.prices.table.dense_cost
-        macs = partial(self.macs_ratio, plan)
-        if variant.name == "scratch":
-
-            def shaped(data: Data, seed: int, progress: Progress) -> Trained:
-                inputs = data.example
-                net = fresh.scratch(bench.job, bench.folder, dense, inputs, plan, seed=seed)
-                return from_scratch(net, dense, data, long, seed=seed, progress=progress)
-
-            widths = {name: group.after for name, group in plan.groups.items()}
-            return Contender(cost, macs, (variant.name, widths), shaped)
-
-        def cut(data: Data, seed: int, progress: Progress) -> Trained:
-            return recovered(dense, data, plan, settings, seed=seed, progress=progress)
-
-        kept = {name: group.kept for name, group in plan.groups.items()}
-        return Contender(cost, macs, ("cut", kept), cut)
-
-    def macs_ratio(self, plan: WidthPlan) -> float:
-        """Return the multiply-accumulates of a planned model over those of the dense one."""
-        kept = tuple((name, group.kept) for name, group in plan.groups.items())
-        if kept not in self.macs:
-            slim = shrink(self.bench.model, self.bench.data.example, plan)
-            dense = self.this.file("dense.onnx")
-            opset = self.this.job.export.opset
-            self.macs[kept] = counted(slim, self.bench.data.example, dense, opset=opset)
-        return self.macs[kept]
-
-    def _same(self, identity: object, seed: int) -> BenchRow | None:
-        """Return a finished row that trained the same: a plan of the same channels, say."""
-        for (budget, label), other in self.trained.items():
-            row = self.rows.get(label, self.targets[budget], seed, self.bench.steps)
-            if other == identity and row is not None:
-                return row
-        return None
+        return self.contenders.scratch(plan, cost) if fresh else self.contenders.cut(plan, cost)
 
 
 def _require_different(targets: Mapping[str, float]) -> None:

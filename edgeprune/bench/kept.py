@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from edgeprune.allocation.closed_loop import Measured
 from edgeprune.allocation.task import digest
-from edgeprune.records import BenchRow, PlannedGroup
+from edgeprune.records import BenchRow, CostTable, PlannedGroup
 from edgeprune.store import output_error
 
 
@@ -52,31 +53,48 @@ class Lines:
 
 
 class Rows:
-    """The finished rows of a comparison."""
+    """The finished rows of a comparison, by what was trained for them.
+
+    Those of earlier versions do not tell what was: they are read, and fit nothing.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._lines = Lines(path)
-        self._rows: dict[tuple[str, float, int, int], BenchRow] = {}
+        self._rows: dict[tuple[str, float, int, str], BenchRow] = {}
+        self._trained: dict[tuple[str, int], BenchRow] = {}
+        self._names: dict[tuple[str, float, int, int], set[str]] = {}
         for document in self._lines.read():
             try:
                 row = BenchRow.model_validate(document)
             except ValidationError:
                 continue
-            self._rows[key(row.method, row.target, row.seed, row.steps)] = row
+            self._keep(row)
 
-    def get(self, method: str, target: float, seed: int, steps: int) -> BenchRow | None:
-        """Return a finished row."""
-        return self._rows.get(key(method, target, seed, steps))
+    def get(self, method: str, target: float, seed: int, trained: str) -> BenchRow | None:
+        """Return the row of a method that is finished, with what was `trained`."""
+        return self._rows.get((method, same_target(target), seed, trained))
+
+    def trained(self, trained: str, seed: int) -> BenchRow | None:
+        """Return a row of any method, at any cost, that trained the same."""
+        return self._trained.get((trained, seed))
+
+    def of_another(self, method: str, target: float, seed: int, steps: int, trained: str) -> bool:
+        """Return whether the finished rows of a method are all of other trainings."""
+        found = self._names.get((method, same_target(target), seed, steps), set())
+        return bool(found) and trained not in found
 
     def add(self, row: BenchRow) -> None:
         """Keep a row."""
         self._lines.append(row.model_dump(mode="json"))
-        self._rows[key(row.method, row.target, row.seed, row.steps)] = row
+        self._keep(row)
 
-
-def key(method: str, target: float, seed: int, steps: int) -> tuple[str, float, int, int]:
-    """Return what tells rows apart."""
-    return method, same_target(target), seed, steps
+    def _keep(self, row: BenchRow) -> None:
+        target = same_target(row.target)
+        self._rows[row.method, target, row.seed, row.trained] = row
+        self._trained[row.trained, row.seed] = row
+        key = row.method, target, row.seed, row.steps
+        self._names.setdefault(key, set()).add(row.trained)
 
 
 def same_target(target: float) -> float:
@@ -85,24 +103,35 @@ def same_target(target: float) -> float:
 
 
 def remembered(
-    path: Path, measure: Callable[[dict[str, PlannedGroup]], Measured]
+    path: Path, measure: Callable[[dict[str, PlannedGroup]], Measured], base: str
 ) -> Callable[[dict[str, PlannedGroup]], Measured]:
-    """Return `measure` with a memory on disk: the same kept channels are measured once."""
+    """Return `measure` with a memory on disk: the same kept channels are measured once.
+
+    `base` names what costs are measured against; those of another one do not count.
+    """
     lines = Lines(path)
     known: dict[str, Measured] = {}
     for document in lines.read():
         values = [document.get(name) for name in ("cost", "low", "high")]
-        if all(isinstance(value, float) and 0 < value < math.inf for value in values):
+        costs = all(isinstance(value, float) and 0 < value < math.inf for value in values)
+        if costs and document.get("base") == base:
             known[str(document.get("plan"))] = Measured(*map(float, values))  # type: ignore[arg-type]
 
     def measured(groups: dict[str, PlannedGroup]) -> Measured:
         name = digest({name: group.kept for name, group in groups.items()})
         if name not in known:
             known[name] = found = measure(groups)
-            lines.append({"plan": name, "cost": found.cost, "low": found.low, "high": found.high})
+            costs = {"cost": found.cost, "low": found.low, "high": found.high}
+            lines.append({"plan": name, "base": base, **costs})
         return known[name]
 
     return measured
+
+
+def base_of(table: CostTable, *, relative: bool) -> str:
+    """Return a name of what costs of plans are measured against, and of how they are."""
+    text = json.dumps([table.dense_cost, table.environment.facts, relative], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Losses(dict[str, float]):

@@ -11,12 +11,24 @@ from edgeprune.allocation.candidates import CANDIDATE, Candidates
 from edgeprune.allocation.closed_loop import AIM, GOOD
 from edgeprune.errors import FactoryError
 from edgeprune.export.segments import read_graph
+from edgeprune.fingerprint import factory_digest
 from edgeprune.job import Job
-from edgeprune.loading import call_factory
+from edgeprune.loading import call_factory, find_factory
 from edgeprune.records import Narrow
 
 ROUNDS = 7
 PARTS = 8  # eighths of the width: where kernels work on tiles, they can be cheaper than narrower
+
+
+def code(job: Job, folder: Path) -> str:
+    """Return a hash of what makes the network: the identity of a run does not cover it.
+
+    Raises:
+        FactoryError: there is no such factory.
+    """
+    factory = job.bench.narrower or ""
+    find_factory(factory, folder, "bench.narrower")  # imports what is hashed
+    return factory_digest(factory)
 
 
 def build(job: Job, folder: Path, factor: float) -> nn.Module:

@@ -72,10 +72,11 @@ def variant(text: str, criteria: Sequence[str]) -> Variant:
             'set [prune] importance, or leave it at "auto" for several',
         )
     if "@" in text and (name not in ROUNDING or not MULTIPLE.fullmatch(rounding)):
+        whole = "write a whole number from 1 to 999999, as in global@8"
         raise UsageError(
             f"method {text!r}: @ gives the multiple that widths are rounded to, for "
             f"{', '.join(ROUNDING)}",
-            "write a whole number from 1 to 999999, as in global@8",
+            whole if name in ROUNDING else f"write {rest}",
         )
     return Variant(name, criterion or None, int(rounding) if rounding else None)
 

@@ -78,6 +78,8 @@ def bench(
     require_cost(settings)
     criteria = expanded(settings.prune.importance)
     wanted = [part for part in (methods or "").split(",") if part.strip()]
+    if methods is not None and not wanted:
+        raise UsageError(f"--methods {methods!r} names none", "leave it out to compare all of them")
     variants = tuple(dict.fromkeys(variant(text, criteria) for text in wanted))
     folder = here / (out or Path("bench", opened.spec.name, settings.name))
     comparison = Comparison(

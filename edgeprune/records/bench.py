@@ -30,7 +30,9 @@ class BenchRow(Record):
     `steps` is how long recovery took, `dense_steps` how long models that are trained from scratch
     were trained beside it, as the dense model was; `accuracy_before_recovery` is that after cutting
     and BatchNorm recalibration alone, None for models that are trained from scratch. `seconds` is
-    how long training took; methods that keep the same channels are trained once.
+    how long training took; methods that keep the same channels are trained once. `trained` is a
+    digest of what was trained, and how: rows that share it and the seed are of one training. Files
+    of earlier versions have none.
     """
 
     method: str
@@ -43,6 +45,7 @@ class BenchRow(Record):
     accuracy_before_recovery: float | None
     accuracy: float
     seconds: float = Field(ge=0.0)
+    trained: str = ""
 
 
 class BenchResult(Record):

@@ -167,7 +167,12 @@ class ResourceUse(Record):
 
 
 class GroupReason(Record):
-    """Why a group has its width: the cost that it saves, in the device's unit, and the loss."""
+    """Why a group has its width: the cost that it saves, in the device's unit, and the loss.
+
+    `saves` is the cost of the plan if this group alone were at `before`, its width in the model
+    that is cut, minus the plan's. Layers between two groups count for both, so that the sum over
+    groups is not what the plan saves. Of a removed branch, all stands at its first group.
+    """
 
     group: str
     before: int

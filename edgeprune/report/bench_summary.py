@@ -90,6 +90,12 @@ def condition(result: BenchResult) -> str:
         *_from_scratch(result),
         f"costs are {result.kind} on {result.device}",
     ]
+    cut = [entry for entry in shown if entry.seeds > 1 and entry.before is not None]
+    if cut and all(entry.spread == 0 for entry in cut):
+        said.append(
+            "the seeds changed no accuracy of a cut model, so ± 0 tells no doubt: the job's data "
+            "come in one order, or accuracies have no room left"
+        )
     if any(entry.over for entry in shown):
         said.append("over: costs more than was asked for")
     if any(entry.under for entry in shown):

@@ -68,6 +68,7 @@ def show(console: Console, plan: WidthPlan, table: CostTable) -> None:
             if plan.gap is None
             else f"{100 * plan.gap:.2g} %, proven by the solver{plan_summary.of_what(plan)}",
         ),
+        *([("saves", plan_summary.saves(plan))] if why else []),
         *([("loses", plan_summary.LOSES[plan.losses])] if why else []),
         ("ranked by", plan_summary.ranked_by(plan)),
         *plan_summary.limits(plan),

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 CUT_ALONE = "of each group cut alone, BatchNorm recalibrated, not re-fitted"
 ALONE = "loss of each group cut alone, by its best curve, BatchNorm recalibrated, not re-fitted"
+SAVES = (
+    "cost of the plan if this group alone were dense, less the plan's; layers between two groups "
+    "count for both, so they do not add up to what the plan saves"
+)
 LOSES: dict[Losses, str] = {
     "of dense": ALONE,
     "of what is left": f"{ALONE}; over the model that this one was cut from",
@@ -154,6 +158,14 @@ def ranked_by(plan: WidthPlan) -> str:
     if plan.losses == "scores":
         return RANKED_BY_SCORES
     return RANKED if plan.allocation == "exact" else RANKED_BY_PEERS
+
+
+def saves(plan: WidthPlan) -> str:
+    """Return what the savings of groups are."""
+    of_left = plan.losses == "of what is left"
+    dense = "as wide as in the model that this one was cut from" if of_left else "dense"
+    removed = "; those of a removed branch stand at its first group" if plan.removed else ""
+    return SAVES.replace("dense", dense) + removed
 
 
 def limits(plan: WidthPlan) -> tuple[tuple[str, str], ...]:

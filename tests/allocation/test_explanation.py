@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
+
 import numpy as np
 import pytest
 
-from edgeprune.allocation.explanation import explain
+from edgeprune.allocation.explanation import FULL, STEPS, explain
 from edgeprune.allocation.narrowed import widening
 from edgeprune.allocation.problem import LayerTerm, Problem, Resource
 from edgeprune.records import ResidualBlock
@@ -90,3 +93,57 @@ def test_a_branch_that_the_plan_keeps_stays() -> None:
     assert step.widths == {"x": (8, 16)}
     gone = widening(problem, (0, 0))
     assert (gone.widths, gone.blocks) == (problem.widths, problem.blocks)
+
+
+def test_a_removed_branch_comes_back_whole() -> None:
+    """A layer between two groups of it costs nothing as long as one of them is gone."""
+    layers = (
+        LayerTerm("a", None, 0, np.array([[0.0, 50.0, 60.0]])),
+        LayerTerm("b", 0, 1, np.array([[0.0] * 3, [0.0, 10.0, 20.0], [0.0, 20.0, 40.0]])),
+        LayerTerm("c", 1, 2, np.array([[0.0, 0.0], [5.0, 10.0], [10.0, 20.0]])),
+    )
+    block = ResidualBlock(last="b", layers=("a", "b"), groups=("x", "y"))
+    losses = ((0.9, 0.3, 0.0), (0.0, 0.3, 0.0), (0.2, 0.0))
+    widths = ((0, 8, 16), (0, 8, 16), (8, 16))
+    problem = Problem(("x", "y", "z"), widths, losses, layers, 7.0, (), (block,))
+    x, y, z = explain(problem, (0, 0, 0), 7.0, "us").groups
+    assert (x.saves, x.loses) == (60.0 + 40.0 + 10.0, 0.9)
+    assert (y.saves, y.loses) == (0.0, 0.0)
+    assert (z.saves, z.loses) == (0.0, 0.2)
+    x, y, z = explain(problem, (1, 1, 0), 65.0, "us").groups
+    assert (x.saves, y.saves, z.saves) == (10.0 + 10.0, 10.0 + 5.0, 5.0)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_shadow_prices_are_those_of_all_plans_looked_through(seed: int) -> None:
+    """Of three groups of three widths and a second limit, every plan is priced by hand."""
+    draw = np.random.default_rng(seed)
+    stairs = np.outer([4.0, 8.0, 12.0], [4.0, 8.0, 12.0])
+    layers = tuple(LayerTerm(str(g), g, g + 1, stairs * draw.uniform(1, 3)) for g in range(2))
+    losses = tuple((*sorted(draw.uniform(0, 1, 2), reverse=True), 0.0) for _ in range(3))
+    terms = tuple(replace(term, costs=term.costs * draw.uniform(1, 2)) for term in layers)
+    room = 0.7 * sum(term.costs.max() for term in terms)
+    row = Resource("macs", "MACs", room, terms)
+    problem = Problem(("x", "y", "z"), ((4, 8, 12),) * 3, losses, layers, 5.0, (row,))
+    budget = draw.uniform(0.4, 0.8) * problem.cost(problem.dense)
+    plans = list(product(range(3), repeat=3))
+
+    def least(budget: float, room: float) -> float:
+        kept = [p for p in plans if problem.cost(p) <= budget and row.used(p) <= room]
+        return min(map(problem.loss, kept))
+
+    best = min(
+        (p for p in plans if problem.cost(p) <= budget and row.used(p) <= room), key=problem.loss
+    )
+    found = {step.limit: step for step in explain(problem, best, budget, "us").steps}
+    for limit, used in (("budget", problem.cost(best) / budget), ("macs", row.used(best) / room)):
+        wins = [
+            least(budget, room) - least(budget * f, room)
+            if limit == "budget"
+            else least(budget, room) - least(budget, room * f)
+            for f in STEPS
+        ]
+        expected = next((win for win in wins if win > 1e-12 and used >= FULL), None)
+        assert (limit in found) == (expected is not None)
+        if expected is not None:
+            assert found[limit].wins == pytest.approx(expected, abs=2e-4)

@@ -154,6 +154,44 @@ def test_what_a_removed_branch_skips_counts_once(
     assert solved.choice[problem.tied[0][0]] == 0
 
 
+class Branched(nn.Module):
+    """A branch that ends in a bias and a BatchNorm of the width of the skip connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)
+        self.b, self.norm = nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.head((x + self.norm(self.b(self.a(x).relu()))).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("kept", [(), ("stem", "b")])
+def test_parameters_at_the_end_of_a_removed_branch_go_with_it(
+    kept: tuple[str, ...], simulated, tmp_path: Path
+) -> None:
+    model, inputs = Branched().eval(), (torch.randn(1, 3, 8, 8),)
+    export(model, inputs, tmp_path / "dense.onnx", opset=20)
+    found = find_groups(model, inputs, keep=kept).groups
+    graph, device = read_graph(tmp_path / "dense.onnx"), simulated()
+    dense = profile_model(device, tmp_path / "dense.onnx", name="branched")
+    table = build_table(device, graph, found, dense)
+    subject = Model(model, graph, found, (tmp_path / "dense.onnx").stat().st_size)
+    rows = resource_rows(BudgetSection(parameters="100%"), table, subject)
+    blocks = find_blocks(model, inputs, found)
+    problem = build_problem(table, flat_curves(table), rows)
+    problem = with_removals(problem, blocks, dict.fromkeys((b.last for b in blocks), 0.0))
+    for gone in (False, True):
+        whole = {name: offered[-1] for name, offered in table.widths.items()}
+        widths = whole | ({"a": 0} if gone else {})
+        options = zip(problem.names, problem.widths, strict=True)
+        choice = tuple(offered.index(widths[name]) for name, offered in options)
+        slim = cut(model, inputs, {}, blocks if gone else ())
+        assert problem.used(choice)["parameters"] == sum(p.numel() for p in slim.parameters())
+
+
 def two_groups(*resources: Resource) -> Problem:
     costs = np.array([[2.0, 4.0], [4.0, 8.0]])
     layers = (LayerTerm("a", None, 0, np.array([[1.0, 2.0]])), LayerTerm("b", 0, 1, costs))

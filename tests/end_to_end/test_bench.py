@@ -139,6 +139,8 @@ def test_parts_of_the_job_without_a_part_in_it_are_named(job, inside, tmp_path) 
         (["--methods", "exact,unifrom"], "no allocation 'unifrom'; did you mean 'uniform'?"),
         (["--methods", "global/fisher"], f"the job scores channels by {', '.join(AUTO)} only"),
         (["--methods", "netadapt@8"], "@ gives the multiple that widths are rounded to"),
+        (["--methods", "netadapt@8"], "\n  write netadapt\n"),
+        (["--methods", " ,"], "--methods ' ,' names none"),
         (["--seeds", "0,x"], "seeds are whole numbers"),
         (["--seeds", "1,1"], "a seed is named twice"),
         (["--budget", "50%,50%"], "a budget is named twice"),

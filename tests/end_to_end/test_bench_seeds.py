@@ -96,3 +96,14 @@ def test_a_figure_that_is_a_share_of_dense_is_refused(job, inside, tmp_path) -> 
     family = inside("plan", job, *words, "--budget", f"50%,{half:.9f}us")
     assert family.returncode == 2
     assert "two of them are the same" in family.stderr
+
+
+@pytest.mark.slow
+def test_a_budget_that_cuts_nothing_is_told(job, inside, tmp_path) -> None:
+    words = ["--device", job.with_name("exact.toml"), "--out", tmp_path / "out"]
+    words += ["--methods", "uniform/l2", "--steps", "0"]
+    done = inside("bench", job, *words, "--budget", "60%,400us")
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stderr.split())
+    assert "budget 400us is 133.6 % of the dense cost: nothing has to be cut for it" in told
+    assert "budget 60% is" not in told

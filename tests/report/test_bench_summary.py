@@ -63,6 +63,18 @@ def test_the_conditions_are_said() -> None:
     assert "after BatchNorm recalibration alone" in condition(result(*ROWS, steps=0))
 
 
+def test_seeds_that_changed_nothing_are_told() -> None:
+    told = "the seeds changed no accuracy of a cut model"
+    same = [row("exact", 0.9), row("exact", 0.9, seed=1)]
+    fresh = [row("scratch", 0.7), row("scratch", 0.8, seed=1)]
+    assert told in condition(result(*same, *fresh))
+    assert told not in condition(result(*ROWS))
+    other = [row("uniform", 0.9), row("uniform", 0.91, seed=1)]
+    assert told not in condition(result(*same, *other))
+    assert told not in condition(result(*fresh))
+    assert told not in condition(result(same[0]))
+
+
 def test_training_from_scratch_is_told_with_all_its_steps() -> None:
     rows = [r.model_copy(update={"dense_steps": 255 * (r.method == "scratch")}) for r in ROWS]
     assert "; scratch trained for 265 steps from fresh weights; " in condition(result(*rows))
