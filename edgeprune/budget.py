@@ -21,7 +21,8 @@ ROUNDING = 1e-9  # share: the same sums in another order are the same cost
 def keeps_to(value: float, limit: float) -> bool:
     """Return whether `value` keeps to `limit`, but for rounding: what is meant wherever limits are.
 
-    Allocation, its closed loop, and the gates of the verdict all ask this function.
+    The closed loop, the gates of the verdict and comparisons ask this function. Searches that look
+    for plans on the way may be stricter.
     """
     return value <= limit * (1 + ROUNDING)
 

@@ -120,7 +120,7 @@ class Comparison:
             for budget in (b for b, target in targets.items() if target >= 1):
                 self.console.warning(
                     f"budget {budget} is {100 * targets[budget]:.1f} % of the dense cost: nothing "
-                    "has to be cut for it, so no method is compared at it"
+                    "has to be cut for it, and its rows compare nothing"
                 )
             for budget in self.budgets:
                 asked = replace(this, job=first.with_overrides(budget=budget))
@@ -314,7 +314,9 @@ class _Work:
         bench, target = self.bench, self.targets[budget]
         contender = self.contender(budget, variant)
         found = self.rows.get(variant.label, target, seed, contender.digest)
-        if found is not None and found.cost_ratio == contender.cost_ratio:
+        of_dense = bench.job.bench.dense_steps if variant.name in BASELINES else 0
+        same_now = (contender.cost_ratio, bench.steps, of_dense)  # the digest holds their sum
+        if found and (found.cost_ratio, found.steps, found.dense_steps) == same_now:
             return found
         if same := self.rows.trained(contender.digest, seed):  # under another name, at another cost
             before, after, seconds = same.accuracy_before_recovery, same.accuracy, same.seconds
@@ -331,7 +333,7 @@ class _Work:
             target=target,
             seed=seed,
             steps=bench.steps,
-            dense_steps=bench.job.bench.dense_steps if variant.name in BASELINES else 0,
+            dense_steps=of_dense,
             cost_ratio=contender.cost_ratio,
             macs_ratio=contender.macs_ratio(),
             accuracy_before_recovery=before,

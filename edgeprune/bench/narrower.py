@@ -9,6 +9,7 @@ from torch import nn
 
 from edgeprune.allocation.candidates import CANDIDATE, Candidates
 from edgeprune.allocation.closed_loop import AIM, GOOD
+from edgeprune.budget import keeps_to
 from edgeprune.errors import FactoryError
 from edgeprune.export.segments import read_graph
 from edgeprune.fingerprint import factory_digest
@@ -84,11 +85,11 @@ def reach(
         low, high = (factor, high) if cost < target else (low, factor)
         scaled = factor * (sum(AIM) / 2 * target / cost) ** 0.5
         factor = scaled if low < scaled < high and len(seen) < 3 else (low + high) / 2
-    found = max((n.factor for n in seen if n.cost_ratio <= target), default=0.0)
+    found = max((n.factor for n in seen if keeps_to(n.cost_ratio, target)), default=0.0)
     for part in range(PARTS - 1, 0, -1):
-        if part / PARTS <= found or measured(part / PARTS) <= target:
+        if part / PARTS <= found or keeps_to(measured(part / PARTS), target):
             break
-    within = [n for n in seen if n.cost_ratio <= target]
+    within = [n for n in seen if keeps_to(n.cost_ratio, target)]
     if not within:
         return min(seen, key=lambda n: n.cost_ratio)
     return max(within, key=lambda n: n.factor)

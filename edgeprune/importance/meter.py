@@ -83,7 +83,7 @@ class LossMeter:
         """Return `candidate`, a cut copy of `model`, without what it shares with the dense model.
 
         What runs before the first layer that was cut is taken from memory, where that is the same:
-        its losses are the same, in less time. Other batches than this meter's are computed in full.
+        its losses are the same, in less time. The model is for this meter's batches alone.
         """
         self._prefixes.shorten(candidate)
         return candidate

@@ -3,8 +3,8 @@
 A narrower group changes nothing of what the model computes before the first of its layers. The
 outputs of the modules that end before it are kept, batch by batch, and given back instead of being
 computed again. Kept is only what is used by something that still runs. A prefix counts only
-if the dense model, shortened by it, gives the same outputs on all batches: state that modules hand
-to each other behind the graph's back would show there.
+if a cut model, shortened by it, gives the same outputs on all batches, to the bit: state that
+modules hand to each other behind the graph's back would show there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import copy
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -21,13 +22,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from edgeprune.data import call
+from edgeprune.errors import InternalCheckError
 from edgeprune.recovery.batchnorm import NORMS, recalibrate
 
 Inputs = tuple[Tensor, ...]
 Key = tuple[bool, int]  # whether statistics are taken, and which input it is
 Shapes = dict[str, list[torch.Size]]
+CGROUP = Path("/sys/fs/cgroup")
 MEMORY = 0.25  # of what is free: more is not kept
-ROUNDING = 1e-5  # of the largest output: as much may differ
 
 
 class Prefixes:
@@ -36,8 +38,8 @@ class Prefixes:
     Args:
         dense: the model before any cut, with BatchNorm statistics as they are after recalibration.
         statistics: batches that recalibration runs on, [samples, ...] each.
-        measured: batches that the loss is taken on. Both are known by identity: shortened models
-            must be given these very tensors; given others, they compute everything.
+        measured: batches that the loss is taken on. Shortened models are for these very tensors
+            alone, and refuse others.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class Prefixes:
         chosen = self._chosen(candidate)
         if self._kept is None or self._kept.chosen != chosen:
             self._kept = None  # frees its memory first
-            self._kept = self._take(chosen)
+            self._kept = self._take(chosen, candidate)
         if self._kept.outputs:
             self._kept.attach(candidate)
 
@@ -72,28 +74,29 @@ class Prefixes:
         before = {n for n, made in self._calls.items() if made.end < first and made.skippable}
         return tuple(name for name in self._calls if name in before and not _inside(name, before))
 
-    def _take(self, chosen: tuple[str, ...]) -> _Kept:
+    def _take(self, chosen: tuple[str, ...], candidate: nn.Module) -> _Kept:
+        """Return the outputs that are needed; none where that is not the same, or too much."""
         nothing = _Kept(chosen)
         if not chosen:
             return nothing
         used, size = _used(self._dense, self._measured[0], chosen)
         samples = sum(len(x[0]) for x in (*self._statistics, *self._measured))
-        if size / len(self._measured[0][0]) * samples > MEMORY * psutil.virtual_memory().available:
+        free = MEMORY * available_memory()
+        if size / len(self._measured[0][0]) * samples > free:
             return nothing
-        kept = _Kept(chosen, used=used)
-        plain = self._run(kept.record)
+        inputs = {id(x[0]): x[0] for x in (*self._statistics, *self._measured)}
+        kept = _Kept(chosen, used=used, inputs=inputs, room=free)
         try:
-            short = self._run(kept.attach)
+            self._run(self._dense, kept.record)
+            plain = self._run(candidate, lambda _: None)
+            short = self._run(candidate, kept.attach)
         except Exception:  # noqa: BLE001 - foreign code that looks at an empty tensor raises anything
             return nothing
-        same = all(
-            torch.allclose(a, b, 0.0, _rounding(a)) for a, b in zip(plain, short, strict=True)
-        )
-        return kept if same else nothing
+        return kept if all(map(torch.equal, plain, short)) else nothing
 
-    def _run(self, prepare: Callable[[nn.Module], object]) -> list[Tensor]:
-        """Return the outputs of a copy of the dense model that `prepare` was given."""
-        model = copy.deepcopy(self._dense)
+    def _run(self, model: nn.Module, prepare: Callable[[nn.Module], object]) -> list[Tensor]:
+        """Return the outputs of a copy of `model` that `prepare` was given."""
+        model = copy.deepcopy(model)
         prepare(model)
         recalibrate(model, self._statistics)
         model.eval()
@@ -116,12 +119,18 @@ class _Kept:
 
     chosen: tuple[str, ...]
     used: frozenset[str] = frozenset()
+    inputs: Mapping[int, Tensor] = field(default_factory=dict)  # by identity, and so kept alive
+    room: float = 0.0  # bytes
     outputs: dict[Key, dict[str, Tensor]] = field(default_factory=dict)
     _attached: weakref.WeakSet[nn.Module] = field(default_factory=weakref.WeakSet)
 
     def record(self, model: nn.Module) -> None:
-        """Let `model` leave the outputs here."""
-        at = _Batch(model)
+        """Let `model` leave the outputs here.
+
+        Raises:
+            MemoryError: there are more than there is room for.
+        """
+        at = _Batch(model, self.inputs)
         for name in self.used:
             module = model.get_submodule(name)
             module.register_forward_hook(self._recorder(name, at))
@@ -129,8 +138,12 @@ class _Kept:
 
     def _recorder(self, name: str, at: _Batch) -> Callable[..., None]:
         def hook(_: nn.Module, __: object, output: Tensor) -> None:
-            if at.key is not None:
-                self.outputs.setdefault(at.key, {})[name] = output.detach().clone()
+            if at.key is None:
+                return
+            self.room -= output.numel() * output.element_size()
+            if self.room < 0:
+                raise MemoryError
+            self.outputs.setdefault(at.key, {})[name] = output.detach().clone()
 
         return hook
 
@@ -139,36 +152,34 @@ class _Kept:
         if model in self._attached:
             return
         self._attached.add(model)
-        at = _Batch(model)
+        at = _Batch(model, self.inputs)
         for name in self.chosen:
             module = model.get_submodule(name)
-            module.forward = self._giver(name, at, module.forward)
+            module.forward = self._giver(name, at)
 
-    def _giver(
-        self, name: str, at: _Batch, compute: Callable[..., Tensor]
-    ) -> Callable[..., Tensor]:
-        def forward(*args: Any, **kwargs: Any) -> Tensor:
-            found = self.outputs.get(at.key) if at.key is not None else None
-            if found is None:
-                return compute(*args, **kwargs)
+    def _giver(self, name: str, at: _Batch) -> Callable[..., Tensor]:
+        def forward(*_: Any, **__: Any) -> Tensor:
+            if at.key is None:  # its statistics before the cut are not those of the dense model
+                raise InternalCheckError("a shortened model was given a batch that is not known")
             if name not in self.used:
                 return torch.empty(0)
-            return found[name].clone()  # what comes next may write into it
+            return self.outputs[at.key][name].clone()  # what comes next may write into it
 
         return forward
 
 
 class _Batch:
-    """Says which batch a model is at work on."""
+    """Says which of the `inputs` a model is at work on, before any hook of the user's own."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, inputs: Mapping[int, Tensor]) -> None:
         self.key: Key | None = None
         norms = [module for module in model.modules() if isinstance(module, NORMS)]
 
         def look(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self.key = any(norm.training for norm in norms), id(args[0])
+            known = args and id(args[0]) in inputs
+            self.key = (any(norm.training for norm in norms), id(args[0])) if known else None
 
-        model.register_forward_pre_hook(look)
+        model.register_forward_pre_hook(look, prepend=True)
 
 
 class _Uses(TorchFunctionMode):
@@ -272,5 +283,11 @@ def _tensors(value: object) -> Iterator[Tensor]:
             yield from _tensors(one)
 
 
-def _rounding(outputs: Tensor) -> float:
-    return ROUNDING * float(outputs.abs().max())
+def available_memory() -> int:
+    """Return the bytes that are free: of this machine, and of this container if it has a limit."""
+    free: int = psutil.virtual_memory().available
+    try:
+        limit, taken = ((CGROUP / f"memory.{name}").read_text() for name in ("max", "current"))
+        return min(free, max(0, int(limit) - int(taken)))
+    except (OSError, ValueError):  # no such limit ("max"), or another kind of container
+        return free

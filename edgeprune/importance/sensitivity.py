@@ -139,21 +139,32 @@ def agreement(curves: Mapping[str, SensitivityCurve]) -> float | None:
     """Return how far two halves of the calibration batches agree on the order of single cuts.
 
     Spearman's rank correlation of the increases on every second batch with those on the others,
-    over all narrower widths of all groups. Half as many samples stand on each side as in the
+    over all narrower widths of all groups. About half as many samples stand on each side as in the
     curves, so that the order of the curves themselves is the surer one.
 
     Args:
         curves: group -> curve.
 
     Returns:
-        -1 to 1; None where there are no halves, or fewer than three cuts.
+        -1 to 1; None where there are no halves, fewer than three cuts, or no order.
     """
     even = [value for curve in curves.values() for value in curve.even[:-1]]
     odd = [value for curve in curves.values() for value in curve.odd[:-1]]
     if len(even) < 3:
         return None
-    ranks = torch.tensor([even, odd], dtype=torch.float64).argsort(stable=True).argsort()
-    return float(torch.corrcoef(ranks.double())[0, 1])
+    ranks = torch.stack([_ranks(even), _ranks(odd)])
+    if not ranks.std(1).all():
+        return None
+    return float(torch.corrcoef(ranks)[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> Tensor:
+    """Return the ranks of values, equal ones sharing the mean of theirs."""
+    _, places, counts = torch.tensor(values, dtype=torch.float64).unique(
+        return_inverse=True, return_counts=True
+    )
+    ranks: Tensor = counts.cumsum(0) - (counts - 1) / 2
+    return ranks[places].double()
 
 
 def importance_curves(

@@ -20,7 +20,8 @@ Inputs = tuple[Tensor, ...]
 INSTEAD = "to have it cut, remove that (requires_grad_(False) freezes parameters as well)"
 NO_GRADIENT = (
     "its output carries no gradient: forward runs it under torch.no_grad() or "
-    f"torch.inference_mode(), or detaches it; {INSTEAD}"
+    "torch.inference_mode(), detaches it, or checkpoints it with use_reentrant=True; "
+    f"{INSTEAD}"
 )
 DETACHED = (
     "no gradient leads to it from the model's output: forward detaches what comes behind it, runs "
@@ -170,8 +171,10 @@ def _matters(model: nn.Module, inputs: Inputs, layer: nn.Module) -> bool:
         return value + noise * (1 + value.abs().max())
 
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
             before = list(_floats(model(*inputs)))
+            torch.manual_seed(0)
             with layer.register_forward_hook(disturb):
                 after = list(_floats(model(*inputs)))
     except Exception:  # noqa: BLE001 - what breaks by other values depends on them

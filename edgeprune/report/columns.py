@@ -49,7 +49,7 @@ def table(
     left: Sequence[str],
     wraps: Sequence[str] = (),
 ) -> Table:
-    """Return the table of these columns; figures are never broken.
+    """Return the table of these columns; figures are never broken on 60 columns and more.
 
     Names are shortened where the rest leaves them too little room, and all stay different.
 

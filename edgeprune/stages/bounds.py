@@ -18,7 +18,7 @@ from edgeprune.stages.base import Run, branches
 
 @contextmanager
 def told(run: Run, groups: GroupList, table: CostTable) -> Iterator[None]:
-    """Let budgets that cannot be reached name the bounds of the job without which less can be."""
+    """Let budgets that cannot be reached name the bounds of the job without which less may be."""
     try:
         yield
     except BudgetError as error:
@@ -28,7 +28,7 @@ def told(run: Run, groups: GroupList, table: CostTable) -> Iterator[None]:
         if not found:
             raise
         raise BudgetError(
-            error.what, f"{error.hint}; less can be reached without {', '.join(found)}"
+            error.what, f"{error.hint}; less may be possible without {', '.join(found)}"
         ) from None
 
 

@@ -43,6 +43,7 @@ def branches(job: Path) -> Path:
     return job
 
 
+@pytest.mark.slow
 def test_report_card_and_screens_name_what_was_left_alone_and_why(
     branches: Path, inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

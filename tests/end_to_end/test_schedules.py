@@ -19,6 +19,7 @@ def scheduled(job: Path, section: str, budget: str = "60%") -> Path:
 PROGRESSIVE = '[schedule]\nkind = "progressive"\nstages = 2\nsteps = 20\n'
 
 
+@pytest.mark.slow
 def test_progressive_reaches_the_budget_and_resumes_between_its_steps(
     job: Path, inside, tmp_path: Path
 ) -> None:  # type: ignore[no-untyped-def]

@@ -43,7 +43,8 @@ class Drifting(SimulatedDevice):
         return answer.model_copy(update={"models": models})
 
 
-@pytest.mark.parametrize("speed", [pytest.param(1.0, marks=pytest.mark.slow), 0.8])
+@pytest.mark.slow
+@pytest.mark.parametrize("speed", [1.0, 0.8])
 def test_a_missed_budget_is_tried_once_more(
     speed: float, job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,6 +71,7 @@ def test_the_same_inputs_give_the_same_plan_and_the_same_file(job, inside, tmp_p
     assert hashlib.sha256(digests[0][1]).digest() == hashlib.sha256(digests[1][1]).digest()
 
 
+@pytest.mark.slow
 def test_killed_in_every_stage_it_resumes_to_the_same_plan(job, edgeprune, tmp_path) -> None:
     device = job.with_name("exact.toml")
     whole = edgeprune("run", job, "--device", device, "--out", tmp_path / "whole", "--json")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import interpolate, relu
 
 from edgeprune.data import Data
+from edgeprune.errors import InternalCheckError
 from edgeprune.importance import prefix
 from edgeprune.importance.meter import LossMeter
 from edgeprune.pruning.groups import cut, find_groups
@@ -181,18 +184,93 @@ def test_what_is_handed_on_by_the_side_is_noticed(runs: list[int]) -> None:
     assert len(runs) == 18, "nothing was skipped"
 
 
-def test_other_batches_are_computed_in_full(runs: list[int]) -> None:
+class Restless(Chain):
+    """What the third unit saw last changes what the first does next."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x if self.seen is None else x + self.seen)
+        z = self.third(self.second(y))
+        self.seen = z.detach().mean()
+        return self.end(z)
+
+
+class Sized(Chain):
+    """The last layer asks the first unit how large its input was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = Sized.Measuring()
+
+    class Measuring(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.size = unit(3, 8), torch.Size()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.size = x.shape[2:]
+            y: Tensor = self.body(x)
+            return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.third(self.second(self.first(x)))
+        return self.end(interpolate(y, size=self.first.size))
+
+
+class Masked(ByTheSide):
+    """The same, where one output is so large that others hardly count."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        illegal = torch.tensor([False, False, False, False, True])
+        return super().forward(x).masked_fill(illegal, -1e9)
+
+
+@pytest.mark.parametrize("model", [Restless, Sized, Masked])
+def test_losses_are_the_same_where_modules_hand_things_on_unseen(model: type[Chain]) -> None:
+    torch.manual_seed(3)
+    batches = [(torch.randn(16, 3, size, size), torch.arange(16) % 4) for size in (6, 8, 12)]
+    data = Data(batches[0][0][:1], None, batches, batches)
+    whole, dense = [], model().eval()
+    for short in (False, True):
+        meter = LossMeter(copy.deepcopy(dense), data, 48)
+        candidate = cut(meter.model, data.example, {"third.0": range(6)})
+        found = meter.shorten(candidate) if short else candidate
+        whole.append(meter.performance(found, ""))
+    assert whole[0] == whole[1]
+
+
+def test_inputs_that_a_hook_of_the_user_replaces_are_told_apart(runs: list[int]) -> None:
+    model, data = setting("Chain")
+    model.register_forward_pre_hook(lambda _, args: (args[0] * 2 - 1,))
+    kept = {"third.0": range(6)}
+    plain = LossMeter(model, data, 48)
+    expected = plain.performance(cut(plain.model, data.example, kept), "")
+    meter = LossMeter(model, data, 48)
+    candidate = meter.shorten(cut(meter.model, data.example, kept))
+    runs.clear()
+    assert meter.performance(candidate, "") == expected
+    assert len(runs) == 6
+
+
+def test_other_batches_are_refused() -> None:
     model, data = setting("Chain")
     meter = LossMeter(model, data, 48)
-    kept = {"third.0": range(6)}
-    candidate = meter.shorten(cut(meter.model, data.example, kept)).eval()
-    whole = cut(meter.model, data.example, kept).eval()
-    x = torch.randn(4, 3, 6, 6)
-    runs.clear()
-    with torch.inference_mode():
-        found, expected = candidate(x), whole(x)
-    assert torch.equal(found, expected)
-    assert runs == [4] * 6
+    candidate = meter.shorten(cut(meter.model, data.example, {"third.0": range(6)}))
+    meter.performance(candidate, "")
+    with pytest.raises(InternalCheckError, match="not known"):
+        candidate(torch.randn(4, 3, 6, 6))
+
+
+def test_a_container_has_less_memory_than_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefix, "CGROUP", tmp_path)
+    free = prefix.available_memory()
+    assert free > 10_000
+    (tmp_path / "memory.current").write_text("1000\n")
+    (tmp_path / "memory.max").write_text("3000\n")
+    assert prefix.available_memory() == 2000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert prefix.available_memory() > 10_000
 
 
 def test_nothing_is_kept_where_memory_is_short(

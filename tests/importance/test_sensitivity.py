@@ -290,6 +290,17 @@ def test_halves_of_the_batches_agree_where_noise_is_small() -> None:
     assert found == pytest.approx(1 - 6 * square / (20 * (20**2 - 1)))  # Spearman's formula
 
 
+def test_equal_losses_share_their_ranks() -> None:
+    curve = SensitivityCurve(
+        group="a", criterion="l2", widths=(1, 2, 3, 4, 5), increases=(0.0,) * 5,
+        even=(3.0, 1.0, 1.0, 0.0, 0.0), odd=(2.0, 2.0, 1.0, 0.0, 0.0),
+    )  # fmt: skip
+    found = agreement({"a": curve})
+    assert found == pytest.approx(7.5 / 9)  # of (4, 2.5, 2.5, 1) and (3.5, 3.5, 2, 1): 3.75 of 4.5
+    flat = curve.model_copy(update={"even": (0.0,) * 5})
+    assert agreement({"a": flat}) is None
+
+
 def test_halves_are_those_of_the_batches(setting: tuple[nn.Module, Data]) -> None:
     model, data = setting
     ((x, y),) = data.calibration
