@@ -1,8 +1,6 @@
 """Random networks and budgets on a device with cliffs, against its own staircase.
 
-    EDGEPRUNE_CASES=1000 pytest tests/allocation/test_random_cases.py
-
-runs a thousand; by default it is fewer, since each solves several integer programs.
+A thousand by default, two minutes or three; EDGEPRUNE_CASES=60 runs fewer.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from edgeprune.allocation.problem import LayerTerm, Problem
 from edgeprune.cost.staircase import grid, worth_offering
 from edgeprune.records import PlannedGroup
 
-CASES = int(os.environ.get("EDGEPRUNE_CASES", "60"))
+CASES = int(os.environ.get("EDGEPRUNE_CASES", "1000"))
 
 
 class Cliffs:
@@ -94,8 +92,10 @@ class Cliffs:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_random_cases_end_within_the_budget_use_it_and_are_never_slower() -> None:
     missed = []
+    left_out = used = soon = 0
     for seed in range(CASES):
         device = Cliffs(seed)
         problem = device.problem()
@@ -116,7 +116,8 @@ def test_random_cases_end_within_the_budget_use_it_and_are_never_slower() -> Non
 
         budget = device.share * dense
         if problem.cost((0,) * len(problem.names)) > 0.9 * budget:
-            continue  # the narrowest widths already use it
+            left_out += 1  # the narrowest widths already use it
+            continue
         plan = close_the_loop(
             problem,
             budget,
@@ -128,8 +129,12 @@ def test_random_cases_end_within_the_budget_use_it_and_are_never_slower() -> Non
         )
         assert plan.corrected <= budget < dense
         assert len(plan.rounds) <= 4
+        used += plan.corrected >= FULL_USE * budget
+        soon += len(plan.rounds) <= 2
         if plan.corrected < FULL_USE * budget:
             assert plan.held_by
             if device.some_plan_fits(problem, budget):
                 missed.append((seed, plan.corrected / budget))
+    told = f"{left_out} left out, {used} of the others within the window, {soon} in two rounds"
+    print(told)  # noqa: T201 - the figures of docs/methods.md, shown by pytest -s
     assert len(missed) <= 0.005 * CASES, missed
