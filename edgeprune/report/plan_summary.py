@@ -110,8 +110,8 @@ def trials(plan: WidthPlan) -> tuple[tuple[str, str, str, str, str], ...]:
             return ""
         found = [one.measured for one in measured if one.widths == trial.widths]
         if not found:
-            return "not measured"
-        return f"passed over, measured at {100 * found[-1] / plan.budget:.1f} % of the budget"
+            return "not run whole"
+        return f"passed over: run whole, {100 * found[-1] / plan.budget:.1f} % of the budget"
 
     return tuple(
         (

@@ -99,7 +99,7 @@ def facts(profile: ModelProfile) -> list[tuple[str, str]]:
         compiled = figures.cost(p.sub_graphs, p.unit)
         rows.insert(3, ("run in one piece", f"{compiled}, not covered"))
     if p.call:
-        rest = f"{figures.cost(p.call, p.unit)} for a run without nodes, measured"
+        rest = f"{figures.cost(p.call, p.unit)} for a run without nodes, {p.kind}"
         rows.insert(3, ("into the runtime and out", rest))
     if p.resident_peak_bytes is not None:
         opening = figures.size(p.loading_peak_bytes)
@@ -127,4 +127,4 @@ def _peaks(profile: ModelProfile) -> str:
         f"{b.bytes_per_second / 1e9:.0f} GB/s within {figures.size(b.working_set_bytes)}"
         for b in profile.peaks.bandwidths
     )
-    return f"{profile.peaks.flops_per_second / 1e9:.0f} GFLOP/s; copies {copies} (measured)"
+    return f"{profile.peaks.flops_per_second / 1e9:.0f} GFLOP/s; copies {copies} ({profile.kind})"

@@ -32,12 +32,12 @@ def test_the_taken_one_of_the_plans_tried_is_marked():
 def test_a_plan_of_less_loss_than_the_one_taken_says_why_it_was_passed_over():
     plan = tried(0.25, 0.24)
     other = plan.trials[1].widths
-    assert plan_summary.trials(plan)[1][-1] == "not measured"
+    assert plan_summary.trials(plan)[1][-1] == "not run whole"
     missed = plan.rounds[-1].model_copy(update={"widths": other, "measured": 1.021 * plan.budget})
     beside = plan.rounds[0].model_copy(update={"beside": (missed,)})
     for rounds in ((*plan.rounds, missed), (beside,)):
         found = plan_summary.trials(plan.model_copy(update={"rounds": rounds}))
-        assert found[1][-1] == "passed over, measured at 102.1 % of the budget"
+        assert found[1][-1] == "passed over: run whole, 102.1 % of the budget"
         assert found[0][-1] == "taken"
 
 
