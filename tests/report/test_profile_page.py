@@ -216,3 +216,12 @@ def test_times_are_told_with_their_intervals(profile, capsys) -> None:
 def test_parameters_are_said_to_be_those_of_the_file(profile):
     count = f"{profile.parameters:,}"  # BatchNorm is folded there: torch models have more
     assert dict(facts(profile))["parameters"] == f"{count} (exact, of the ONNX file)"
+
+
+@pytest.mark.parametrize("kind", ["measured", "emulated", "estimated"])
+def test_a_run_without_nodes_and_peaks_are_told_as_what_they_are(profile, kind) -> None:
+    told = dict(facts(profile.model_copy(update={"kind": kind, "call": 12.0})))
+    others = {"measured", "emulated", "estimated"} - {kind}
+    for row in ("into the runtime and out", "peaks of the device"):
+        assert kind in told[row]
+        assert not [word for word in others if word in told[row]]
