@@ -87,8 +87,7 @@ class Prefixes:
         inputs = {id(x[0]): x[0] for x in (*self._statistics, *self._measured)}
         kept = _Kept(chosen, used=used, inputs=inputs, room=free)
         try:
-            self._run(self._dense, kept.record)
-            plain = self._run(candidate, lambda _: None)
+            plain = self._run(candidate, kept.record)
             short = self._run(candidate, kept.attach)
         except Exception:  # noqa: BLE001 - foreign code that looks at an empty tensor raises anything
             return nothing

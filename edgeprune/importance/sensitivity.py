@@ -16,6 +16,7 @@ from edgeprune.pruning.groups import narrowing
 from edgeprune.records import BlockLoss, ResidualBlock, SensitivityCurve
 
 Widths = Mapping[str, tuple[int, ...]]
+WORTH = 5  # cuts of a group for which what comes before is kept: that takes two more
 TRIALS = 3  # widths of a group at which criteria are compared
 
 
@@ -64,7 +65,8 @@ def sensitivity_curves(
         found = {}
         progress(done, total, f"{group} by {criterion}")
         for width, candidate in zip(at, narrowing(model, data.example, group, kept), strict=True):
-            candidate = meter.shorten(candidate)
+            if counts[group] >= WORTH:
+                meter.shorten(candidate)
             found[width] = meter.performance(candidate, f"group {group} at width {width}")
             done += 1
             progress(done, total, f"{group} by {criterion}")
