@@ -70,7 +70,7 @@ def close_the_loop(
     by all plans measured so far; choices already measured are excluded. Where the device tells what
     a plan takes of a limited resource, its rows are moved to what was seen. Where costs are counts,
     which need no reserve, further rounds look for a plan of less loss up to 99.8 % of the budget.
-    If no round lands inside, the dearest plan within the budget is taken.
+    If no round lands inside, the plan of least loss within the budget is taken.
 
     Args:
         problem: widths, losses, prices, further limits.
@@ -257,9 +257,9 @@ def _solved(
 
 
 def _best(candidates: list[_Candidate], budget: float) -> _Candidate | None:
-    """Return the one of least loss that uses the budget in full, else the dearest within it."""
+    """Return the one of least loss that uses the budget in full, else that of all within it."""
     within = [c for c in candidates if keeps_to(c.measured.cost, budget)]
-    return _found(within, budget) or max(within, key=lambda c: c.measured.cost, default=None)
+    return _found(within, budget) or min(within, key=lambda c: c.solution.loss, default=None)
 
 
 def _found(candidates: list[_Candidate], budget: float) -> _Candidate | None:

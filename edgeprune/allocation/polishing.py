@@ -242,7 +242,7 @@ class Polish:
         """Return the plan at `choice`; the proven bound of the sum stays what it was."""
         total = self.problem.loss(choice)
         bound = plan.loss * (1 - (plan.gap or 0.0))
-        priced = self.scaled(choice, cost)
+        priced = self.scaled(plan, choice, cost)
         update = {
             "groups": groups,
             "removed": tuple(b for b in priced.blocks if b.gone(priced.widths_of(choice))),
@@ -257,11 +257,12 @@ class Polish:
         }
         return plan.model_copy(update=update)
 
-    def scaled(self, choice: Choice, cost: float) -> Problem:
-        """Return the problem at prices by which `choice` costs what was found."""
-        scale = cost / self.problem.cost(choice)
-        layers = tuple(replace(t, costs=scale * t.costs) for t in self.problem.layers)
-        return replace(self.problem, layers=layers, fixed=scale * self.problem.fixed)
+    def scaled(self, plan: WidthPlan, choice: Choice, cost: float) -> Problem:
+        """Return the problem at corrected prices by which `choice` costs what was found."""
+        priced = corrected(self.problem, self.observed(plan))
+        scale = cost / priced.cost(choice)
+        layers = tuple(replace(t, costs=scale * t.costs) for t in priced.layers)
+        return replace(priced, layers=layers, fixed=scale * priced.fixed)
 
 
 def _of_group(scores: Mapping[str, Mapping[str, Tensor]], name: str) -> dict[str, Tensor]:

@@ -106,7 +106,7 @@ class Trials:
         )  # fmt: skip
         why = plan.explanation
         if why is not None and taken.choice == start:  # the loop's plan, now known to be better
-            priced = self.polish.scaled(start, plan.corrected)
+            priced = self.polish.scaled(plan, start, plan.corrected)
             why = explain(priced, start, plan.budget, plan.unit, found_best=True)
         return plan.model_copy(update={"trials": trials, "explanation": why})
 

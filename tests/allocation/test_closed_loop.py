@@ -129,6 +129,24 @@ def test_a_plan_over_a_further_limit_is_no_plan_to_improve_on() -> None:
     assert [(entry.widths["x"], entry.measured) for entry in plan.rounds] == [(120, 150), (60, 150)]
 
 
+def test_where_another_limit_binds_the_plan_of_least_loss_is_taken() -> None:
+    for seed in range(4):
+        problem = a_problem(seed)
+        dense = problem.cost((len(WIDTHS) - 1,) * 4)
+        terms = tuple(
+            LayerTerm(f"r{g}", g, None, np.array(WIDTHS, float)[:, None] ** 2) for g in range(4)
+        )
+        limit = 0.31 * 4 * WIDTHS[-1] ** 2  # no widths use it in full
+        room = Resource("parameters", "count", limit, terms, 0.0)
+        problem = replace(problem, resources=(room,))
+        plan, measured = loop(problem, dense, lambda w, p=problem: cost_of(p, w))
+        best = solve(problem, dense)
+        assert best is not None
+        assert plan.loss == pytest.approx(best.loss)
+        assert plan.gap == pytest.approx(0.0, abs=1e-4)
+        assert plan.loss == min(loss_of(problem, widths) for widths in measured)
+
+
 def test_an_additive_part_that_no_price_shows_is_corrected() -> None:
     problem = a_problem(3)
     hidden = 0.2 * problem.cost((len(WIDTHS) - 1,) * 4)

@@ -11,7 +11,7 @@ import pytest
 from edgeprune.allocation.closed_loop import Measured
 from edgeprune.allocation.polishing import Polish
 from edgeprune.allocation.trials import COUNT, MEASURED, Trials, trial_steps
-from edgeprune.records import PlannedGroup
+from edgeprune.records import PlannedGroup, Round
 from tests.allocation.test_polishing import BUNDLES, PROBLEM, SCORES, plan, whole
 
 RANKINGS = dict.fromkeys("abc", "l2")
@@ -160,3 +160,23 @@ def test_the_dense_model_is_not_tried() -> None:
 )
 def test_a_trial_takes_an_eighth_of_recovery(steps: int, trial: int) -> None:
     assert trial_steps(steps) == trial
+
+
+def test_prices_of_an_explanation_know_all_plans_that_were_measured() -> None:
+    polish = Bench({}).trials.polish
+    given = plan(2, 2, 4, budget=203.0)
+    rounds = tuple(
+        Round(
+            widths=dict(zip("abc", at, strict=True)),
+            predicted=200.0,
+            measured=cost,
+            low=cost,
+            high=cost,
+        )
+        for at, cost in (((2, 2, 4), 200.0), ((2, 3, 3), 240.0))
+    )
+    given = given.model_copy(update={"rounds": rounds})
+    choice = polish.choice_of(given)
+    priced = polish.scaled(given, choice, 200.0)
+    assert priced.cost(choice) == pytest.approx(200.0)
+    assert priced.cost((1, 2, 2)) > 215.0
