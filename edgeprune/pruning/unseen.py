@@ -32,7 +32,6 @@ STATES = (
     "packed sequences stay whole, and so does what gives either; padded tensors can be traced"
 )
 UNTRACED = "gradients lead to it, and the trace for groups does not"
-TOLD = 6  # layers that a message names
 REASONS = (NO_GRADIENT, DETACHED, STATES, UNTRACED)
 
 
@@ -94,7 +93,7 @@ def completed(
     order = {name: place for place, name in enumerate(layers)}
     found = [
         one.model_copy(update={"reason": reasons[one.name]})
-        if one.name in reasons and one.reason.startswith("cutting it")
+        if one.name in reasons and one.reason.startswith(SkippedGroup.FAILS)
         else one
         for one in skipped
     ]
@@ -113,13 +112,8 @@ def completed(
 
 def told(skipped: Sequence[SkippedGroup]) -> list[str]:
     """Return one line for each reason: the first few layers that it holds for, and itself."""
-    names: dict[str, list[str]] = {}
-    for one in skipped:
-        names.setdefault(one.reason, []).append(one.name)
-    return [
-        f"{', '.join(of[:TOLD])}{f' and {len(of) - TOLD} more' if len(of) > TOLD else ''}: {reason}"
-        for reason, of in names.items()
-    ]
+    found = SkippedGroup.by_reason(skipped)
+    return [f"{names}: {reason}" for reason, names in found.items()]
 
 
 def hint_at(error: BaseException) -> str:
