@@ -74,7 +74,7 @@ def completed(
     groups: Sequence[ChannelGroup],
     skipped: Sequence[SkippedGroup],
     seen: Collection[str],
-    keep: Sequence[str],
+    keep: Collection[str],
 ) -> GroupList:
     """Return all groups in the order of layers; layers that the trace does not lead to are skipped.
 
@@ -87,7 +87,7 @@ def completed(
         groups: the traced ones that can be cut.
         skipped: the traced ones that cannot.
         seen: layers that produce the channels of either.
-        keep: layers, or prefixes of their names, that are never cut.
+        keep: layers, or prefixes of their names, that are never cut, as in `kept_by`.
     """
     layers, reasons = dict(model.named_modules()), unseen(model, inputs, seen)
     order = {name: place for place, name in enumerate(layers)}
