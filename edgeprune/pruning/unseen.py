@@ -93,7 +93,7 @@ def completed(
     order = {name: place for place, name in enumerate(layers)}
     found = [
         one.model_copy(update={"reason": reasons[one.name]})
-        if one.name in reasons and one.reason.startswith(SkippedGroup.FAILS)
+        if one.name in reasons and one.reason.startswith(SkippedGroup.CUTTING)
         else one
         for one in skipped
     ]

@@ -57,7 +57,7 @@ class SkippedGroup(Record):
     """A group that is never cut, and why."""
 
     OUTPUT: ClassVar[str] = "it is the model's output"
-    FAILS: ClassVar[str] = "cutting it fails"  # begins reasons that end in the text of an exception
+    CUTTING: ClassVar[str] = "cutting it"  # how reasons found by trial begin
     TOLD: ClassVar[int] = 6  # groups that a message names
 
     name: str

@@ -167,7 +167,7 @@ def left_alone(groups: Iterable[SkippedGroup]) -> tuple[tuple[str, str], ...]:
 def _shortened(reason: str) -> str:
     """Return a reason for a line; what an exception says may be any length."""
     text = " ".join(reason.split())
-    if not reason.startswith(SkippedGroup.FAILS) or len(text) <= LINE:
+    if not reason.startswith(SkippedGroup.CUTTING) or len(text) <= LINE:
         return reason
     return f"{text[: LINE - 3].rstrip()}..."
 
