@@ -25,6 +25,7 @@ from edgeprune.options import answers
 
 BUG = 70
 RESUMABLE = ("bench", "profile", "run")  # keep what is finished
+REPEATABLE = ("plan", "sensitivity")  # have no --resume; curves are kept by content
 HELP = """Make a PyTorch model meet a budget on a device, and prove it there.
 
 Exit codes: 0 done and every gate met; 1 a gate was not met; 2 usage or configuration;
@@ -89,9 +90,7 @@ def _execute(arguments: list[str], verbose: bool) -> int:
             console.line(f"  what is finished is kept; go on with: {again}")
         return error.exit_code
     except KeyboardInterrupt:
-        console.error(
-            "interrupted; with --resume, profile, run and bench go on from what is finished"
-        )
+        console.error(_interrupted(arguments[0] if arguments else ""))
         return INTERRUPTED
     except BrokenPipeError:
         raise
@@ -105,6 +104,15 @@ def _execute(arguments: list[str], verbose: bool) -> int:
         console.error("this is a bug in edgeprune; please report it with the traceback above")
         return BUG
     return code if isinstance(code, int) else DONE
+
+
+def _interrupted(command: str) -> str:
+    """Return what is said where `command` was interrupted: how it goes on, if it can."""
+    if command in RESUMABLE:
+        return f"interrupted; with --resume, {command} goes on from what is finished"
+    if command in REPEATABLE:
+        return "interrupted; repeat the command: finished groups are kept"
+    return "interrupted"
 
 
 def main() -> None:

@@ -57,6 +57,14 @@ class Job(Section):
             raise ValueError("schedule lottery rewinds the weights that [mask] and [collapse] make")
         return self
 
+    @property
+    def untouched(self) -> dict[str, str]:
+        """Layers, or prefixes of their names, that are never cut -> the key that names them."""
+        keys = dict.fromkeys(self.guards.layers, "guards.layers")
+        return dict.fromkeys(self.prune.keep, "prune.keep") | {
+            layer: key for layer, key in keys.items() if layer not in self.prune.keep
+        }
+
     def with_overrides(self, *, budget: str | None = None, seed: int | None = None) -> Job:
         """Return the job with what the command line says instead.
 

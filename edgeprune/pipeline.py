@@ -75,6 +75,11 @@ class Planned:
     table: CostTable
     plan: WidthPlan
 
+    @property
+    def skipped(self) -> tuple[SkippedGroup, ...]:
+        """The groups that are never cut: those that cannot be, and those without prices."""
+        return (*self.groups.skipped, *self.table.skipped)
+
 
 def load(job: Job, folder: Path) -> tuple[nn.Module, Data]:
     """Return the job's model and data, checked to fit each other."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import nn
 
-from edgeprune.data import Data, first_batches
+from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import OutputError, UsageError
 from edgeprune.identity import origin_of
@@ -65,18 +65,16 @@ def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -
 
 def scored_samples(job: Job, data: Data) -> int:
     """Return from how many calibration samples scores are: those asked for, if there are."""
-    return min(job.prune.calibration_samples, _samples(job, data))
+    asked = job.prune.calibration_samples
+    return min(asked, weighing.samples_of(data, asked))
 
 
 def curve_samples(job: Job, data: Data) -> int:
     """Return from how many calibration samples curves are: losses are measured on whole batches."""
     measured = job.prune.loss == "sensitivity"
-    return _samples(job, data) if measured else scored_samples(job, data)
-
-
-def _samples(job: Job, data: Data) -> int:
-    taken = first_batches(data.calibration, job.prune.calibration_samples, "calibration")
-    return sum(len(inputs[0]) for inputs, _ in taken)
+    if not measured:
+        return scored_samples(job, data)
+    return weighing.samples_of(data, job.prune.calibration_samples)
 
 
 def _require_scores(out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -50,6 +51,36 @@ def test_a_program_that_ends_itself_is_no_finished_run(folder: Path, capfd) -> N
     code = execute(["run", str(folder / "job.toml"), "--device", "simulated"])
     assert code == 2
     assert "importing toy_script failed: SystemExit: 0" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("run", "; with --resume, run goes on from what is finished"),
+        ("sensitivity", "; repeat the command: finished groups are kept"),
+        ("plan", "; repeat the command: finished groups are kept"),
+        ("importance", ""),
+    ],
+)
+def test_an_interrupted_command_says_how_itself_goes_on(
+    folder: Path, capfd, monkeypatch, command: str, said: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    (folder / "toy_stopped.py").write_text(
+        "import os, signal, time\n"
+        "def build():\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(9)\n"
+    )
+    (folder / "job.toml").write_text(
+        'name = "n"\n[model]\nfactory = "toy_stopped:build"\n'
+        '[data]\nfactory = "toy_stopped:build"\n[budget]\nlatency = "50%"\n'
+    )
+    rest = ["--out", "scores"] if command == "importance" else ["--device", "simulated"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert execute([command, str(folder / "job.toml"), *rest]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capfd.readouterr().err.splitlines()[-1] == f"error: interrupted{said}"
 
 
 GOES = """\

@@ -17,7 +17,7 @@ def test_trials_and_what_the_losses_are_of_are_told_as_on_the_screen() -> None:
     document = _document(
         SimpleNamespace(name="net", budget=SimpleNamespace(asked="50%")),
         SimpleNamespace(spec=SimpleNamespace(name="mobile_cpu", figure="measured", unit="us")),
-        SimpleNamespace(plan=plan, table=table, groups=SimpleNamespace(skipped=())),
+        SimpleNamespace(plan=plan, table=table, skipped=()),
     )
     assert document["trials"] == [trial.model_dump(mode="json")]
     assert document["losses"] == "of what is left"

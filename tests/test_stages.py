@@ -16,7 +16,7 @@ from edgeprune.job import Job
 from edgeprune.pruning.groups import find_groups
 from edgeprune.report.console import Console
 from edgeprune.stages.allocating import by_criterion
-from edgeprune.stages.base import _tell_of_another_speed
+from edgeprune.stages.base import _tell_of_another_speed, find
 from edgeprune.stages.weighing import score
 
 
@@ -83,3 +83,20 @@ def test_the_first_criterion_of_the_job_spans_groups_whatever_order_a_file_has(
         for group, one in groups.items():
             assert torch.equal(one, given[f"{name}/{group}"])
         assert set(groups) == {"a", "b"}
+
+
+def test_layers_that_are_never_cut_are_told_by_the_key_that_names_them(build) -> None:
+    model, inputs = build("plain")
+    settings = {
+        "name": "j",
+        "model": {"factory": "in_memory:model"},
+        "data": {"factory": "in_memory:data"},
+        "budget": {"latency": "50%"},
+        "prune": {"keep": ["conv1"]},
+        "guards": {"layers": ["conv1", "conv2"]},
+    }
+    job = Job.model_validate(settings)
+    data = Data(inputs, None, [], [])
+    reasons = {one.name: one.reason for one in find(job, model, data, none=True).skipped}
+    assert reasons["conv1"] == "prune.keep names conv1"
+    assert reasons["conv2"] == "guards.layers names conv2"

@@ -49,11 +49,11 @@ def plan(job: Path, *, device: Device, budget: Budget = None, common: Common = D
         common.answer({**whole, "members": documents})
         for one, planned in plans:
             console.info(f"budget {one.budget.asked}")
-            console.plan(planned.plan, planned.table)
+            console.plan(planned.plan, planned.table, planned.skipped)
         return DONE
     found = plan_only(settings, model, data, opened, console)
     common.answer(_document(settings, opened, found))
-    console.plan(found.plan, found.table)
+    console.plan(found.plan, found.table, found.skipped)
     return DONE
 
 
@@ -242,9 +242,7 @@ def _document(settings: Job, opened: Opened, found: Planned) -> dict[str, Any]:
         "digest": found.plan.digest,
         "rounds": [r.model_dump(mode="json") for r in found.plan.rounds],
         "trials": [t.model_dump(mode="json") for t in found.plan.trials],
-        "skipped": [
-            group.model_dump(mode="json") for group in (*found.groups.skipped, *found.table.skipped)
-        ],
+        "skipped": [group.model_dump(mode="json") for group in found.skipped],
     }
 
 

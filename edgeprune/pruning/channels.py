@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -69,11 +69,18 @@ def require_layers(model: nn.Module, keep: Iterable[str], floors: Iterable[str] 
 
 
 def kept_by(keep: Iterable[str], layers: Iterable[str]) -> str:
-    """Return why `layers` are never cut where `keep` names one of them, else ""."""
+    """Return why `layers` are never cut where `keep` names one of them, else "".
+
+    Args:
+        keep: layers, or prefixes of their names; or these -> the key of the job that names them,
+            which otherwise is prune.keep.
+        layers: that would be cut.
+    """
     names = tuple(layers)
     for kept in keep:
         if any(name == kept or name.startswith(f"{kept}.") for name in names):
-            return f"prune.keep names {kept}"
+            key = keep[kept] if isinstance(keep, Mapping) else "prune.keep"
+            return f"{key} names {kept}"
     return ""
 
 

@@ -6,7 +6,7 @@ A group is the set of layers that must lose channel k together (DepGraph, arXiv 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,8 +36,8 @@ Inputs = tuple[Tensor, ...]
 UNKNOWN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-def find_groups(model: nn.Module, inputs: Inputs, keep: Sequence[str] = ()) -> GroupList:
-    """Return the groups of `model`; `keep` names layers (or prefixes of them) never cut.
+def find_groups(model: nn.Module, inputs: Inputs, keep: Collection[str] = ()) -> GroupList:
+    """Return the groups of `model`; `keep` names layers never cut, as in `kept_by`.
 
     Every group is proved: one channel, and every second one, is cut from a copy, which must run,
     keep its output shape, and give the output of the masked dense model. Layers that no gradient

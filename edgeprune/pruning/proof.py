@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.pruning.channels import Member, is_carrier
-from edgeprune.records import ChannelGroup
+from edgeprune.records import ChannelGroup, SkippedGroup
 
 Inputs = tuple[Tensor, ...]
 Transform = Callable[[nn.Module, Inputs, dict[str, list[int]]], nn.Module]
@@ -123,10 +123,10 @@ def _fault(
             before, after, masked = (m(*inputs) for m in (model, cut_model, masked_model))
     except Exception as error:  # noqa: BLE001 - whatever breaks the cut is the reason not to cut
         said = str(error).strip().splitlines() or ["no message"]  # a bare assert says nothing
-        return f"cutting it fails: {type(error).__name__}: {said[0]}"
+        return f"{SkippedGroup.CUTTING} fails: {type(error).__name__}: {said[0]}"
     if after.shape != before.shape:
-        return "it is the model's output"
+        return SkippedGroup.OUTPUT
     scale = float(masked.abs().max()) or 1.0
     if float((after - masked).abs().max()) > 1e-4 * scale:
-        return "cutting it does not give the output of the masked model"
+        return f"{SkippedGroup.CUTTING} does not give the output of the masked model"
     return ""

@@ -32,7 +32,6 @@ STATES = (
     "packed sequences stay whole, and so does what gives either; padded tensors can be traced"
 )
 UNTRACED = "gradients lead to it, and the trace for groups does not"
-TOLD = 6  # layers that a message names
 REASONS = (NO_GRADIENT, DETACHED, STATES, UNTRACED)
 
 
@@ -75,7 +74,7 @@ def completed(
     groups: Sequence[ChannelGroup],
     skipped: Sequence[SkippedGroup],
     seen: Collection[str],
-    keep: Sequence[str],
+    keep: Collection[str],
 ) -> GroupList:
     """Return all groups in the order of layers; layers that the trace does not lead to are skipped.
 
@@ -88,13 +87,13 @@ def completed(
         groups: the traced ones that can be cut.
         skipped: the traced ones that cannot.
         seen: layers that produce the channels of either.
-        keep: layers, or prefixes of their names, that are never cut.
+        keep: layers, or prefixes of their names, that are never cut, as in `kept_by`.
     """
     layers, reasons = dict(model.named_modules()), unseen(model, inputs, seen)
     order = {name: place for place, name in enumerate(layers)}
     found = [
         one.model_copy(update={"reason": reasons[one.name]})
-        if one.name in reasons and one.reason.startswith("cutting it")
+        if one.name in reasons and one.reason.startswith(SkippedGroup.CUTTING)
         else one
         for one in skipped
     ]
@@ -113,13 +112,8 @@ def completed(
 
 def told(skipped: Sequence[SkippedGroup]) -> list[str]:
     """Return one line for each reason: the first few layers that it holds for, and itself."""
-    names: dict[str, list[str]] = {}
-    for one in skipped:
-        names.setdefault(one.reason, []).append(one.name)
-    return [
-        f"{', '.join(of[:TOLD])}{f' and {len(of) - TOLD} more' if len(of) > TOLD else ''}: {reason}"
-        for reason, of in names.items()
-    ]
+    found = SkippedGroup.by_reason(skipped)
+    return [f"{names}: {reason}" for reason, names in found.items()]
 
 
 def hint_at(error: BaseException) -> str:

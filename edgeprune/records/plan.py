@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -56,9 +56,25 @@ class ChannelGroup(Record):
 class SkippedGroup(Record):
     """A group that is never cut, and why."""
 
+    OUTPUT: ClassVar[str] = "it is the model's output"
+    CUTTING: ClassVar[str] = "cutting it"  # how reasons found by trial begin
+    TOLD: ClassVar[int] = 6  # groups that a message names
+
     name: str
     width: int
     reason: str
+
+    @classmethod
+    def by_reason(cls, groups: Iterable[SkippedGroup]) -> dict[str, str]:
+        """Return reason -> the first few names of the groups that it holds for."""
+        names: dict[str, list[str]] = {}
+        for group in groups:
+            names.setdefault(group.reason, []).append(group.name)
+        return {
+            reason: ", ".join(of[: cls.TOLD])
+            + (f" and {len(of) - cls.TOLD} more" if len(of) > cls.TOLD else "")
+            for reason, of in names.items()
+        }
 
 
 class ResidualBlock(Record):

@@ -131,11 +131,14 @@ class Console:
 
         show_difference(self, difference)
 
-    def plan(self, plan: WidthPlan, table: CostTable) -> None:
-        """Show each group's width before and after, the prediction, and the rounds."""
+    def plan(self, plan: WidthPlan, table: CostTable, alone: Sequence[SkippedGroup] = ()) -> None:
+        """Show each group's width before and after, the prediction, and the rounds.
+
+        `alone` are all groups that are never cut.
+        """
         from edgeprune.report.plan_screen import show
 
-        show(self, plan, table)
+        show(self, plan, table, alone)
 
     def sensitivity(
         self,

@@ -10,7 +10,7 @@ from edgeprune.report import columns, figures, plan_summary
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgeprune.records import CostTable, WidthPlan
+    from edgeprune.records import CostTable, SkippedGroup, WidthPlan
     from edgeprune.report.console import Console
 
 
@@ -21,8 +21,10 @@ SPARE = (OFFERED, "kept", "before")  # what goes first where the terminal is nar
 NARROWEST = 24  # of names, before a column of figures goes
 
 
-def show(console: Console, plan: WidthPlan, table: CostTable) -> None:
-    """Show each group's width before and after, the prediction, and the rounds."""
+def show(
+    console: Console, plan: WidthPlan, table: CostTable, alone: Sequence[SkippedGroup]
+) -> None:
+    """Show each group's width before and after, the prediction, the rounds, and who is `alone`."""
     why = {reason.group: reason for reason in plan.explanation.groups} if plan.explanation else {}
     rows = [
         {
@@ -52,6 +54,7 @@ def show(console: Console, plan: WidthPlan, table: CostTable) -> None:
         console.facts(
             ("budget", figures.cost(plan.budget, plan.unit)),
             ("cost", f"{cost}: nothing has to be cut"),
+            *plan_summary.left_alone(alone),
         )
         return
     console.facts(
@@ -72,9 +75,9 @@ def show(console: Console, plan: WidthPlan, table: CostTable) -> None:
         *([("loses", plan_summary.LOSES[plan.losses])] if why else []),
         ("ranked by", plan_summary.ranked_by(plan)),
         *plan_summary.limits(plan),
-        *plan_summary.left_alone(table),
         *([("trials", plan_summary.TRIALS)] if plan.trials else []),
         *([("too wide for here", f"{', '.join(left_out)}; --json has them")] if left_out else []),
+        *plan_summary.left_alone(alone),
     )
     if found:
         loop = console.table(">round", ">predicted", f">{table.kind}", ">error")

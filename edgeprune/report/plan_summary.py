@@ -6,10 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeprune.report import figures, summary
+from edgeprune.records import SkippedGroup
+from edgeprune.report import figures
 from edgeprune.report.summary import listed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from edgeprune.records import (
         CostTable,
         Kind,
@@ -42,6 +45,7 @@ RANKED_BY_PEERS = (
     "names it; where one ranking spans all groups, the first criterion of the job"
 )
 RANKED_BY_SCORES = "which channels of a group stay: the first criterion of the job"
+LINE = 150  # characters of what an exception says
 TRIALS = "loss of whole plans on validation data: cut and re-fitted, then after steps of recovery"
 
 
@@ -148,9 +152,24 @@ def prices(table: CostTable) -> str:
     return ", ".join(f"{n:,} {basis}" for basis, n in counts.items() if n) + " prices"
 
 
-def left_alone(table: CostTable) -> tuple[tuple[str, str], ...]:
-    """Return (what, which groups have no prices and why); nothing where all have some."""
-    return (("left alone", summary.left_alone(table.skipped)),) if table.skipped else ()
+def left_alone(groups: Iterable[SkippedGroup]) -> tuple[tuple[str, str], ...]:
+    """Return (what, which groups are never cut and why), a line a reason; nothing without any.
+
+    The model's output is what nobody wonders about: it comes last.
+    """
+    found = SkippedGroup.by_reason(groups)
+    output = found.pop(SkippedGroup.OUTPUT, "")
+    lines = [f"{names}: {_shortened(reason)}" for reason, names in found.items()]
+    lines += [f"{output}: the model's output"] if output else []
+    return (("left alone", "\n".join(lines)),) if lines else ()
+
+
+def _shortened(reason: str) -> str:
+    """Return a reason for a line; what an exception says may be any length."""
+    text = " ".join(reason.split())
+    if not reason.startswith(SkippedGroup.CUTTING) or len(text) <= LINE:
+        return reason
+    return f"{text[: LINE - 3].rstrip()}..."
 
 
 def ranked_by(plan: WidthPlan) -> str:

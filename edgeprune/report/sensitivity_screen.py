@@ -69,9 +69,18 @@ def show(
     console.facts(
         ("best curve by", f"of {_told(tried)}: least loss where the group alone is cut"),
         ("loss increase", f"{CUT_ALONE}; a plan's loss after recovery is another"),
-        *([] if agreed is None else [("order", f"{HALVES} agree to {agreed:.3f}")]),
+        *([("order", _order(chosen, agreed))] if chosen else []),
         *([("a plan", text)] if (text := _ranked(chosen, rankings)) else []),
     )
+
+
+def _order(chosen: Mapping[str, SensitivityCurve], agreed: float | None) -> str:
+    """Return how sure the order of the cuts is, or why that is not known."""
+    if agreed is not None:
+        return f"{HALVES} agree to {agreed:.3f}"
+    if not any(curve.even for curve in chosen.values()):
+        return "not known: the calibration samples used are one batch, which has no halves"
+    return "not known: there are fewer than three cuts, or all cost the same"
 
 
 def _lines(cells: Sequence[str], room: int) -> str:

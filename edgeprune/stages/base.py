@@ -197,7 +197,7 @@ def find(job: Job, model: nn.Module, data: Data, *, none: bool = False) -> Group
     Raises:
         UnsupportedModelError: there are none.
     """
-    found = find_groups(model, data.example, (*job.prune.keep, *job.guards.layers))
+    found = find_groups(model, data.example, job.untouched)
     if not found.groups and not none:
         reasons = "; ".join(unseen.told(found.skipped)) or "it has no layer with channels"
         raise UnsupportedModelError(

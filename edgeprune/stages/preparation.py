@@ -24,6 +24,7 @@ from edgeprune.export.precision import Precision
 from edgeprune.export.stored import stored_size
 from edgeprune.job import Job
 from edgeprune.profiler.timing import compare
+from edgeprune.pruning.channels import kept_by
 from edgeprune.records import (
     Chain,
     Collapse,
@@ -132,11 +133,6 @@ def restore(model: nn.Module, example: Inputs, prepared: Prepared, path: Path) -
     return base.eval()
 
 
-def kept_of(job: Job) -> tuple[str, ...]:
-    """Return the layers that must stay as they are."""
-    return (*job.prune.keep, *job.guards.layers)
-
-
 def without_steps(job: Job) -> Job:
     """Return the job of a model that is not cut: recovered once, with no schedule."""
     return job.model_copy(update={"schedule": ScheduleSection(), "regularise": None})
@@ -229,7 +225,7 @@ def _masked(place: Workplace, model: nn.Module, given: nn.Module) -> tuple[nn.Mo
     counted = masks.counts(base, names)
     place.note("removing zero channels")
     taken = first_batches(place.data.calibration, PROOF_SAMPLES, "calibration")
-    smaller = zeros.remove_zero_channels(base, example, [x for x, _ in taken], kept_of(job))
+    smaller = zeros.remove_zero_channels(base, example, [x for x, _ in taken], job.untouched)
     held = tuple(one.name for one in masks.counts(smaller.model, names) if one.zeros)
     return smaller.model, Masks(
         kind=kind,
@@ -248,7 +244,7 @@ def _put_on(
     """Return a copy of `model` with masks made permanent, and the names of what was masked."""
     job = place.job
     if kind == "ln_structured":
-        return masks.mask_channels(model, place.data.example, amounts[0], keep=kept_of(job))
+        return masks.mask_channels(model, place.data.example, amounts[0], keep=job.untouched)
     names: tuple[str, ...] = ()
     dense = model
     steps = job.recover.steps // len(amounts)
@@ -264,7 +260,7 @@ def _put_on(
             "l1" if kind == "iterative" else kind,
             amount,
             seed=job.seed,
-            keep=kept_of(job),
+            keep=job.untouched,
         )
         model = masks.permanent(base)
         if index < len(amounts) - 1 and steps:
@@ -336,10 +332,8 @@ def _collapsed(
 
 def _refusal(job: Job, chain: Chain, error: float, drop: float) -> str:
     """Return why a chain must not be collapsed whatever it saves, or ""."""
-    kept = [k for k in kept_of(job) for name in (chain.first, chain.last)
-            if name == k or name.startswith(f"{k}.")]  # fmt: skip
-    if kept:
-        return f"[prune] keep or [guards] layers names {kept[0]}"
+    if kept := kept_by(job.untouched, (chain.first, chain.last)):
+        return kept
     if error > job.collapse.max_error:
         return f"a linear map misses {100 * error:.1f} % of its output's variance"
     if drop > job.budget.max_accuracy_drop:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgeprune.data import Data
+from edgeprune.data import Data, first_batches
 from edgeprune.errors import UsageError, UserFunctionError
 from edgeprune.identity import curves_base
 from edgeprune.importance.kept import CurveStore, default_folder
+from edgeprune.importance.meter import LossMeter
 from edgeprune.importance.scores import bundled, score_channels
 from edgeprune.importance.sensitivity import (
     agreement,
@@ -27,6 +28,7 @@ from edgeprune.stages.base import Run
 from edgeprune.store import CACHE, atomic, once, usable
 
 AGREED = 0.9  # rank correlation of two halves of the calibration batches
+LITTLE = 0.01  # of the dense loss: falls of less are noise
 
 
 def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
@@ -66,6 +68,7 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
             progress=stage.update,
         )
         _warn_unsure(run, curves)
+        _warn_falling(run, curves)
         samples = settings.calibration_samples
         blocks = block_losses(present.model, run.data, groups.blocks, samples=samples)
         return Sensitivity(curves=curves, blocks=blocks)
@@ -77,9 +80,39 @@ def _warn_unsure(run: Run, curves: Sequence[SensitivityCurve]) -> None:
     if agreed is not None and agreed < AGREED:
         run.console.warning(
             "two halves of the calibration batches order the cuts of single groups differently "
-            f"(rank correlation {agreed:.2f}): the curves need more samples than [prune] "
-            f"calibration_samples = {run.job.prune.calibration_samples} and the data give"
+            f"(rank correlation {agreed:.2f}), so the curves need more samples: {_more(run)}"
         )
+
+
+def _more(run: Run) -> str:
+    """Return what gives curves more samples: the setting, unless all of the data is in use."""
+    asked = run.job.prune.calibration_samples
+    given = samples_of(run.data, asked)
+    if samples_of(run.data, given + 1) > given:
+        return f"raise [prune] calibration_samples (now {asked})"
+    return f"give more calibration data (now {given} samples)"
+
+
+def _warn_falling(run: Run, curves: Sequence[SensitivityCurve]) -> None:
+    """Tell where cuts do the model good, as they do if it is wrong about the calibration data."""
+    narrowest = [c.increases[0] for c in best_curves(curves).values() if len(c.widths) > 1]
+    if 2 * sum(increase < 0 for increase in narrowest) <= len(narrowest):
+        return  # the dense loss is not needed, which curves that are kept do without
+    meter = LossMeter(run.present.model, run.data, run.job.prune.calibration_samples)
+    little = LITTLE * abs(meter.dense.loss)
+    lower = sum(increase < -little for increase in narrowest)
+    if 2 * lower > len(narrowest):
+        run.console.warning(
+            f"most cuts lower the loss on the calibration data ({lower} of {len(narrowest)} groups "
+            "at their narrowest width): its labels or the loss may not fit the model"
+        )
+
+
+def samples_of(data: Data, count: int) -> int:
+    """Return how many calibration samples the first batches with at least `count` hold."""
+    return sum(
+        len(inputs[0]) for inputs, _ in first_batches(data.calibration, count, "calibration")
+    )
 
 
 def _store(run: Run) -> CurveStore | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ def counts(model: nn.Module, names: Sequence[str]) -> tuple[MaskedLayer, ...]:
 
 
 def put_on(
-    model: nn.Module, kind: str, amount: float, *, seed: int, keep: Sequence[str] = ()
+    model: nn.Module, kind: str, amount: float, *, seed: int, keep: Collection[str] = ()
 ) -> tuple[str, ...]:
     """Mask single weights of the convolutions and linear layers of `model`, in place.
 
@@ -97,7 +97,7 @@ def put_on(
 
 
 def mask_channels(
-    model: nn.Module, inputs: tuple[Tensor, ...], amount: float, *, keep: Sequence[str] = ()
+    model: nn.Module, inputs: tuple[Tensor, ...], amount: float, *, keep: Collection[str] = ()
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """Return a copy of `model` with the channels of smallest L2 norm zero, and what was masked.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +27,7 @@ class Smaller(NamedTuple):
 
 
 def remove_zero_channels(
-    model: nn.Module, inputs: Inputs, samples: Sequence[Inputs], keep: Sequence[str] = ()
+    model: nn.Module, inputs: Inputs, samples: Sequence[Inputs], keep: Collection[str] = ()
 ) -> Smaller:
     """Return `model` without the channels whose weights are zero in every producer.
 

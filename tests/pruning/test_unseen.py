@@ -180,6 +180,8 @@ def test_a_layer_without_a_gradient_that_is_kept_is_said_to_be_kept() -> None:
     found = reasons(find_groups(NoGrad(), INPUTS, keep=("c1",)))
     assert found["c1"] == "prune.keep names c1"
     assert found["c2"] == NO_GRADIENT
+    found = reasons(find_groups(NoGrad(), INPUTS, keep={"c1": "guards.layers"}))
+    assert found["c1"] == "guards.layers names c1"
 
 
 def test_a_floor_of_a_layer_without_a_gradient_tells_why_it_is_never_cut() -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
-from edgeprune.records import Explanation, GroupReason, SensitivityCurve
+from edgeprune.pruning.groups import find_groups
+from edgeprune.records import Explanation, GroupReason, SensitivityCurve, SkippedGroup
 from edgeprune.report import columns, plan_summary
 from edgeprune.report.bench_screen import show as show_bench
 from edgeprune.report.console import Console
@@ -70,6 +73,57 @@ def test_a_plan_has_a_line_a_group_with_all_that_decides(screen, width, unit) ->
     if width == 120 and unit == "us":
         assert [cells(row)[0] for row in rows] == LONG
         assert all(row.endswith("8 to 128 by 8") for row in rows)
+
+
+class Stubborn(nn.Module):
+    """One layer that cannot be cut, whatever the exception says at length, and three that can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 6)
+        self.third, self.odd, self.head = nn.Linear(6, 6), nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = self.odd(self.third(self.second(self.first(x)).relu()).relu())
+        if x.shape[-1] != 5:
+            raise ValueError("five are needed " * 20)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("width", [80, 400])
+def test_a_plan_ends_with_the_groups_that_are_never_cut(screen, width) -> None:
+    found = find_groups(Stubborn().eval(), (torch.randn(2, 4),), ("second", "third"))
+    table = factories.a_table(
+        skipped=(SkippedGroup(name="mix", width=8, reason="no price " + "so " * 60),)
+    )
+    plan = factories.a_plan(rounds=())
+    alone = (*found.skipped, *table.skipped)
+    lines = screen(width, lambda console: console.plan(plan, table, alone))
+    start = next(k for k, line in enumerate(lines) if line.startswith("left alone"))
+    text = re.sub(r"\s+", " ", " ".join(lines[start:]))
+    assert text.startswith("left alone second: ")
+    assert "third: " in text
+    assert re.search(r"odd: cutting it fails: ValueError: (five are needed )+.*?\.\.\. ", text)
+    assert "no price " + " ".join(["so"] * 60) in text  # what edgeprune says itself stays whole
+    assert text.endswith(" head: the model's output")
+    if width == 400:
+        assert len(lines[start:]) == 5  # a line a reason
+        (odd,) = [line.strip() for line in lines if " odd: " in line]
+        assert len(odd) <= len("odd: ") + 150
+    assert "five are needed " * 15 in {g.name: g.reason for g in found.skipped}["odd"]
+
+
+def test_of_many_groups_with_one_reason_the_first_few_are_named(screen) -> None:
+    alone = [SkippedGroup(name=f"v{k}", width=8, reason="it is one") for k in range(9)]
+    nothing = factories.a_table(widths={})
+    for table in (factories.a_table(), nothing):
+        lines = screen(120, lambda c, t=table: c.plan(factories.a_plan(rounds=()), t, alone))
+        assert re.sub(r" +", " ", lines[-1]).strip() == (
+            "left alone v0, v1, v2, v3, v4, v5 and 3 more: it is one"
+        )
+    assert not any(
+        "left alone" in x for x in screen(80, lambda c: c.plan(factories.a_plan(), nothing))
+    )
 
 
 @pytest.mark.parametrize("width", [80, 120])
