@@ -360,12 +360,8 @@ def _cut_in_steps(
         plan = allocate(run, known, aim)
         return _Cut(run, plan, known.curves, _shrink_and_recover(run, plan))
 
-    outcome = carry_out(
-        planned,
-        advance,
-        lambda cut: cut.recovered.best,
-        least_share=steps.least_share(this.job),
-    )
+    least = steps.least_share(this.job)
+    outcome = carry_out(planned, advance, lambda cut: cut.recovered.best, least_share=least)
     if len(planned) == 1 and regularised is None:
         return outcome, None
     cuts = [cut for cut, _ in outcome.tried]
