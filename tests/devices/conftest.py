@@ -113,7 +113,7 @@ class Sshd:
         sessions = [
             process
             for process in psutil.Process(self.process.pid).children(recursive=True)
-            if "sshd" in " ".join(command(process))
+            if "".join(command(process)[:1]).rpartition("/")[2].startswith("sshd")
         ]
         for process in (psutil.Process(self.process.pid), *sessions):
             with contextlib.suppress(psutil.NoSuchProcess):  # a session may end by itself
