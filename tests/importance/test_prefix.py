@@ -149,6 +149,16 @@ def test_losses_are_the_same_as_without(name: str, layer: str) -> None:
     assert meter.performance(candidate, "") == expected, "nothing was written into what is kept"
 
 
+def shortened(name: str, layer: str, runs: list[int]) -> int:
+    """Return how many convolutions run for a model that was cut at `layer` and shortened."""
+    model, data = setting(name)
+    meter = LossMeter(model, data, 48)
+    candidate = meter.shorten(cut(meter.model, data.example, {layer: range(6)}))
+    runs.clear()
+    meter.performance(candidate, "")
+    return len(runs)
+
+
 def test_what_comes_before_the_cut_does_not_run_again(runs: list[int]) -> None:
     model, data = setting("Chain")
     meter = LossMeter(model, data, 48)
@@ -176,12 +186,7 @@ def test_only_what_is_used_is_kept() -> None:
 
 
 def test_what_is_handed_on_by_the_side_is_noticed(runs: list[int]) -> None:
-    model, data = setting("ByTheSide")
-    meter = LossMeter(model, data, 48)
-    candidate = meter.shorten(cut(meter.model, data.example, {"third.0": range(6)}))
-    runs.clear()
-    meter.performance(candidate, "")
-    assert len(runs) == 18, "nothing was skipped"
+    assert shortened("ByTheSide", "third.0", runs) == 18, "nothing was skipped"
 
 
 class Restless(Chain):
@@ -277,18 +282,8 @@ def test_nothing_is_kept_where_memory_is_short(
     runs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefix, "MEMORY", 1e-9)
-    model, data = setting("Chain")
-    meter = LossMeter(model, data, 48)
-    candidate = meter.shorten(cut(meter.model, data.example, {"third.0": range(6)}))
-    runs.clear()
-    meter.performance(candidate, "")
-    assert len(runs) == 18
+    assert shortened("Chain", "third.0", runs) == 18
 
 
 def test_a_cut_of_the_first_layer_skips_nothing(runs: list[int]) -> None:
-    model, data = setting("Chain")
-    meter = LossMeter(model, data, 48)
-    candidate = meter.shorten(cut(meter.model, data.example, {"first.0": range(6)}))
-    runs.clear()
-    meter.performance(candidate, "")
-    assert len(runs) == 18
+    assert shortened("Chain", "first.0", runs) == 18
