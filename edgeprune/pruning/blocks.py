@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgeprune.pruning.channels import ROOTS
-from edgeprune.pruning.tracing import differentiable
+from edgeprune.pruning.tracing import Node, behind, differentiable
 from edgeprune.records import ChannelGroup, ResidualBlock
 
 Inputs = tuple[Tensor, ...]
-Node = Any  # of the autograd graph
 TOLERANCE = 1e-4  # of the largest output
 
 
@@ -135,16 +134,6 @@ class _Graph:
 
         return note
 
-    def behind(self, node: Node) -> set[Node]:
-        """Return `node` and everything that leads to it."""
-        found, waiting = {node}, [node]
-        while waiting:
-            for source, _ in waiting.pop().next_functions:
-                if source is not None and source not in found:
-                    found.add(source)
-                    waiting.append(source)
-        return found
-
 
 def _block(
     graph: _Graph,
@@ -157,7 +146,7 @@ def _block(
     """Return the branch that ends in `branch`, or None if it cannot be removed."""
     if branch is None or branch not in graph.made:
         return None
-    inside = graph.behind(branch) - (graph.behind(skip) if skip is not None else set())
+    inside = behind([branch]) - (behind([skip]) if skip is not None else set())
     if branch not in inside:
         return None
     for node in inside:

@@ -1,15 +1,18 @@
-"""The circumstances in which models are traced: frozen parameters, what torch-pruning needs."""
+"""How models are traced: frozen parameters, what torch-pruning needs, the autograd graph."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from edgeprune.pruning import recurrent
+
+Node = Any  # of the autograd graph
 
 
 def unfreeze(model: nn.Module) -> list[nn.Parameter]:
@@ -60,3 +63,15 @@ def traceable(model: nn.Module) -> Iterator[None]:
     with warnings.catch_warnings(), differentiable(model), recurrent.as_single_nodes(model):
         warnings.filterwarnings("ignore", module=r"torch_pruning\.")
         yield
+
+
+def behind(nodes: Iterable[Node]) -> set[Node]:
+    """Return `nodes` of the autograd graph and all that lead to them."""
+    waiting = list(nodes)
+    found = set(waiting)
+    while waiting:
+        for source, _ in waiting.pop().next_functions:
+            if source is not None and source not in found:
+                found.add(source)
+                waiting.append(source)
+    return found

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from edgeprune.pruning.channels import ROOTS, kept_by, width_of
 from edgeprune.pruning.recurrent import RECURRENT
-from edgeprune.pruning.tracing import differentiable
+from edgeprune.pruning.tracing import behind, differentiable
 from edgeprune.records import ChannelGroup, GroupList, SkippedGroup
 
 Inputs = tuple[Tensor, ...]
@@ -58,7 +58,8 @@ def unseen(model: nn.Module, inputs: Inputs, seen: Collection[str]) -> dict[str,
             stack.enter_context(
                 layer.register_forward_hook(_noting(made[name], states), with_kwargs=True)
             )
-        reached = _behind(model(*inputs))
+        outputs = _floats(model(*inputs))
+        reached = behind(out.grad_fn for out in outputs if out.grad_fn is not None)
     found: dict[str, str] = {}
     for name, nodes in made.items():
         if nodes and reached.isdisjoint(nodes):
@@ -137,18 +138,6 @@ def _noting(nodes: list[Any], states: list[Any]) -> Any:
             states.extend(one for one in given if isinstance(one, PackedSequence))
 
     return note
-
-
-def _behind(output: Any) -> set[Any]:
-    """Return the nodes of the autograd graph that lead to `output`."""
-    waiting = [tensor.grad_fn for tensor in _floats(output) if tensor.grad_fn is not None]
-    found = set(waiting)
-    while waiting:
-        for node, _ in waiting.pop().next_functions:
-            if node is not None and node not in found:
-                found.add(node)
-                waiting.append(node)
-    return found
 
 
 def _matters(model: nn.Module, inputs: Inputs, layer: nn.Module) -> bool:
