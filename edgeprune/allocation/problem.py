@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from edgeprune.records import CostTable, PricedLayer, ResidualBlock, Sensitivity
 
 Matrix = NDArray[np.float64]
 Choice = Sequence[int]  # an option for each group
+Spared = tuple[tuple[str, str], ...]
+NOTHING: Mapping[str, Spared] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class LayerTerm:
     group_in: int | None
     group_out: int | None
     costs: Matrix
-    spared: tuple[tuple[str, str], ...] = ()
+    spared: Spared = ()
 
 
 @dataclass(frozen=True)
@@ -141,23 +144,27 @@ def total(terms: Sequence[LayerTerm], choice: Choice) -> float:
 
 
 def layer_terms(
-    table: CostTable, value: Callable[[PricedLayer, int, int], float]
+    table: CostTable,
+    value: Callable[[PricedLayer, int, int], float],
+    spared: Mapping[str, Spared] = NOTHING,
 ) -> tuple[tuple[LayerTerm, ...], float]:
     """Return what each layer adds to a sum over layers, and the part that never changes.
 
     Args:
         table: layers, with the groups on their two sides, and offered widths.
         value: layer, its width in and its width out to what it adds.
+        spared: layer -> what it is spared with, as in `LayerTerm`.
     """
     index = {name: g for g, name in enumerate(table.widths)}
     fixed, terms = 0.0, []
     for layer in table.layers:
         ins = table.widths[layer.group_in] if layer.group_in else (layer.width_in,)
         outs = table.widths[layer.group_out] if layer.group_out else (layer.width_out,)
-        if not layer.group_in and not layer.group_out:
+        without = spared.get(layer.name, ())
+        if not layer.group_in and not layer.group_out and not without:
             fixed += value(layer, layer.width_in, layer.width_out)
             continue
-        same = layer.group_in == layer.group_out
+        same = layer.group_in == layer.group_out is not None
         costs = [[value(layer, a, b) if not same or a == b else 0.0 for b in outs] for a in ins]
         terms.append(
             LayerTerm(
@@ -165,6 +172,7 @@ def layer_terms(
                 group_in=index[layer.group_in] if layer.group_in else None,
                 group_out=index[layer.group_out] if layer.group_out else None,
                 costs=np.array(costs),
+                spared=without,
             )
         )
     return tuple(terms), fixed
@@ -174,11 +182,13 @@ def build_problem(
     table: CostTable,
     curves: Mapping[str, SensitivityCurve],
     resources: tuple[Resource, ...] = (),
+    spared: Mapping[str, Spared] = NOTHING,
 ) -> Problem:
     """Return the problem that a cost table and one loss curve a group pose.
 
     Losses are made monotone first: a wider group never counts as worse than a narrower one, since
-    such a bump is noise of the calibration data.
+    such a bump is noise of the calibration data. `spared` is what layers are spared with, as in
+    `LayerTerm`.
 
     Raises:
         InternalCheckError: a group has no curve, or one over other widths.
@@ -193,7 +203,7 @@ def build_problem(
             raise InternalCheckError(f"group {name} has no loss curve over its offered widths")
         losses.append(monotone(curve.increases))
     layers, fixed = layer_terms(
-        table, lambda layer, a, b: table.within(layer, a, b, price(layer.name, a, b))
+        table, lambda layer, a, b: table.within(layer, a, b, price(layer.name, a, b)), spared
     )
     widths = tuple(table.widths[name] for name in names)
     fixed += table.constant

@@ -38,14 +38,25 @@ def with_removals(
     grown = {problem.names.index(group) for block in offered for group in block.groups}
 
     def tied(term: LayerTerm) -> LayerTerm:
-        """Let a term also depend on the branch without which it is spared."""
+        """Let a term also depend on the branch without which it is spared.
+
+        One between two groups outside the branch cannot, and counts as if it stayed.
+        """
         for block in offered if term.spared else ():
             own = [problem.names.index(group) for group in block.groups]
-            if term.group_out not in own and any(
+            ends = {term.group_in, term.group_out} - {None}
+            if not ends & set(own) and any(
                 layer in block.layers and other not in block.layers for layer, other in term.spared
             ):
-                costs = np.repeat(term.costs, len(problem.widths[own[0]]), axis=0)
-                return replace(term, group_in=own[0], costs=costs)
+                if len(ends) > 1:
+                    return term
+                same = term.group_in == term.group_out is not None
+                costs = np.diag(term.costs) if same else term.costs.ravel()
+                options = len(problem.widths[own[0]])
+                group = next(iter(ends), None)
+                return replace(
+                    term, group_in=own[0], group_out=group, costs=np.tile(costs, (options, 1))
+                )
         return term
 
     def widened(term: LayerTerm) -> LayerTerm:
@@ -53,6 +64,8 @@ def with_removals(
         costs = np.pad(term.costs, ((before[0], 0), (before[1], 0)))
         return replace(term, costs=costs)
 
+    layers = tuple(widened(tied(term)) for term in problem.layers)
+    free = {term.name for term in layers if term.group_in is None and term.group_out is None}
     return replace(
         problem,
         widths=tuple((0, *w) if g in grown else w for g, w in enumerate(problem.widths)),
@@ -60,7 +73,8 @@ def with_removals(
             (loss_of.get(problem.names[g], 0.0), *losses) if g in grown else losses
             for g, losses in enumerate(problem.losses)
         ),
-        layers=tuple(map(widened, problem.layers)),
+        layers=tuple(term for term in layers if term.name not in free),
+        fixed=problem.fixed + sum(float(t.costs.sum()) for t in layers if t.name in free),
         resources=_joined(
             replace(row, terms=tuple(widened(tied(term)) for term in row.terms))
             for row in problem.resources

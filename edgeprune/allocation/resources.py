@@ -9,16 +9,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import nn
 
-from edgeprune.allocation.problem import LayerTerm, Resource, layer_terms
+from edgeprune.allocation.problem import LayerTerm, Resource, Spared, layer_terms
+from edgeprune.allocation.spared import passed_through, spared_layers, spared_output
 from edgeprune.export.fragments import template
 from edgeprune.export.onnx_graph import RECURRENT as RECURRENT_OPERATORS
-from edgeprune.export.segments import Graph, Segment
+from edgeprune.export.segments import Graph
 from edgeprune.pruning.channels import is_carrier
 from edgeprune.pruning.recurrent import RECURRENT
 from edgeprune.records import ChannelGroup, CostTable, PricedLayer
 from edgeprune.sections import BudgetSection
-
-Spared = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def macs(table: CostTable, graph: Graph) -> Resource:
             share *= width_in / layer.width_in
         return found.macs * share
 
-    terms, fixed = layer_terms(table, value)
+    terms, fixed = layer_terms(table, value, spared_layers(graph))
     return Resource("macs", "MACs", math.inf, _busy(terms), fixed)
 
 
@@ -121,7 +120,7 @@ def file_bytes(table: CostTable, graph: Graph, size: int) -> Resource:
             total += size * width_out / layer.width_out
         return total
 
-    terms, fixed = layer_terms(table, value)
+    terms, fixed = layer_terms(table, value, spared_layers(graph))
     return Resource("flash", "bytes", math.inf, _busy(terms), fixed + size - weights)
 
 
@@ -135,7 +134,7 @@ def activations(table: CostTable, graph: Graph, limit: float) -> list[Resource]:
     index = {name: g for g, name in enumerate(table.widths)}
     group_of = {layer.name: layer.group_out for layer in table.layers}
     made = {segment.output: segment for segment in graph.segments}
-    behind = _only_readers(graph)
+    behind = passed_through(graph)
     rows, seen = [], set()
     for part, alive in graph.alive():
         sizes: dict[tuple[str | None, Spared], float] = {}
@@ -143,7 +142,7 @@ def activations(table: CostTable, graph: Graph, limit: float) -> list[Resource]:
         for name in alive:
             segment = made.get(name)
             owner = group_of.get(segment.name) if segment else None
-            spared = _spared(segment, made, behind, alive) if segment else ()
+            spared = spared_output(segment, made, behind, alive) if segment else ()
             if owner is None and not spared:
                 fixed += graph.bytes_of(name)
             else:
@@ -160,50 +159,6 @@ def activations(table: CostTable, graph: Graph, limit: float) -> list[Resource]:
             terms.append(LayerTerm(group or part, None, place, costs, spared))
         rows.append(Resource("ram", "bytes", limit, tuple(terms), fixed, part=part))
     return rows
-
-
-def _only_readers(graph: Graph) -> dict[str, Segment]:
-    """Return tensor -> its only reader, if it reads it as its input and not to add it."""
-    readers: dict[str, list[Segment | None]] = {name: [None] for name in graph.outputs}
-    for segment in graph.segments:
-        for name in segment.inputs:
-            readers.setdefault(name, []).append(segment)
-        for name in segment.addends:
-            readers.setdefault(name, []).append(None)
-    return {name: found[0] for name, found in readers.items() if len(found) == 1 and found[0]}
-
-
-def _spared(
-    segment: Segment,
-    made: Mapping[str, Segment],
-    behind: Mapping[str, Segment],
-    alive: Sequence[str],
-) -> Spared:
-    """Return with which layers the output of `segment` is spared in a step, as in `LayerTerm`.
-
-    It is where the layer that gives it is removed, or one that it is for alone; and where it is a
-    sum, one operand of which is removed: then it is the other, which is `alive` and counts already.
-    """
-
-    def layer(name: str) -> str:
-        return made[name].name if name in made else ""
-
-    found: list[tuple[str, str]] = []
-    last = segment.nodes[-1]
-    if segment.addends:  # the addition is fused behind the layer that ends the branch
-        others = [name for name in last.input if name in segment.addends]
-        if last.op_type == "Add" and len(others) == 1 and others[0] in alive:
-            found.append((segment.name, layer(others[0])))
-    elif segment.operator == "Add" and len(segment.inputs) == 2:
-        pairs = (segment.inputs, segment.inputs[::-1])
-        found += [(layer(gone), layer(kept)) for gone, kept in pairs if kept in alive]
-    else:
-        found.append((segment.name, ""))
-    reader = behind.get(segment.output)
-    while reader is not None:
-        found.append((reader.name, ""))
-        reader = behind.get(reader.output)
-    return tuple(found)
 
 
 def parameters(table: CostTable, module: nn.Module, groups: Sequence[ChannelGroup]) -> Resource:

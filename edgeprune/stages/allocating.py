@@ -17,6 +17,7 @@ from edgeprune.allocation.reachable import require_reachable
 from edgeprune.allocation.reaching import reach
 from edgeprune.allocation.removal import with_removals
 from edgeprune.allocation.resources import Model, resource_rows
+from edgeprune.allocation.spared import spared_layers
 from edgeprune.allocation.task import Task
 from edgeprune.export.integer_graph import read_integer_graph
 from edgeprune.export.segments import as_int8, read_graph
@@ -146,10 +147,12 @@ def pose(
     rows = resource_rows(run.job.budget, table, model, memory=not own_memory)
     if own_memory and run.board:
         rows += _firmware_rows(run, table)
+    spared = spared_layers(graph)
     if sensitivity is None:
         free = dict.fromkeys((block.last for block in groups.blocks), 0.0)
-        return with_removals(build_problem(table, flat_curves(table), rows), groups.blocks, free)
-    problem = build_problem(table, best_curves(sensitivity.curves), rows)
+        problem = build_problem(table, flat_curves(table), rows, spared)
+        return with_removals(problem, groups.blocks, free)
+    problem = build_problem(table, best_curves(sensitivity.curves), rows, spared)
     losses = {loss.last: loss.increase for loss in sensitivity.blocks}
     return with_removals(problem, groups.blocks, losses)
 

@@ -1,0 +1,134 @@
+"""What goes with a removed branch, against models that were exported without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgeprune.allocation.problem import build_problem, flat_curves
+from edgeprune.allocation.removal import with_removals
+from edgeprune.allocation.resources import Model, activations, resource_rows
+from edgeprune.allocation.spared import passed_through, spared_layers
+from edgeprune.cost.table import build_table
+from edgeprune.export.onnx_graph import export
+from edgeprune.export.segments import read_graph
+from edgeprune.profiler.layers import profile_model
+from edgeprune.pruning.blocks import find_blocks
+from edgeprune.pruning.groups import cut, find_groups
+from edgeprune.sections import BudgetSection
+
+
+class Attentive(nn.Module):
+    """Attention that three projections feed, then a pair of linear layers; both may go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.embed, self.head = 4, nn.Linear(12, 32), nn.Linear(32, 10)
+        self.before, self.between = nn.LayerNorm(32), nn.LayerNorm(32)
+        nn.init.normal_(self.between.weight)  # a file holds equal weights once
+        nn.init.normal_(self.between.bias)
+        self.q, self.k, self.v = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 32)
+        self.join, self.up, self.down = nn.Linear(32, 32), nn.Linear(32, 64), nn.Linear(64, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        y = self.before(x)
+        q, k, v = (
+            f(y).unflatten(2, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v)
+        )
+        scores = ((q @ k.transpose(2, 3)) * 8**-0.5).softmax(-1)
+        x = x + self.join((scores @ v).transpose(1, 2).flatten(2))
+        x = x + self.down(functional.gelu(self.up(self.between(x))))
+        return self.head(x.mean(1))
+
+
+class Ended(nn.Module):
+    """A branch that ends in a LayerNorm, so that its addition runs alone; one more behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(12, 32), nn.Linear(32, 10)
+        self.up, self.down = nn.Linear(32, 64), nn.Linear(64, 32)
+        self.end, self.after = nn.LayerNorm(32), nn.LayerNorm(32)
+        nn.init.normal_(self.after.weight)  # a file holds equal weights once
+        nn.init.normal_(self.after.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).relu()
+        x = self.after(x + self.end(self.down(self.up(x).relu())))
+        return self.head(x.mean(1))
+
+
+class Gated(nn.Module):
+    """A branch of convolutions with squeeze and excitation in it, BatchNorm at its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.a, self.b = nn.Conv2d(16, 32, 1), nn.Conv2d(32, 16, 1)
+        self.deep = nn.Conv2d(32, 32, 3, padding=1, groups=32)
+        self.squeeze, self.excite = nn.Conv2d(32, 8, 1), nn.Conv2d(8, 32, 1)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.deep(self.a(x).relu()).relu()
+        y = y * self.excite(self.squeeze(y.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return self.head((x + self.norm(self.b(y))).mean((2, 3)))
+
+
+TOKENS, IMAGE = (1, 16, 12), (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "gone"),
+    [
+        (Attentive, TOKENS, ["join"]),
+        (Attentive, TOKENS, ["down"]),
+        (Attentive, TOKENS, ["join", "down"]),
+        (Ended, TOKENS, ["end"]),
+        (Gated, IMAGE, ["norm"]),
+    ],
+)
+def test_a_problem_without_branches_is_the_model_without_them(
+    kind: type[nn.Module], shape: tuple[int, ...], gone: list[str], simulated, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, inputs, path = kind().eval(), (torch.randn(shape),), tmp_path / "model.onnx"
+    export(model, inputs, path, opset=20)
+    groups = find_groups(model, inputs).groups
+    graph, device = read_graph(path), simulated()
+    table = build_table(device, graph, groups, profile_model(device, path, name="m"))
+    subject = Model(model, graph, groups, path.stat().st_size)
+    budget = BudgetSection(macs="100%", parameters="100%", flash_kb=1e9)
+    rows = (*resource_rows(budget, table, subject), *activations(table, graph, 1.0))
+    blocks = [block for block in find_blocks(model, inputs, groups) if block.last in gone]
+    assert [block.last for block in blocks] == gone
+    problem = build_problem(table, flat_curves(table), rows, spared_layers(graph))
+    problem = with_removals(problem, blocks, dict.fromkeys(gone, 0.0))
+    assert problem.cost(problem.dense) == pytest.approx(table.dense_cost)
+    own = {group for block in blocks for group in block.groups}
+    choice = [0 if n in own else d for n, d in zip(problem.names, problem.dense, strict=True)]
+    export(cut(model, inputs, {}, blocks), inputs, path, opset=20)
+    slim, used = read_graph(path), problem.used(choice)
+    assert used["macs"] == slim.macs
+    assert used["parameters"] == slim.parameters
+    assert used["ram"] == slim.peak_activation_bytes()
+    weights = 4 * (graph.parameters - slim.parameters)
+    assert problem.used(problem.dense)["flash"] - used["flash"] == pytest.approx(weights)
+    found = profile_model(device, path, name="slim").total
+    assert problem.cost(choice) == pytest.approx(found, rel=1e-6)
+
+
+def test_layers_are_on_every_way_from_those_before_them(tmp_path: Path) -> None:
+    export(Attentive().eval(), (torch.randn(TOKENS),), tmp_path / "model.onnx", opset=20)
+    graph = read_graph(tmp_path / "model.onnx")
+    behind = passed_through(graph)
+    assert "join" in behind["before"]
+    assert not {"q", "k", "v"} & {*behind["before"]}
+    assert "head" in behind["join"]
+    assert not {"join", "down"} & {*behind["embed"]}  # its output goes around both branches
