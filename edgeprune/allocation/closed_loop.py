@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgeprune.allocation.correction import NOISE, Observation, corrected
-from edgeprune.allocation.exact import Solution, solve
+from edgeprune.allocation.exact import Solution, cheapest, solve
 from edgeprune.allocation.explanation import explain
 from edgeprune.allocation.problem import Problem, observed
 from edgeprune.allocation.reachable import over_limits, require_reachable, unreachable
@@ -70,7 +70,8 @@ def close_the_loop(
     by all plans measured so far; choices already measured are excluded. Where the device tells what
     a plan takes of a limited resource, its rows are moved to what was seen. Where costs are counts,
     which need no reserve, further rounds look for a plan of less loss up to 99.8 % of the budget.
-    If no round lands inside, the plan of least loss within the budget is taken.
+    If no round lands inside, the plan of least loss within the budget is taken. That a budget is out
+    of reach is only said once the cheapest plan was measured.
 
     Args:
         problem: widths, losses, prices, further limits.
@@ -253,7 +254,10 @@ def _solved(
         solution = solve(problem, highest * budget, lower=lowest * budget, without=tried, seed=seed)
         if solution is not None:
             return solution
-    return None
+    if any(keeps_to(candidate.measured.cost, budget) for candidate in candidates):
+        return None
+    least = cheapest(problem)  # predicted to be above the budget: predictions may be wrong
+    return None if least is None or least.choice in tried else least
 
 
 def _best(candidates: list[_Candidate], budget: float) -> _Candidate | None:

@@ -204,6 +204,29 @@ def test_a_budget_that_only_measuring_shows_impossible() -> None:
         loop(problem, budget, lambda widths: budget + cost_of(problem, widths))
 
 
+@pytest.mark.parametrize("truth", [0.94, 0.9601, 0.97, 1.0])
+def test_a_budget_just_below_all_predictions_is_measured_before_it_is_refused(truth: float) -> None:
+    """The cheapest plan is predicted at 104 % of the budget, and costs `truth` of that."""
+    problem = a_problem(0)
+    narrowest = dict.fromkeys(problem.names, WIDTHS[0])
+    budget = problem.cost((0,) * 4) / 1.04
+    seen: list[Mapping[str, int]] = []
+
+    def found(widths: Mapping[str, int]) -> float:
+        seen.append(widths)
+        return truth * cost_of(problem, widths)
+
+    if 1.04 * truth <= 1:
+        plan, _ = loop(problem, budget, found)
+        assert plan.corrected <= budget
+        assert plan.predicted == pytest.approx(1.04 * budget)
+    else:
+        with pytest.raises(BudgetError, match="found") as caught:
+            loop(problem, budget, found)
+        assert f"{truth * 1.04 * budget:.4g}" in caught.value.what
+    assert seen[0] == narrowest
+
+
 @pytest.mark.parametrize("slack", [1.0, 1.005, 1.02])
 def test_a_budget_that_only_the_cheapest_plan_meets_beside_another_limit(slack: float) -> None:
     """The solver is asked for 99 % of the budget first, which nothing costs."""

@@ -205,11 +205,11 @@ def a_row(limit: float, *, name: str = "macs", of: int = 0) -> Resource:
 
 def test_limits_out_of_reach_are_named() -> None:
     with pytest.raises(BudgetError, match=r"smallest reachable cost is 3 µs") as caught:
-        require_reachable(two_groups(), 2.9, "us")
+        require_reachable(two_groups(), 2.7, "us")
     assert caught.value.exit_code == 1
     assert "30.0 % of dense" in caught.value.what  # of 10 us
     with pytest.raises(BudgetError, match=r"15\.0 % of dense") as caught:
-        require_reachable(two_groups(), 2.9, "us", dense_cost=20.0)  # before it was prepared
+        require_reachable(two_groups(), 2.7, "us", dense_cost=20.0)  # before it was prepared
     assert caught.value.hint.startswith("ask for at least 16%")
     with pytest.raises(BudgetError, match=r"macs of 10 MACs cannot be reached.* is 11 MACs"):
         require_reachable(two_groups(a_row(10.0)), 9.0, "us")
@@ -271,6 +271,6 @@ def test_a_budget_that_is_the_smallest_cost_is_reached_whatever_the_rounding() -
     require_reachable(two_groups(), 3.0 * (1 - 1e-15), "us")
     fixed = Resource("flash", "bytes", 1.5, (LayerTerm("t", None, 0, np.array([[2.0, 1.0]])),))
     require_reachable(two_groups(fixed), 6.0 * (1 - 1e-15), "us")
-    with pytest.raises(BudgetError):
-        require_reachable(two_groups(), 3.0 * (1 - 1e-6), "us")
+    with pytest.raises(BudgetError, match="found"):
+        loop(two_groups(), 3.0 * (1 - 1e-6))
     assert loop(two_groups(), 3.0 * (1 - 1e-15)).corrected == 3.0
