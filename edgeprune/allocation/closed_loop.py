@@ -70,8 +70,8 @@ def close_the_loop(
     by all plans measured so far; choices already measured are excluded. Where the device tells what
     a plan takes of a limited resource, its rows are moved to what was seen. Where costs are counts,
     which need no reserve, further rounds look for a plan of less loss up to 99.8 % of the budget.
-    If no round lands inside, the plan of least loss within the budget is taken. That a budget is out
-    of reach is only said once the cheapest plan was measured.
+    If no round lands inside, the plan of least loss within the budget is taken. A budget just below
+    all predictions is refused only after the cheapest plan was measured.
 
     Args:
         problem: widths, losses, prices, further limits.

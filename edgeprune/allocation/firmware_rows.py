@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from edgeprune.allocation.problem import LayerTerm, Matrix, Resource
+from edgeprune.allocation.problem import LayerTerm, Matrix, Resource, Spared
+from edgeprune.allocation.spared import named, operators_behind, sums
 from edgeprune.export.arena import ALIGNMENT, plan_memory
 from edgeprune.export.integer_operators import (
+    Addition,
     Alias,
     Concatenation,
     Convolution,
@@ -80,7 +82,7 @@ class FirmwareMemory:
                 base = fixed + other + (0.0 if own else fixed_scratch)
                 row = Resource("ram", "bytes", limit, (*alive, *own), base, part=f"{step}, {name}")
                 largest = base + sum(float(t.costs.max()) for t in row.terms)
-                key = (name, base, tuple((t.name, t.costs.tobytes()) for t in alive))
+                key = (name, base, tuple((t.name, t.spared, t.costs.tobytes()) for t in alive))
                 if largest > limit - MARGIN_BYTES:
                     rows.setdefault(key, row)
         return tuple(rows.values())
@@ -127,22 +129,48 @@ class FirmwareMemory:
         """Yield (step, terms of the tensors alive there, bytes that stay as they are)."""
         memory = plan_memory(self.graph)
         for step in range(max(1, len(self._steps))):
-            by_group: dict[str, Matrix] = {}
-            fixed = 0.0
-            for life, members in zip(memory.lifetimes, memory.members, strict=True):
-                if not life.first <= step <= life.last:
-                    continue
-                shares = self._shares[members[0]]
-                rest = life.bytes - sum(share * self._dense(g) for g, share in shares.items())
-                fixed += _aligned(rest)
+            sizes: dict[tuple[str | None, Spared], Matrix] = {}
+            alive = {
+                self._there(names, step): (life.bytes, names[0])
+                for life, names in zip(memory.lifetimes, memory.members, strict=True)
+                if life.first <= step <= life.last
+            }
+            for tensor, (whole, first) in alive.items():
+                shares, spared = self._shares[first], self._spared(tensor, memory.owner, alive)
+                rest = whole - sum(share * self._dense(g) for g, share in shares.items())
+                found: dict[str | None, list[float]] = {None: [_aligned(rest)]}
                 for group, share in shares.items():
-                    sizes = [_aligned(share * width) for width in self.table.widths[group]]
-                    by_group[group] = by_group.get(group, np.zeros((1, len(sizes)))) + sizes
-            yield (
-                step,
-                tuple(LayerTerm(g, None, self._index[g], costs) for g, costs in by_group.items()),
-                fixed,
+                    found[group] = [_aligned(share * w) for w in self.table.widths[group]]
+                for owner, each in found.items():
+                    before = sizes.get((owner, spared), np.zeros((1, len(each))))
+                    sizes[owner, spared] = before + each
+            fixed = float(sizes.pop((None, ()), np.zeros(1)).sum())
+            terms = (
+                LayerTerm(g or "fixed", None, self._index[g] if g else None, costs, spared)
+                for (g, spared), costs in sizes.items()
+                if costs.any()
             )
+            yield step, tuple(terms), fixed
+
+    def _there(self, names: Sequence[str], step: int) -> str:
+        """Return which of tensors that follow each other in one place is there in a step."""
+        written = {operator.output: number for number, operator in enumerate(self._steps)}
+        return [name for name in names if written.get(name, 0) <= step][-1]
+
+    def _spared(self, tensor: str, owner: Mapping[str, str], alive: Collection[str]) -> Spared:
+        """Return without which layers a tensor is not in memory, as `spared_output` does."""
+        if tensor == self.graph.input:
+            return ()
+        own, *later = named(self._behind[tensor])
+        operator = next(op for op in self._steps if op.output == tensor)
+        if not isinstance(operator, Addition):
+            return (own, *later)
+        made = {name: layers[0] for name, layers in self._behind.items()}
+        return (*sums([owner[name] for name in operator.inputs], made, alive), *later)
+
+    @cached_property
+    def _behind(self) -> dict[str, tuple[str, ...]]:
+        return operators_behind(self.graph)
 
     def _term(self, operator: Operator, which: int) -> LayerTerm | float:
         """Return weight bytes (`which` 0) or scratch (1) of a layer: over its widths, or fixed."""

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from edgeprune.allocation.problem import LayerTerm, Resource, Spared, layer_terms
-from edgeprune.allocation.spared import passed_through, spared_layers, spared_output
+from edgeprune.allocation.spared import layers_behind, spared_layers, spared_output
 from edgeprune.export.fragments import template
 from edgeprune.export.onnx_graph import RECURRENT as RECURRENT_OPERATORS
 from edgeprune.export.segments import Graph
@@ -134,7 +134,7 @@ def activations(table: CostTable, graph: Graph, limit: float) -> list[Resource]:
     index = {name: g for g, name in enumerate(table.widths)}
     group_of = {layer.name: layer.group_out for layer in table.layers}
     made = {segment.output: segment for segment in graph.segments}
-    behind = passed_through(graph)
+    behind = layers_behind(graph)
     rows, seen = [], set()
     for part, alive in graph.alive():
         sizes: dict[tuple[str | None, Spared], float] = {}

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from edgeprune.allocation.problem import Spared
+from edgeprune.export.integer_operators import IntegerGraph
 from edgeprune.export.segments import Graph, Segment
+
+
+@dataclass(frozen=True)
+class Step:
+    """What runs as one: the tensors it reads and writes; to `adds` it adds what it computes."""
+
+    name: str
+    reads: Sequence[str]
+    writes: Sequence[str]
+    adds: Sequence[str] = ()
 
 
 def spared_layers(graph: Graph) -> dict[str, Spared]:
@@ -13,8 +25,26 @@ def spared_layers(graph: Graph) -> dict[str, Spared]:
 
     Such as a LayerNorm before the branch, the softmax of its attention, and the addition behind it.
     """
-    behind, made = passed_through(graph), _makers(graph)
-    return {s.name: (*_of_sum(s, made), *_named(behind[s.name])) for s in graph.segments}
+    behind = layers_behind(graph)
+    made = {segment.output: segment.name for segment in graph.segments}
+    return {s.name: (*_of_sum(s, made), *named(behind[s.name])) for s in graph.segments}
+
+
+def layers_behind(graph: Graph) -> dict[str, tuple[str, ...]]:
+    """Return layer -> itself, and the layers on every way from it to an output."""
+    steps = [
+        Step(s.name, s.inputs, [name for node in s.nodes for name in node.output], s.addends)
+        for s in graph.segments
+    ]
+    return _passed_through(steps, graph.outputs)
+
+
+def operators_behind(graph: IntegerGraph) -> dict[str, tuple[str, ...]]:
+    """Return tensor -> the layer that gives it, and those on every way from it to the output."""
+    layers = {op.output: op.layer for op in graph.operators}
+    steps = [Step(op.output, op.inputs, (op.output,)) for op in graph.operators]
+    found = _passed_through(steps, (graph.output,))
+    return {tensor: tuple(layers[name] for name in names) for tensor, names in found.items()}
 
 
 def spared_output(
@@ -31,57 +61,63 @@ def spared_output(
     Args:
         segment: gives the output.
         made: tensor -> the layer that gives it.
-        behind: see `passed_through`.
+        behind: see `layers_behind`.
         alive: tensors in memory in that step.
     """
-    own, *later = _named(behind[segment.name])
+    own, *later = named(behind[segment.name])
+    names = {tensor: maker.name for tensor, maker in made.items()}
     if segment.addends:  # the addition is fused behind the layer that ends the branch
         last = segment.nodes[-1]
         others = [name for name in last.input if name in segment.addends]
         if last.op_type == "Add" and len(others) == 1 and others[0] in alive:
-            return ((segment.name, _name(made, others[0])), *later)
+            return ((segment.name, names.get(others[0], "")), *later)
         return tuple(later)
     if segment.operator == "Add" and len(segment.inputs) == 2:
-        pairs = (segment.inputs, segment.inputs[::-1])
-        sums = tuple((_name(made, g), _name(made, kept)) for g, kept in pairs if kept in alive)
-        return (*sums, *later)
+        return (*sums(segment.inputs, names, alive), *later)
     return (own, *later)
 
 
-def passed_through(graph: Graph) -> dict[str, tuple[str, ...]]:
-    """Return layer -> itself, and the layers on every way from it to an output, nearest first.
+def sums(
+    operands: Sequence[str], made: Mapping[str, str], alive: Collection[str] | None = None
+) -> Spared:
+    """Return, of two operands, without which one a sum is the other: where that one is `alive`.
 
-    In terms of graphs: its post-dominators (Lengauer and Tarjan 1979). Who is only added to what a
-    layer gives goes around that layer, though not around what follows it.
+    Args:
+        operands: two tensors.
+        made: tensor -> the layer that gives it.
+        alive: tensors in memory; None takes any.
     """
-    found: dict[str, tuple[str, ...]] = {}
-    ways: dict[str, list[tuple[str, ...]]] = {name: [()] for name in graph.outputs}
-    for segment in reversed(graph.segments):
-        own = [way for n in segment.nodes for name in n.output for way in ways.get(name, ())]
-        nearest = min(own, key=len, default=())
-        later = tuple(name for name in nearest if all(name in way for way in own))
-        found[segment.name] = segment.name, *later
-        for names, way in ((segment.inputs, found[segment.name]), (segment.addends, later)):
-            for name in names:
-                ways.setdefault(name, []).append(way)
-    return found
+    return tuple(
+        (made.get(gone, ""), made.get(kept, ""))
+        for gone, kept in (operands, operands[::-1])
+        if gone != kept and (alive is None or kept in alive)
+    )
 
 
-def _of_sum(segment: Segment, made: Mapping[str, Segment]) -> Spared:
-    """Return, for an addition that runs by itself, without which operand it has nothing to add."""
-    if segment.operator != "Add" or len(segment.nodes) > 1:
-        return ()
-    first, second = (_name(made, name) for name in (segment.inputs * 2)[:2])
-    return ((first, second), (second, first)) if first != second else ()
-
-
-def _named(layers: Iterable[str]) -> Spared:
+def named(layers: Iterable[str]) -> Spared:
+    """Return `layers` as what spares a term, each by itself."""
     return tuple((name, "") for name in layers)
 
 
-def _makers(graph: Graph) -> dict[str, Segment]:
-    return {segment.output: segment for segment in graph.segments}
+def _of_sum(segment: Segment, made: Mapping[str, str]) -> Spared:
+    alone = segment.operator == "Add" and len(segment.nodes) == 1
+    return sums(segment.inputs, made) if alone and len(segment.inputs) == 2 else ()
 
 
-def _name(made: Mapping[str, Segment], tensor: str) -> str:
-    return made[tensor].name if tensor in made else ""
+def _passed_through(steps: Sequence[Step], outputs: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return step -> itself, and the steps on every way from it to an output, nearest first.
+
+    In terms of graphs: its post-dominators (Lengauer and Tarjan 1979). What is only added to what a
+    step computes goes around that step, though not around what follows it.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    ways: dict[str, list[tuple[str, ...]]] = {name: [()] for name in outputs}
+    for step in reversed(steps):
+        own = [way for name in step.writes for way in ways.get(name, ())]
+        nearest = min(own, key=len, default=())
+        later = tuple(name for name in nearest if all(name in way for way in own))
+        found[step.name] = (step.name, *later)
+        for names, way in ((step.reads, found[step.name]), (step.adds, later)):
+            for name in names:
+                ways.setdefault(name, []).append(way)
+    return found

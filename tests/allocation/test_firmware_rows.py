@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from edgeprune.allocation.firmware_rows import PADDING_BYTES, FirmwareMemory
 from edgeprune.allocation.problem import build_problem, flat_curves, observed
+from edgeprune.allocation.removal import with_removals
 from edgeprune.cost.table import build_table
 from edgeprune.export.arena import plan_memory
 from edgeprune.export.integer_graph import read_integer_graph
@@ -19,8 +21,10 @@ from edgeprune.export.onnx_graph import export
 from edgeprune.export.quantization import quantize
 from edgeprune.export.segments import read_graph
 from edgeprune.profiler.layers import profile_model
-from edgeprune.pruning.groups import cut
+from edgeprune.pruning.blocks import find_blocks
+from edgeprune.pruning.groups import cut, find_groups
 from edgeprune.records import CostTable, Footprint
+from tests.allocation.branched_models import Branched, Skipped
 
 CODE, STACK, STATE = 5000, 200, 32
 
@@ -85,6 +89,31 @@ def test_rows_say_what_the_cut_firmware_takes(subject, tmp_path) -> None:
         used = problem.used(choice)
         assert used["ram"] == ram + PADDING_BYTES
         assert used["flash"] == flash
+
+
+@pytest.mark.parametrize("kind", [Branched, Skipped])
+def test_rows_without_a_branch_are_the_firmware_without_it(
+    kind: type[nn.Module], simulated, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, inputs, path = kind().eval(), (torch.randn(1, 3, 8, 8),), tmp_path / "model.onnx"
+    export(model, inputs, path, opset=20)
+    groups = find_groups(model, inputs).groups
+    table = build_table(
+        simulated(), read_graph(path), groups, profile_model(simulated(), path, name="m")
+    )
+    dense = quantized(path, tmp_path / "dense.onnx")
+    memory = FirmwareMemory(read_integer_graph(dense), table, "dsp", footprint_of(dense))
+    (block,) = find_blocks(model, inputs, groups)
+    rows = (*memory.ram(1.0), *memory.flash(1.0))
+    problem = build_problem(table, flat_curves(table), rows)
+    problem = with_removals(problem, (block,), {block.last: 0.0})
+    for gone in ((), (block,)):
+        own = {group for one in gone for group in one.groups}
+        choice = [0 if n in own else d for n, d in zip(problem.names, problem.dense, strict=True)]
+        export(cut(model, inputs, {}, gone), inputs, path, opset=20)
+        ram, flash = memory_of(quantized(path, tmp_path / "slim.onnx"))
+        assert problem.used(choice) == {"ram": ram + PADDING_BYTES, "flash": flash}
 
 
 def test_rows_that_cannot_bind_are_left_out(subject) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from edgeprune.allocation.problem import build_problem, flat_curves
 from edgeprune.allocation.removal import with_removals
 from edgeprune.allocation.resources import Model, activations, resource_rows
-from edgeprune.allocation.spared import passed_through, spared_layers
+from edgeprune.allocation.spared import layers_behind, spared_layers
 from edgeprune.cost.table import build_table
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.segments import read_graph
@@ -127,7 +127,7 @@ def test_a_problem_without_branches_is_the_model_without_them(
 def test_layers_are_on_every_way_from_those_before_them(tmp_path: Path) -> None:
     export(Attentive().eval(), (torch.randn(TOKENS),), tmp_path / "model.onnx", opset=20)
     graph = read_graph(tmp_path / "model.onnx")
-    behind = passed_through(graph)
+    behind = layers_behind(graph)
     assert "join" in behind["before"]
     assert not {"q", "k", "v"} & {*behind["before"]}
     assert "head" in behind["join"]
