@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -51,21 +52,23 @@ def unseen(model: nn.Module, inputs: Inputs, seen: Collection[str]) -> dict[str,
         if isinstance(module, ROOTS) and next(module.parameters(), None) is not None
     }
     made: dict[str, list[Any]] = {name: [] for name in layers}  # nodes of its calls, or None
-    states: list[Any] = []
+    states = _States()
     with contextlib.ExitStack() as stack:
         stack.enter_context(differentiable(model))
         for name, layer in layers.items():
             stack.enter_context(
-                layer.register_forward_hook(_noting(made[name], states), with_kwargs=True)
+                layer.register_forward_hook(_noting(name, made[name], states), with_kwargs=True)
             )
         outputs = _floats(model(*inputs))
         reached = behind(out.grad_fn for out in outputs if out.grad_fn is not None)
+        given = behind(node for node in states.nodes if node is not None)
     found: dict[str, str] = {}
     for name, nodes in made.items():
         if nodes and reached.isdisjoint(nodes):
             found[name] = DETACHED if any(nodes) else NO_GRADIENT
         elif nodes and name not in seen:
-            found[name] = STATES if states else UNTRACED
+            stated = name in states.packed or not given.isdisjoint(nodes)
+            found[name] = STATES if stated else UNTRACED
     return {name: why for name, why in found.items() if _matters(model, inputs, layers[name])}
 
 
@@ -127,15 +130,25 @@ def hint_at(error: BaseException) -> str:
     return "typical causes: control flow that depends on values, modules that are never called"
 
 
-def _noting(nodes: list[Any], states: list[Any]) -> Any:
-    """Return a hook that notes the nodes of outputs, and what `STATES` tells of."""
+@dataclass
+class _States:
+    """What `STATES` tells of: who gives states and packed sequences, and who reads the latter."""
+
+    nodes: list[Any] = field(default_factory=list)
+    packed: set[str] = field(default_factory=set)
+
+
+def _noting(name: str, nodes: list[Any], states: _States) -> Any:
+    """Return a hook that notes the nodes of a layer's outputs, and of states given to it."""
 
     def note(layer: nn.Module, inputs: Any, named: Any, output: Any) -> None:
         nodes.extend(tensor.grad_fn for tensor in _floats(output))
         if isinstance(layer, RECURRENT):
             given = (*inputs, *named.values())
-            states.extend(one for one in given[1:] if one is not None)
-            states.extend(one for one in given if isinstance(one, PackedSequence))
+            packed = [one for one in given if isinstance(one, PackedSequence)]
+            states.nodes.extend(one.grad_fn for one in _floats([*given[1:], packed]))
+            if packed:
+                states.packed.add(name)
 
     return note
 

@@ -13,7 +13,7 @@ from edgeprune.errors import UnsupportedModelError, UsageError
 from edgeprune.job import Job
 from edgeprune.pruning.floors import group_floors
 from edgeprune.pruning.groups import find_groups
-from edgeprune.pruning.unseen import DETACHED, NO_GRADIENT, STATES, told
+from edgeprune.pruning.unseen import DETACHED, NO_GRADIENT, STATES, UNTRACED, told, unseen
 from edgeprune.records import GroupList, SkippedGroup
 from edgeprune.stages import base
 from edgeprune.transforms.masks import mask_channels
@@ -245,3 +245,10 @@ def test_one_line_a_reason_names_the_first_layers() -> None:
     one = [SkippedGroup(name=f"l{k}", width=4, reason="a") for k in range(9)]
     other = [SkippedGroup(name="head", width=4, reason="b")]
     assert told(one + other) == ["l0, l1, l2, l3, l4, l5 and 3 more: a", "head: b"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_states_explain_the_layers_that_give_them_and_no_others(packed: bool) -> None:
+    found = unseen(Started(packed), (torch.randn(2, 5, 6),), seen={"head"})
+    gru = STATES if packed else UNTRACED
+    assert found == {"first": STATES, "gru": gru, "mix": UNTRACED}
