@@ -8,6 +8,7 @@
     |  |- WeightsError             weights missing, unreadable, unfitting or not finite
     |  |- DataError                data loader empty or of the wrong shape
     |  |- UserFunctionError        loss, metric or loader of the user fails
+    |  |- UnscoredError            a criterion cannot score some groups of channels
     |  |- OutputError              output folder cannot be written
     |  `- ResumeError              the run folder belongs to another run, or another run holds it
     |- GateError               1   a budget, parity, accuracy or speed-up gate cannot be met
@@ -25,7 +26,7 @@ An interrupt from the keyboard ends with 130, a bug of edgeprune with 70 (cli.py
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 DONE = 0
 INTERRUPTED = 130
@@ -74,6 +75,28 @@ class JobError(UsageError):
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         super().__init__(f"{path}: {count}\n" + "\n".join(f"  - {f}" for f in faults), hint)
         self.faults = tuple(faults)
+
+
+class UnscoredError(UsageError):
+    """A criterion cannot score some groups of channels.
+
+    Args:
+        criterion: its name.
+        reasons: group -> why not.
+        hint: what to do about it.
+    """
+
+    def __init__(
+        self,
+        criterion: str,
+        reasons: Mapping[str, str],
+        hint: str = "keep the layer with [prune] keep, or take another criterion: edgeprune "
+        "methods",
+    ) -> None:
+        (name, reason), *others = reasons.items()
+        more = f"; nor {', '.join(other for other, _ in others)}" if others else ""
+        super().__init__(f"importance {criterion} cannot score group {name}: {reason}{more}", hint)
+        self.reasons = dict(reasons)
 
 
 class UnknownDeviceError(UsageError):

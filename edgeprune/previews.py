@@ -12,6 +12,7 @@ from edgeprune.data import Data
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import OutputError, UsageError
 from edgeprune.identity import origin_of
+from edgeprune.importance.scores import complete, spanning
 from edgeprune.importance.shared import Origin, read_scores, write_scores
 from edgeprune.job import Job
 from edgeprune.loading import seed_everything
@@ -57,7 +58,10 @@ def score(job: Job, model: nn.Module, data: Data, out: Path, console: Console) -
         groups = base.find(job, model, data)
         base.tell_of_unseen(groups, console)
     with console.stage(f"Scoring channels by {', '.join(expanded(job.prune.importance))}"):
-        scores = weighing.score(job, model, data, groups, console.info)
+        found = weighing.score(job, model, data, groups, console.info)
+        names = [group.name for group in groups.groups]
+        spanning(found, names)  # holders may differ in what "auto" can score only as a whole
+        scores = {name: found[name] for name in complete(found, names)}
     origin = origin_of(job, model, groups, scored_samples(job, data), tuple(scores))
     write_scores(out, scores, origin)
     return origin

@@ -49,7 +49,7 @@ def reach(
             if len(seen) == ROUNDS:
                 break
             predicted = task.cost(proposal.widths)
-            found = measure(task.planned(proposal.kept, spanning=allocator.spanning))
+            found = measure(task.planned(proposal.kept, spanned=allocator.spanning))
             seen[key] = proposal, found, predicted
             note(
                 f"round {len(seen)}: predicted {predicted:.4g}, found {found.cost:.4g} "
@@ -75,7 +75,7 @@ def reach(
     )
     first = rounds[0]
     return WidthPlan(
-        groups=task.planned(proposal.kept, spanning=allocator.spanning),
+        groups=task.planned(proposal.kept, spanned=allocator.spanning),
         budget=budget,
         unit=task.table.unit,
         predicted=first.predicted,

@@ -15,7 +15,7 @@ from edgeprune.allocation.problem import Problem, build_problem
 from edgeprune.cost.prediction import Predictor
 from edgeprune.data import Data, first_batches
 from edgeprune.importance.meter import RECALIBRATION_SAMPLES, mean_loss, told
-from edgeprune.importance.scores import keep_best
+from edgeprune.importance.scores import keep_best, spanning
 from edgeprune.pruning.groups import cut
 from edgeprune.records import ChannelGroup, CostTable, PlannedGroup, SensitivityCurve
 from edgeprune.recovery.batchnorm import has_batchnorm, recalibrate
@@ -64,7 +64,7 @@ class Task:
         curves: group -> its best curve.
         scores: criterion -> group -> score of each channel [width].
         criterion: which scores rank; None takes within each group the criterion of its curve, and
-            the first of `scores` where one ranking spans groups.
+            the first of `scores` that has them all where one ranking spans groups.
         round_to: widths are rounded down to a multiple of this, where the rule knows rounding.
         normalise: how scores are made comparable where one ranking spans groups.
         floors: group -> narrowest width that the job allows.
@@ -107,9 +107,17 @@ class Task:
 
     @property
     def spanning(self) -> dict[str, Tensor]:
-        """Group -> scores [width] of one and the same criterion."""
-        scores = self.scores[self.criterion or next(iter(self.scores))]
+        """Group -> scores [width] of one and the same criterion.
+
+        Raises:
+            UsageError: none scores all groups.
+        """
+        scores = self.scores[self._spanning]
         return {name: scores[name] for name in self.table.widths}
+
+    @property
+    def _spanning(self) -> str:
+        return self.criterion or spanning(self.scores, self.table.widths)
 
     def best(self, widths: Mapping[str, int]) -> Kept:
         """Return the channels of highest score at these widths."""
@@ -142,15 +150,14 @@ class Task:
         best = sorted(group.bundles(), key=rank)[: width // group.divisor]
         return tuple(sorted(channel for bundle in best for channel in bundle))
 
-    def planned(self, kept: Kept, *, spanning: bool = False) -> dict[str, PlannedGroup]:
+    def planned(self, kept: Kept, *, spanned: bool = False) -> dict[str, PlannedGroup]:
         """Return what a plan records of the kept channels."""
-        one = self.criterion or next(iter(self.scores))
         return {
             name: PlannedGroup(
                 before=self.table.widths[name][-1],
                 after=len(channels),
                 kept=channels,
-                criterion=one if spanning else self.criterion_of(name),
+                criterion=self._spanning if spanned else self.criterion_of(name),
             )
             for name, channels in kept.items()
         }

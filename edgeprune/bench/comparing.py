@@ -26,6 +26,7 @@ from edgeprune.data import Data, batches
 from edgeprune.devices.protocol import Device
 from edgeprune.errors import UsageError
 from edgeprune.identity import identity_of, versions
+from edgeprune.importance.scores import complete
 from edgeprune.job import Job
 from edgeprune.loading import load_data, seed_everything
 from edgeprune.pipeline import Prices, prices_of
@@ -128,7 +129,8 @@ class Comparison:
             dense = folder.stage("dense-accuracy", BenchDense, self._dense, aside=True)
             rows = Rows(folder.file("rows.jsonl"))
             work = _Work(self, this, prices, targets, rows)
-            skipped |= self._unscored(work.task.scores, skipped)
+            scored = complete(work.task.scores, work.task.table.widths)
+            skipped |= self._unscored(scored, skipped)
             variants = [v for v in self.variants if v.label not in skipped]
             work.plan(variants)
             order = list(self._order(variants))

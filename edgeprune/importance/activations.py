@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.data import call
-from edgeprune.errors import UsageError
+from edgeprune.errors import UnscoredError
 from edgeprune.importance.scoring import Scores, Scoring
 from edgeprune.pruning.channels import CONVOLUTIONS, TRANSPOSED, Member
 from edgeprune.pruning.recurrent import RECURRENT
@@ -56,7 +56,7 @@ def consumers(scoring: Scoring) -> dict[str, list[Member]]:
     """Return group -> the layers that consume its channels.
 
     Raises:
-        UsageError: a group has none that holds every channel equally often.
+        UnscoredError: a group has none that holds every channel equally often.
     """
     found: dict[str, list[Member]] = {}
     for name, members in scoring.members.items():
@@ -68,12 +68,10 @@ def consumers(scoring: Scoring) -> dict[str, list[Member]]:
             and m.indices[0]
             and _axis(scoring.layers[m.layer]) is not None
         ]
-        if not found[name]:
-            raise UsageError(
-                f"importance {scoring.criterion} cannot score group {name}: no layer whose input "
-                f"it can read consumes its channels; the group is {scoring.kinds(members)}",
-                "keep the layer with [prune] keep, or take another criterion: edgeprune methods",
-            )
+    if stuck := [name for name, members in found.items() if not members]:
+        why = "no layer whose input it can read consumes its channels; the group is "
+        reasons = {name: f"{why}{scoring.kinds(scoring.members[name])}" for name in stuck}
+        raise UnscoredError(scoring.criterion, reasons)
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeprune.errors import UsageError
+from edgeprune.errors import UnscoredError
 from edgeprune.importance.activations import consumers
 from edgeprune.importance.scoring import BATCH, Scoring
 from edgeprune.pruning.channels import Member
@@ -92,24 +92,21 @@ def consumer_sums(scoring: Scoring) -> dict[str, list[tuple[ConsumerSums, Tensor
     """Return group -> its consumers that can be read, and the inputs of each channel.
 
     Raises:
-        UsageError: no consumer of a group is a convolution without groups or a linear layer.
+        UnscoredError: no consumer of a group is a convolution without groups or a linear layer.
         DataError: there are no calibration batches, or no labels.
     """
     readable = {
         name: [m for m in members if not obstacle(scoring.layers[m.layer])]
         for name, members in consumers(scoring).items()
     }
-    for name, members in readable.items():
-        if not members:
-            reasons = [
-                f"{member.layer}: {obstacle(scoring.layers[member.layer])}"
-                for member in consumers(scoring)[name]
-            ]
-            raise UsageError(
-                f"importance {scoring.criterion} cannot score group {name}: it reads consumers "
-                f"that are linear layers or convolutions without groups; {'; '.join(reasons)}",
-                "keep the layer with [prune] keep, or take another criterion: edgeprune methods",
-            )
+    if stuck := [name for name, members in readable.items() if not members]:
+        every = consumers(scoring)
+        why = {
+            name: "; ".join(f"{m.layer}: {obstacle(scoring.layers[m.layer])}" for m in every[name])
+            for name in stuck
+        }
+        reads = "it reads consumers that are linear layers or convolutions without groups"
+        raise UnscoredError(scoring.criterion, {n: f"{reads}; {w}" for n, w in why.items()})
     wanted = {member.layer for members in readable.values() for member in members}
     sums = {name: ConsumerSums(scoring.layers[name]) for name in wanted}
     batches = math.ceil(scoring.samples / BATCH)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from edgeprune.data import Data
-from edgeprune.errors import InternalCheckError, UsageError
+from edgeprune.errors import InternalCheckError, UnscoredError, UsageError
 from edgeprune.importance.registry import criterion as criterion_of
 from edgeprune.importance.scoring import PROBES, Scoring
 from edgeprune.pruning.groups import members
@@ -43,8 +43,8 @@ def score_channels(
         probes: vectors that the traces of `hessian` are estimated with, at least.
 
     Raises:
-        UsageError: no such criterion, or it cannot score a group; says which layer. Or its scores
-            are not finite.
+        UsageError: no such criterion.
+        UnscoredError: it cannot score a group, or its scores are not finite.
         DataError: there are no calibration batches, or no labels where they are needed.
         InternalCheckError: there is not one score a channel.
     """
@@ -76,13 +76,39 @@ def score_channels(
             raise InternalCheckError(
                 f"importance {criterion} of group {group.name} is not one score a channel"
             )
-        if not bool(torch.isfinite(score).all()):
-            raise UsageError(
-                f"importance {criterion} cannot score group {group.name}: its scores overflow",
-                "scale the loss to the order of 1, look at the size of the weights, or take "
-                "another criterion: edgeprune methods",
-            )
+    if wild := [name for name, score in scores.items() if not bool(score.isfinite().all())]:
+        raise UnscoredError(
+            criterion,
+            dict.fromkeys(wild, "its scores overflow"),
+            "scale the loss to the order of 1, look at the size of the weights, or take "
+            "another criterion: edgeprune methods",
+        )
     return scores
+
+
+def complete(scores: Mapping[str, Mapping[str, Tensor]], groups: Iterable[str]) -> tuple[str, ...]:
+    """Return the criteria that score all `groups`, in their order.
+
+    Args:
+        scores: criterion -> group -> scores.
+        groups: names.
+    """
+    names = set(groups)
+    return tuple(criterion for criterion, found in scores.items() if names <= set(found))
+
+
+def spanning(scores: Mapping[str, Mapping[str, Tensor]], groups: Iterable[str]) -> str:
+    """Return the first criterion that scores all `groups`, as one ranking of them needs.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for criterion in complete(scores, groups):
+        return criterion
+    raise UsageError(
+        'none of the criteria that "auto" stands for can score all groups, and here one has to',
+        "name a criterion in [prune] importance that can: edgeprune methods",
+    )
 
 
 def bundled(scores: Tensor, group: ChannelGroup) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.data import Data, batches, call, has_labels, require_finite
-from edgeprune.errors import DataError, UsageError
+from edgeprune.errors import DataError, UnscoredError
 from edgeprune.pruning.channels import Member, rows
 from edgeprune.sections import FusedSection
 
@@ -125,7 +125,7 @@ class Scoring:
             side: only layers on this side ("out" or "in") of the group.
 
         Raises:
-            UsageError: a group has no layer that this function can read.
+            UnscoredError: a group has no layer that this function can read.
         """
         result: Scores = {}
         for name, members in self.members.items():
@@ -140,11 +140,8 @@ class Scoring:
                 counted = True
                 gather(found.sum(1).double(), member, total)
             if not counted and side is None:
-                raise UsageError(
-                    f"importance {self.criterion} cannot score group {name}: it reads no weights "
-                    f"of {self.kinds(members)}",
-                    "keep the layer with [prune] keep, or take another criterion",
-                )
+                why = f"it reads no weights of {self.kinds(members)}"
+                raise UnscoredError(self.criterion, {name: why})
             result[name] = total
         return result
 

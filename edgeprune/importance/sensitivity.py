@@ -41,7 +41,7 @@ def sensitivity_curves(
         model: the dense model.
         data: gives calibration batches and the loss.
         widths: group -> offered widths, the last dense.
-        scores: criterion -> group -> scores [width].
+        scores: criterion -> group -> scores [width]; not every criterion may score every group.
         samples: calibration samples the loss is measured on.
         store: keeps the curves of finished groups; those it holds are not measured again.
         progress: receives (done, total, group).
@@ -52,9 +52,10 @@ def sensitivity_curves(
     """
     meter = LossMeter(model, data, samples)
     model = meter.model
-    trials = {group: trial_widths(options, len(scores)) for group, options in widths.items()}
+    able = {group: [name for name in scores if group in scores[name]] for group in widths}
+    trials = {group: trial_widths(options, len(able[group])) for group, options in widths.items()}
     counts = {
-        group: len(options) - 1 + (len(scores) - 1) * len(trials[group])
+        group: len(options) - 1 + (len(able[group]) - 1) * len(trials[group])
         for group, options in widths.items()
     }
     total, done, curves = sum(counts.values()), 0, list[SensitivityCurve]()
@@ -73,20 +74,20 @@ def sensitivity_curves(
         return found
 
     for group, options in widths.items():
-        of_group = {criterion: scores[criterion][group] for criterion in scores}
+        of_group = {criterion: scores[criterion][group] for criterion in able[group]}
         known = store.load(group, options, of_group) if store else None
         if known is not None:
             done += counts[group]
             progress(done, total, f"{group}: kept from an earlier measurement")
             curves += known
             continue
-        tried = {c: cuts(group, c, trials[group]) for c in scores}
+        tried = {c: cuts(group, c, trials[group]) for c in able[group]}
         best = min(tried, key=lambda c: sum(found.loss for found in tried[c].values()))
         rest = [width for width in options[-2::-1] if width not in tried[best]]
         tried[best] |= cuts(group, best, rest)
         found = [
             _curve(group, criterion, options[-1], tried[criterion], meter.dense)
-            for criterion in scores
+            for criterion in able[group]
         ]
         if store:
             store.save(group, options, of_group, found)

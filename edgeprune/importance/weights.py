@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from edgeprune.errors import UsageError
+from edgeprune.errors import UnscoredError
 from edgeprune.importance.scoring import Scores, Scoring, gather
 from edgeprune.pruning.channels import (
     CONVOLUTIONS,
@@ -64,16 +64,13 @@ def bn_scale(scoring: Scoring) -> Scores:
     """Sum of abs(gamma[k]) over the BatchNorm layers of the group (arXiv 1708.06519).
 
     Raises:
-        UsageError: a group has no BatchNorm layer.
+        UnscoredError: a group has no BatchNorm layer.
     """
     found = group_scores(scoring.model, scoring.data.example, "bn_scale", scoring.members)
-    for name, members in scoring.members.items():
-        if name not in found:
-            raise UsageError(
-                f"importance bn_scale cannot score group {name}: none of its layers is a BatchNorm "
-                f"with a scale; they are {scoring.kinds(members)}",
-                "keep the layer with [prune] keep, or take another criterion: edgeprune methods",
-            )
+    if stuck := [name for name in scoring.members if name not in found]:
+        why = "none of its layers is a BatchNorm with a scale; they are "
+        reasons = {name: f"{why}{scoring.kinds(scoring.members[name])}" for name in stuck}
+        raise UnscoredError("bn_scale", reasons)
     return {name: found[name] for name in scoring.members}
 
 
@@ -104,7 +101,7 @@ def rest(
         of: rows [channels, n] -> scores [channels].
 
     Raises:
-        UsageError: a group has no layer that either can score, or torch-pruning fails at it.
+        UnscoredError: a group has no layer that either can score, or torch-pruning fails at it.
     """
     known = group_scores(scoring.model, scoring.data.example, criterion, scoring.members)
     scores: Scores = {}
@@ -118,10 +115,7 @@ def rest(
         if name in known:
             total += known[name].double()
         elif not others:
-            raise UsageError(
-                f"importance {criterion} cannot score group {name}, with {scoring.kinds(members)}",
-                "keep the layer with [prune] keep, or take another criterion",
-            )
+            raise UnscoredError(criterion, {name: f"it has {scoring.kinds(members)}"})
         scores[name] = total
     return scores
 

@@ -13,7 +13,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from edgeprune.errors import InternalCheckError, UnsupportedModelError, UsageError
+from edgeprune.errors import InternalCheckError, UnscoredError, UnsupportedModelError
 from edgeprune.pruning import recurrent, tracing
 from edgeprune.pruning.blocks import remove, silence
 from edgeprune.pruning.channels import (
@@ -198,7 +198,7 @@ def group_scores(
     inputs of grouped convolutions.
 
     Raises:
-        UsageError: torch-pruning fails at a group.
+        UnscoredError: torch-pruning fails at a group.
         InternalCheckError: a score is not finite or not one per channel.
     """
     plain: dict[str, Any] = {"group_reduction": "sum", "normalizer": None}
@@ -219,11 +219,8 @@ def group_scores(
         try:  # torch-pruning 1.6.1 sums over the parts of a layer, or fails to repeat their rows
             score = importance([item for item in group if not _in_parts(item)])
         except UNKNOWN as error:
-            raise UsageError(
-                f"importance {criterion} cannot score group {name}: torch-pruning fails at it: "
-                f"{type(error).__name__}: {error}",
-                "keep the layer with [prune] keep, or take another criterion: edgeprune methods",
-            ) from error
+            why = f"torch-pruning fails at it: {type(error).__name__}: {error}"
+            raise UnscoredError(criterion, {name: why}) from error
         if score is None:
             continue
         score = score.detach().clone()

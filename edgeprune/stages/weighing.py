@@ -8,11 +8,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgeprune.data import Data, first_batches
-from edgeprune.errors import UsageError, UserFunctionError
+from edgeprune.errors import UnscoredError, UsageError, UserFunctionError
 from edgeprune.identity import curves_base
 from edgeprune.importance.kept import CurveStore, default_folder
 from edgeprune.importance.meter import LossMeter
-from edgeprune.importance.scores import bundled, score_channels
+from edgeprune.importance.scores import bundled, score_channels, spanning
 from edgeprune.importance.sensitivity import (
     agreement,
     best_curves,
@@ -49,7 +49,7 @@ def weigh(run: Run, groups: GroupList, table: CostTable) -> Sensitivity:
                 partial,
             )
         if settings.loss == "importance":
-            first = next(iter(scores))
+            first = spanning(scores, table.widths)
             sums = {name: float(found.double().sum()) for name, found in scores[first].items()}
             return Sensitivity(
                 curves=importance_curves(table.widths, scores[first], first),
@@ -131,7 +131,7 @@ def score(
 ) -> Scored:
     """Return criterion -> group -> scores [width], by all criteria of the job.
 
-    Of those that "auto" stands for, `told` hears which cannot score this model.
+    Those that "auto" stands for score the groups that they can; `told` hears of the others.
 
     Raises:
         UsageError: a criterion that the job names cannot score a group, or none of "auto" can.
@@ -140,26 +140,37 @@ def score(
     found: Scored = {}
     refused: dict[str, UsageError] = {}
     for name in expanded(settings.importance):
-        try:
-            found[name] = score_channels(
-                model,
-                data,
-                groups.groups,
-                name,
-                samples=settings.calibration_samples,
-                seed=job.seed,
-                fused=settings.fused,
-                probes=settings.probes,
-            )
-        except UsageError as error:
-            if name in settings.importance or isinstance(error, UserFunctionError):
-                raise
-            refused[name] = error
-    if not found:
-        raise next(iter(refused.values()))
+        left, reasons = list(groups.groups), dict[str, str]()
+        while left:
+            try:
+                found[name] = score_channels(
+                    model,
+                    data,
+                    left,
+                    name,
+                    samples=settings.calibration_samples,
+                    seed=job.seed,
+                    fused=settings.fused,
+                    probes=settings.probes,
+                )
+                break
+            except UnscoredError as error:
+                if name in settings.importance:
+                    raise
+                reasons |= error.reasons
+                refused[name] = UnscoredError(name, reasons, error.hint)
+                left = [group for group in left if group.name not in error.reasons]
+            except UsageError as error:  # such as labels that are not there
+                if name in settings.importance or isinstance(error, UserFunctionError):
+                    raise
+                refused[name] = error
+                break
+    for group in groups.groups:
+        if not any(group.name in by_group for by_group in found.values()):
+            raise next(iter(refused.values()))
     for name, refusal in refused.items():  # no fault: "auto" is what suits the model
-        why = refusal.what.removeprefix(f"importance {name} ")
-        told(f"importance auto: {', '.join(found)} rank channels; {name} does not apply ({why})")
+        does = "ranks the other groups" if name in found else "does not apply"
+        told(f"importance auto: {name} {does} ({refusal.what.removeprefix(f'importance {name} ')})")
     return {name: _bundled(by_group, groups) for name, by_group in found.items()}
 
 
