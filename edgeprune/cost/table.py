@@ -135,7 +135,10 @@ def build_table(
         if layer.name not in found.templates
     ]
     dense = {(layer.name): (layer.width_in, layer.width_out) for layer in found.layers}
-    total = sum(p.cost for p in listed if dense[p.layer] == (p.width_in, p.width_out))
+    alone = [p.cost for p in listed if dense[p.layer] == (p.width_in, p.width_out)]
+    total, run = sum(alone), sum(cost > 0 for cost in alone)
+    rest = profile.total - profile.call - total
+    between = device.spec.exact and rest > 0  # counts of layers miss what runs between them
     rules = curves.kernels
     layers = {layer.name: layer for layer in found.resizable}
     taken = [(layers[name], (a, b)) for name, a, b in curves.measured()] + wanted + beside
@@ -147,7 +150,8 @@ def build_table(
         kind=device.spec.figure,
         unit=device.spec.unit,
         dense_cost=profile.total,
-        scale=(profile.total - profile.call) / total,
+        scale=1.0 if between else (profile.total - profile.call) / total,
+        beside=rest / run if between else 0.0,
         constant=profile.call,
         layers=tuple(found.layers),
         widths=offered,

@@ -216,7 +216,9 @@ class CostTable(Record):
     model (`within`), and `other` times the price's part where another kernel runs it than in the
     dense model. `constant`, `scale`, `cold` and `other` are fitted to the dense model and the
     `whole` plans (cost/whole.py). Without these `cold` is 0, `other` 1 and `scale` = (whole dense
-    model - constant) / sum of its prices.
+    model - constant) / sum of its prices; or, where costs are counts and those of the dense model
+    come to more than its prices, 1, and every layer that runs costs `beside` more than its price,
+    whatever its widths: the way from one layer to the next.
     """
 
     device: str
@@ -224,6 +226,7 @@ class CostTable(Record):
     unit: Unit
     dense_cost: Whole
     scale: float = 1.0
+    beside: Cost = 0.0
     cold: float = 0.0
     other: float = 1.0
     layers: tuple[PricedLayer, ...]
@@ -246,7 +249,8 @@ class CostTable(Record):
         scale = self.scale
         if self.other != 1.0 and self.runs_otherwise(layer, (width_in, width_out)):
             scale *= self.other
-        return scale * price + self.cold * layer.weights_at(width_in, width_out)
+        beside = self.beside if price > 0 else 0.0  # what takes no time does not run
+        return scale * price + beside + self.cold * layer.weights_at(width_in, width_out)
 
     def runs_otherwise(self, layer: PricedLayer, pair: tuple[int, int]) -> bool:
         """Whether another kernel runs a layer at this pair of widths than in the dense model."""

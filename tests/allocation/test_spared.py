@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from edgeprune.allocation.problem import build_problem, flat_curves
 from edgeprune.allocation.removal import with_removals
@@ -20,30 +19,7 @@ from edgeprune.profiler.layers import profile_model
 from edgeprune.pruning.blocks import find_blocks
 from edgeprune.pruning.groups import cut, find_groups
 from edgeprune.sections import BudgetSection
-
-
-class Attentive(nn.Module):
-    """Attention that three projections feed, then a pair of linear layers; both may go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads, self.embed, self.head = 4, nn.Linear(12, 32), nn.Linear(32, 10)
-        self.before, self.between = nn.LayerNorm(32), nn.LayerNorm(32)
-        nn.init.normal_(self.between.weight)  # a file holds equal weights once
-        nn.init.normal_(self.between.bias)
-        self.q, self.k, self.v = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 32)
-        self.join, self.up, self.down = nn.Linear(32, 32), nn.Linear(32, 64), nn.Linear(64, 32)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.embed(x)
-        y = self.before(x)
-        q, k, v = (
-            f(y).unflatten(2, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v)
-        )
-        scores = ((q @ k.transpose(2, 3)) * 8**-0.5).softmax(-1)
-        x = x + self.join((scores @ v).transpose(1, 2).flatten(2))
-        x = x + self.down(functional.gelu(self.up(self.between(x))))
-        return self.head(x.mean(1))
+from tests.allocation.branched_models import Attentive
 
 
 class Ended(nn.Module):

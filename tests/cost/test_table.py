@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from edgeprune.cost.prediction import Predictor
 from edgeprune.cost.table import PriceList, build_table, predicted_cost
-from edgeprune.devices.simulated import segment_cost
+from edgeprune.devices.simulated import SimulatedDevice, segment_cost
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.segments import ANCHORS, read_graph
@@ -70,6 +71,32 @@ def test_the_dense_model_is_predicted_exactly(
     assert table.scale == pytest.approx(1.0, rel=1e-9)
     assert predicted_cost(table, dense) == pytest.approx(wanted, rel=1e-9)
     assert predicted_cost(table, {}) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_counts_between_layers_go_with_the_layers_and_not_with_their_widths(
+    simulated, exported, groups_of
+) -> None:
+    """A count of the whole model beyond its layers is theirs alike, and a time of it in proportion."""
+    timed, path, groups = simulated(), exported("residual"), groups_of("residual").groups
+    device = SimulatedDevice(timed.spec.model_copy(update={"figure": "emulated"}))
+    assert device.spec.exact
+    profile = profile_model(device, path, name="residual", processes=1, rounds=2)
+    graph = read_graph(path)
+    plain = build_table(device, graph, groups, profile, processes=1)
+    more = profile.model_copy(update={"total": profile.total + 100.0})
+    table = build_table(device, graph, groups, more, processes=1)
+    assert table.scale == 1.0
+    assert table.beside == pytest.approx(100.0 / len(table.layers))
+    narrow = {name: widths[0] for name, widths in table.widths.items()}
+    for widths in ({}, narrow):
+        found = predicted_cost(table, widths)
+        assert found == pytest.approx(predicted_cost(plain, widths) + 100.0)
+        assert Predictor(table)(widths).cost == pytest.approx(found)
+    less = profile.model_copy(update={"total": 0.9 * profile.total})
+    table = build_table(device, graph, groups, less, processes=1)
+    assert (table.scale, table.beside) == (pytest.approx(0.9), 0.0)
+    table = build_table(timed, graph, groups, more, processes=1)
+    assert (table.scale, table.beside) == (pytest.approx(more.total / profile.total), 0.0)
 
 
 @pytest.mark.parametrize("name", EXACT + FIXED)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 
+from edgeprune.cost.table import build_table, predicted_cost
 from edgeprune.devices.arm64 import device as module
 from edgeprune.devices.arm64.convolutions import check_convolutions
 from edgeprune.devices.arm64.device import Arm64Device
@@ -22,9 +23,13 @@ from edgeprune.devices.arm64.place import home, installed
 from edgeprune.devices.protocol import Answer, Request, file_of
 from edgeprune.devices.spec import load_spec
 from edgeprune.errors import DeadlineError, DeviceError, UnsupportedModelError
-from edgeprune.export.onnx_graph import describe
+from edgeprune.export.onnx_graph import describe, export
+from edgeprune.export.segments import read_graph
+from edgeprune.profiler.layers import profile_model
 from edgeprune.profiler.timing import compare
+from edgeprune.pruning.groups import cut, find_groups
 from edgeprune.verify.inference import numeric_device, run_arrays
+from tests.allocation.branched_models import Attentive
 from tests.running import interruptible, wait_for_children, wait_until_ended
 
 pytestmark = pytest.mark.arm64
@@ -110,6 +115,26 @@ def test_comparisons_are_exact(arm64, exported) -> None:
     assert (comparison.stopped, comparison.pairs) == ("exact", 1)
     assert comparison.low == comparison.median == comparison.high > 1.0
     assert comparison.first_cost == int(comparison.first_cost) > 100_000
+
+
+def test_plans_of_a_model_of_many_small_layers_are_predicted(arm64, tmp_path: Path) -> None:
+    """What runs between layers is a quarter of such a model, and does not shrink with widths."""
+    model, inputs, path = Attentive().eval(), (torch.randn(1, 16, 12),), tmp_path / "dense.onnx"
+    export(model, inputs, path, opset=20)
+    groups = find_groups(model, inputs).groups
+    table = build_table(arm64, read_graph(path), groups, profile_model(arm64, path, name="dense"))
+    assert table.beside * len(table.layers) > 0.1 * table.dense_cost
+    for share in (0.75, 0.5, 0.25):
+        widths = {name: offered[-1] for name, offered in table.widths.items()}
+        widths["up"] = min(table.widths["up"], key=lambda w: abs(w - share * widths["up"]))
+        slim = tmp_path / "slim.onnx"
+        kept = {
+            g.name: [k for b in g.bundles()[: widths[g.name] // g.divisor] for k in b]
+            for g in groups
+        }
+        export(cut(model, inputs, kept), inputs, slim, opset=20)
+        found = profile_model(arm64, slim, name="slim").total
+        assert predicted_cost(table, widths) == pytest.approx(found, rel=0.01)
 
 
 def test_the_other_processor_is_another_environment(answer, exported) -> None:
