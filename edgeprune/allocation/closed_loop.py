@@ -9,7 +9,12 @@ from edgeprune.allocation.correction import NOISE, Observation, corrected
 from edgeprune.allocation.exact import Solution, cheapest, solve
 from edgeprune.allocation.explanation import explain
 from edgeprune.allocation.problem import Problem, observed
-from edgeprune.allocation.reachable import over_limits, require_reachable, unreachable
+from edgeprune.allocation.reachable import (
+    may_keep_to,
+    over_limits,
+    require_reachable,
+    unreachable,
+)
 from edgeprune.budget import keeps_to
 from edgeprune.records import PlannedGroup, ResourceUse, Round, Unit, WidthPlan
 from edgeprune.report.figures import symbol
@@ -121,7 +126,7 @@ def close_the_loop(
     if not fitting:
         raise over_limits(problem, candidates[-1].measured.resources)
     if best is None:
-        smallest = min(c.measured.cost for c in candidates)
+        smallest = min(c.measured.cost for c in fitting)
         raise unreachable(smallest, budget, unit, dense_cost, "found")
     first = candidates[0]
     held = best.measured.cost < FULL_USE * budget
@@ -254,10 +259,15 @@ def _solved(
         solution = solve(problem, highest * budget, lower=lowest * budget, without=tried, seed=seed)
         if solution is not None:
             return solution
-    if any(keeps_to(candidate.measured.cost, budget) for candidate in candidates):
+    if any(
+        keeps_to(one.measured.cost, budget) and _fits(one.measured, problem) for one in candidates
+    ):
         return None
     least = cheapest(problem)  # predicted to be above the budget: predictions may be wrong
-    return None if least is None or least.choice in tried else least
+    if least is None or least.choice not in tried:
+        return least
+    least = cheapest(problem, without=tried)
+    return least if least is not None and may_keep_to(least.cost, budget) else None
 
 
 def _best(candidates: list[_Candidate], budget: float) -> _Candidate | None:

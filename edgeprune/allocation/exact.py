@@ -90,13 +90,20 @@ def solve(
     return _solve(problem, budget, *limits, gap, seconds, seed, minimise_cost=False)
 
 
-def cheapest(problem: Problem, *, seconds: float = 60.0) -> Solution | None:
+def cheapest(
+    problem: Problem, *, without: Sequence[Sequence[int]] = (), seconds: float = 60.0
+) -> Solution | None:
     """Return the choice of least cost whatever its loss, or None if the resources allow none.
+
+    Args:
+        problem: what to solve.
+        without: choices that are out of the question.
+        seconds: for the search.
 
     Raises:
         InternalCheckError: HiGHS fails.
     """
-    return _solve(problem, np.inf, 0.0, (), (), None, 1e-6, seconds, 0, minimise_cost=True)
+    return _solve(problem, np.inf, 0.0, without, (), None, 1e-6, seconds, 0, minimise_cost=True)
 
 
 def _solve(

@@ -165,8 +165,11 @@ class FirmwareMemory:
         operator = next(op for op in self._steps if op.output == tensor)
         if not isinstance(operator, Addition):
             return (own, *later)
+        operands = [owner[name] for name in operator.inputs]
+        if tensor == self.graph.output or self.graph.input in operands:
+            return tuple(later)  # what is the caller's is not written over: another place is needed
         made = {name: layers[0] for name, layers in self._behind.items()}
-        return (*sums([owner[name] for name in operator.inputs], made, alive), *later)
+        return (*sums(operands, made, alive), *later)
 
     @cached_property
     def _behind(self) -> dict[str, tuple[str, ...]]:

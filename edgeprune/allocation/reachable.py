@@ -15,8 +15,7 @@ from edgeprune.records import Unit
 from edgeprune.report.figures import symbol
 
 MOST = 100.0  # percent: what a budget may ask for
-# Prices of single layers may miss by so much what narrow plans cost: only measuring tells then.
-DOUBT = 0.1
+DOUBT = 0.1  # share by which narrow plans may cost less than predicted: only measuring tells then
 KEY = {"ram": ("ram_kb", 1024.0), "flash": ("flash_kb", 1024.0)}
 
 
@@ -25,8 +24,8 @@ def require_reachable(
 ) -> None:
     """Make sure that some choice may keep to the main budget, and does to every resource.
 
-    Of the main budget predictions may be in `DOUBT`: a little below the smallest one it is not
-    refused, and the closed loop measures.
+    A little below the smallest predicted cost the main budget is not refused (`may_keep_to`): the
+    closed loop measures.
 
     `dense_cost` is that of the model which budgets are shares of, where it is not the problem's:
     masks or linear collapse may have changed it before.
@@ -38,7 +37,7 @@ def require_reachable(
     dense = dense_cost or problem.cost(problem.dense)
     alone = cheapest(replace(problem, resources=()))
     assert alone is not None  # without limits there is a choice
-    if not keeps_to(alone.cost, budget * (1 + DOUBT)):
+    if not may_keep_to(alone.cost, budget):
         raise unreachable(alone.cost, budget, unit, dense, "predicted")
     if not problem.resources:
         return
@@ -54,7 +53,7 @@ def require_reachable(
             "all at once cannot",
             "raise one of them in [budget]",
         )
-    if not keeps_to(together.cost, budget * (1 + DOUBT)):
+    if not may_keep_to(together.cost, budget):
         raise BudgetError(
             f"the budgets contradict each other: within {limits} the smallest cost is "
             f"{together.cost:.4g} {symbol(unit)}, and the budget is {budget:.4g} {symbol(unit)} "
@@ -63,14 +62,20 @@ def require_reachable(
         )
 
 
+def may_keep_to(predicted: float, budget: float) -> bool:
+    """Whether a plan with this predicted cost may turn out to keep to the budget."""
+    return keeps_to(predicted * (1 - DOUBT), budget)
+
+
 def unreachable(
     smallest: float, budget: float, unit: Unit, dense_cost: float, kind: str
 ) -> BudgetError:
     """Return the error for a main budget below the smallest cost; `kind` says how that is known."""
     least = 100 * smallest / dense_cost + 1
+    digits = next((d for d in range(4, 9) if f"{budget:.{d}g}" != f"{smallest:.{d}g}"), 9)
     return BudgetError(
-        f"the budget of {budget:.4g} {symbol(unit)} cannot be reached: the smallest "
-        f"reachable cost is {smallest:.4g} {symbol(unit)} ({kind}), "
+        f"the budget of {budget:.{digits}g} {symbol(unit)} cannot be reached: the smallest "
+        f"reachable cost is {smallest:.{digits}g} {symbol(unit)} ({kind}), "
         f"{100 * smallest / dense_cost:.1f} % of dense",
         f"ask for at least {least:.0f}%"
         if least <= MOST

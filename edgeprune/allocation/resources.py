@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from edgeprune.allocation.problem import LayerTerm, Resource, Spared, layer_terms
-from edgeprune.allocation.spared import layers_behind, spared_layers, spared_output
+from edgeprune.allocation.spared import layers_behind, spared_layers, spared_output, written_over
 from edgeprune.export.fragments import template
 from edgeprune.export.onnx_graph import RECURRENT as RECURRENT_OPERATORS
 from edgeprune.export.segments import Graph
@@ -142,11 +142,14 @@ def activations(table: CostTable, graph: Graph, limit: float) -> list[Resource]:
         for name in alive:
             segment = made.get(name)
             owner = group_of.get(segment.name) if segment else None
-            spared = spared_output(segment, made, behind, alive) if segment else ()
+            spared = spared_output(graph, segment, behind, alive) if segment else ()
             if owner is None and not spared:
                 fixed += graph.bytes_of(name)
             else:
                 sizes[owner, spared] = sizes.get((owner, spared), 0.0) + graph.bytes_of(name)
+        for name, without in written_over(graph, part, alive).items():
+            fixed += graph.bytes_of(name)
+            sizes[None, without] = sizes.get((None, without), 0.0) - graph.bytes_of(name)
         same = (fixed, frozenset(sizes.items()))
         if fixed + sum(sizes.values()) <= limit or same in seen:
             continue

@@ -25,9 +25,11 @@ def spared_layers(graph: Graph) -> dict[str, Spared]:
 
     Such as a LayerNorm before the branch, the softmax of its attention, and the addition behind it.
     """
-    behind = layers_behind(graph)
-    made = {segment.output: segment.name for segment in graph.segments}
-    return {s.name: (*_of_sum(s, made), *named(behind[s.name])) for s in graph.segments}
+    behind, made, layers = layers_behind(graph), _makers(graph), torch_layers(graph)
+    return {
+        s.name: (*_of_sum(s, made), *named(layers[name] for name in behind[s.name]))
+        for s in graph.segments
+    }
 
 
 def layers_behind(graph: Graph) -> dict[str, tuple[str, ...]]:
@@ -48,8 +50,8 @@ def operators_behind(graph: IntegerGraph) -> dict[str, tuple[str, ...]]:
 
 
 def spared_output(
+    graph: Graph,
     segment: Segment,
-    made: Mapping[str, Segment],
     behind: Mapping[str, Sequence[str]],
     alive: Collection[str],
 ) -> Spared:
@@ -59,22 +61,36 @@ def spared_output(
     sum, one operand of which is removed: then it is the other, which is `alive` and counts already.
 
     Args:
+        graph: the model.
         segment: gives the output.
-        made: tensor -> the layer that gives it.
         behind: see `layers_behind`.
         alive: tensors in memory in that step.
     """
-    own, *later = named(behind[segment.name])
-    names = {tensor: maker.name for tensor, maker in made.items()}
+    layers = torch_layers(graph)
+    own, *later = named(layers[name] for name in behind[segment.name])
     if segment.addends:  # the addition is fused behind the layer that ends the branch
-        last = segment.nodes[-1]
-        others = [name for name in last.input if name in segment.addends]
-        if last.op_type == "Add" and len(others) == 1 and others[0] in alive:
-            return ((segment.name, names.get(others[0], "")), *later)
-        return tuple(later)
+        summed = _ends_in_sum(segment) and segment.addends[0] in alive
+        return (own, *later) if summed else tuple(later)
     if segment.operator == "Add" and len(segment.inputs) == 2:
-        return (*sums(segment.inputs, names, alive), *later)
+        return (*sums(segment.inputs, _makers(graph), alive), *later)
     return (own, *later)
+
+
+def written_over(graph: Graph, layer: str, alive: Collection[str]) -> dict[str, Spared]:
+    """Return what a layer's sum writes over and what is left of it would not -> without what.
+
+    Where more than the sum is fused behind a layer, that runs by itself once the layer is removed,
+    and its input and its output are there at once.
+    """
+    layers = torch_layers(graph)
+    made = {segment.output: layers[segment.name] for segment in graph.segments}
+    return {
+        name: ((layers[segment.name], made.get(name, "")),)
+        for segment in graph.segments
+        if segment.name == layer and not _ends_in_sum(segment)
+        for name in segment.addends
+        if name not in alive
+    }
 
 
 def sums(
@@ -84,7 +100,7 @@ def sums(
 
     Args:
         operands: two tensors.
-        made: tensor -> the layer that gives it.
+        made: tensor -> the layer without which it is not there, "" if there is none.
         alive: tensors in memory; None takes any.
     """
     return tuple(
@@ -97,6 +113,37 @@ def sums(
 def named(layers: Iterable[str]) -> Spared:
     """Return `layers` as what spares a term, each by itself."""
     return tuple((name, "") for name in layers)
+
+
+def torch_layers(graph: Graph) -> dict[str, str]:
+    """Return layer as a runtime executes it -> the torch layer, of several that make one up too.
+
+    Those follow each other: a torch layer's name on another one is an accident of the export.
+    """
+    found: dict[str, str] = {}
+    made: dict[str, str] = {}
+    for segment in graph.segments:
+        own = any(made.get(name) == segment.layer for name in segment.inputs)
+        found[segment.name] = segment.layer if own else segment.name
+        made[segment.output] = found[segment.name]
+    return found
+
+
+def _makers(graph: Graph) -> dict[str, str]:
+    """Return tensor -> the torch layer that gives it, without those that end in a fused sum.
+
+    Without its layer such a sum is what is added, and so it is still there.
+    """
+    layers = torch_layers(graph)
+    return {s.output: "" if s.addends else layers[s.name] for s in graph.segments}
+
+
+def _ends_in_sum(segment: Segment) -> bool:
+    """Whether nothing but the addition of one tensor is fused behind a layer."""
+    last = segment.nodes[-1]
+    return (
+        last.op_type == "Add" and [n for n in last.input if n in segment.addends] == segment.addends
+    )
 
 
 def _of_sum(segment: Segment, made: Mapping[str, str]) -> Spared:

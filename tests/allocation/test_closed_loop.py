@@ -253,3 +253,73 @@ def test_a_plan_that_costs_the_budget_within_rounding_is_within_it(over: float, 
     else:
         with pytest.raises(BudgetError, match="cannot be reached"):
             loop(problem, budget, lambda _: budget * (1 + over))
+
+
+def one_group(
+    predicted: list[float], ram: list[float] | None = None, limit: float = 20.0
+) -> Problem:
+    """A group of as many widths, and RAM of each."""
+    widths = tuple(range(1, len(predicted) + 1))
+    losses = tuple(float(len(predicted) - w) for w in widths)
+    row = (
+        Resource("ram", "bytes", limit, (LayerTerm("t", None, 0, np.array([ram])),))
+        if ram
+        else None
+    )
+    layers = (LayerTerm("l", None, 0, np.array([predicted])),)
+    return Problem(("g",), (widths,), (losses,), layers, 0.0, (row,) if row else ())
+
+
+def closed(
+    problem: Problem,
+    truth: list[float],
+    ram: list[float] | None = None,
+    told: list[str] | None = None,
+) -> tuple[WidthPlan, list[int]]:
+    """Close the loop for a budget of 100; return the plan and the widths measured."""
+    seen: list[int] = []
+
+    def kept(widths: Mapping[str, int]) -> dict[str, PlannedGroup]:
+        before, after = len(truth), widths["g"]
+        planned = PlannedGroup(before=before, after=after, kept=tuple(range(after)), criterion="l2")
+        return {"g": planned}
+
+    def measure(groups: dict[str, PlannedGroup]) -> Measured:
+        seen.append(groups["g"].after)
+        at = groups["g"].after - 1
+        return Measured(truth[at], truth[at], truth[at], {"ram": ram[at]} if ram else {})
+
+    plan = close_the_loop(
+        problem, 100.0, kept=kept, measure=measure, unit="us", dense_cost=200.0, explained=False,
+        note=(told if told is not None else []).append,
+    )  # fmt: skip
+    return plan, seen
+
+
+def test_of_plans_predicted_alike_the_next_is_measured_too() -> None:
+    plan, seen = closed(one_group([104.0, 104.0, 200.0]), [102.0, 95.0, 200.0])
+    assert plan.corrected == 95.0
+    assert sorted(seen) == [1, 2]
+
+
+def test_a_plan_over_a_further_limit_does_not_end_the_search_for_a_cheaper_one() -> None:
+    problem = one_group([98.0, 103.0, 200.0], [19.0, 10.0, 30.0])
+    plan, seen = closed(problem, [98.0, 97.0, 200.0], [25.0, 16.0, 36.0])
+    assert plan.corrected == 97.0
+    assert seen == [1, 2]
+
+
+def test_the_smallest_cost_that_is_told_is_that_of_a_plan_within_the_other_limits() -> None:
+    problem = one_group([98.6, 98.0, 200.0], [10.0, 19.0, 30.0])
+    with pytest.raises(BudgetError, match="smallest reachable cost is 101 µs") as caught:
+        closed(problem, [101.0, 98.0, 200.0], [10.0, 25.0, 36.0])
+    assert "at least 52%" in caught.value.hint  # of 200
+
+
+def test_a_plan_that_is_hopeless_at_corrected_prices_is_not_measured() -> None:
+    """All cost more than predicted: the cheapest is measured, for the message, and no more."""
+    told: list[str] = []
+    problem = one_group([60.0, 70.0, 98.0, 200.0])
+    with pytest.raises(BudgetError, match="smallest reachable cost is 150 µs"):
+        closed(problem, [150.0, 155.0, 170.0, 300.0], told=told)
+    assert len(told) == 2

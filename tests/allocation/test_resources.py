@@ -159,15 +159,22 @@ def a_row(limit: float, *, name: str = "macs", of: int = 0) -> Resource:
 
 def test_limits_out_of_reach_are_named() -> None:
     with pytest.raises(BudgetError, match=r"smallest reachable cost is 3 µs") as caught:
-        require_reachable(two_groups(), 2.7, "us")
+        require_reachable(two_groups(), 2.6, "us")
     assert caught.value.exit_code == 1
     assert "30.0 % of dense" in caught.value.what  # of 10 us
     with pytest.raises(BudgetError, match=r"15\.0 % of dense") as caught:
-        require_reachable(two_groups(), 2.7, "us", dense_cost=20.0)  # before it was prepared
+        require_reachable(two_groups(), 2.6, "us", dense_cost=20.0)  # before it was prepared
     assert caught.value.hint.startswith("ask for at least 16%")
     with pytest.raises(BudgetError, match=r"macs of 10 MACs cannot be reached.* is 11 MACs"):
         require_reachable(two_groups(a_row(10.0)), 9.0, "us")
     require_reachable(two_groups(a_row(11.0)), 9.0, "us")
+
+
+def test_budgets_up_to_a_tenth_below_the_smallest_prediction_are_for_the_loop_to_refuse() -> None:
+    require_reachable(two_groups(), 2.71, "us")
+    require_reachable(two_groups(a_row(11.0)), 2.71, "us")
+    with pytest.raises(BudgetError, match="predicted"):
+        require_reachable(two_groups(), 2.69, "us")
 
 
 def test_limits_that_contradict_each_other_are_named() -> None:
@@ -216,6 +223,9 @@ def test_widths_too_coarse_for_the_budget_are_named() -> None:
 
 def test_no_budget_above_the_dense_cost_is_advised() -> None:
     assert "at least 51%" in str(unreachable(50.0, 30.0, "us", 100.0, "predicted").hint)
+    near = unreachable(26.3149, 26.3141, "us", 100.0, "found").what
+    assert "budget of 26.314 µs" in near
+    assert "cost is 26.315 µs" in near
     hint = str(unreachable(100.0, 30.0, "us", 100.0, "predicted").hint)
     assert "%" not in hint
     assert hint == "next to nothing of the model can be cut"

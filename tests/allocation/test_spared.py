@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from edgeprune.allocation.problem import build_problem, flat_curves
 from edgeprune.allocation.removal import with_removals
@@ -39,6 +40,45 @@ class Ended(nn.Module):
         return self.head(x.mean(1))
 
 
+class Followed(nn.Module):
+    """Behind a branch whose addition is fused comes one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(12, 32), nn.Linear(32, 10)
+        self.up, self.down, self.norm = nn.Linear(32, 64), nn.Linear(64, 32), nn.LayerNorm(32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).relu()
+        x = x + self.down(self.up(x).relu())
+        x = x + self.norm(x)
+        return self.head(x.mean(1))
+
+
+class RootMeanSquare(nn.Module):
+    """A norm that the export spells out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * self.weight
+
+
+class SpeltOut(nn.Module):
+    """A branch that ends in a layer of many nodes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(12, 32), nn.Linear(32, 10)
+        self.up, self.down, self.end = nn.Linear(32, 64), nn.Linear(64, 32), RootMeanSquare()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).relu()
+        return self.head((x + self.end(self.down(self.up(x).relu()))).mean(1))
+
+
 class Gated(nn.Module):
     """A branch of convolutions with squeeze and excitation in it, BatchNorm at its end."""
 
@@ -67,6 +107,8 @@ TOKENS, IMAGE = (1, 16, 12), (1, 3, 8, 8)
         (Attentive, TOKENS, ["down"]),
         (Attentive, TOKENS, ["join", "down"]),
         (Ended, TOKENS, ["end"]),
+        (Followed, TOKENS, ["down"]),
+        (SpeltOut, TOKENS, ["end"]),
         (Gated, IMAGE, ["norm"]),
     ],
 )
@@ -98,6 +140,42 @@ def test_a_problem_without_branches_is_the_model_without_them(
     assert problem.used(problem.dense)["flash"] - used["flash"] == pytest.approx(weights)
     found = profile_model(device, path, name="slim").total
     assert problem.cost(choice) == pytest.approx(found, rel=1e-6)
+
+
+class Activated(nn.Module):
+    """Behind the additions of branches come an activation, and a factor with one more addition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 10)
+        self.a, self.b = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+        self.c, self.d = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.max_pool2d(self.stem(x).relu(), 2)
+        x = (x + self.b(self.a(x).relu())).relu()
+        x = (x + self.d(self.c(x).relu())) * 0.5 + x
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("gone", [["b"], ["d"], ["b", "d"]])
+def test_memory_of_what_is_left_behind_a_removed_addition_is_there(
+    gone: list[str], simulated, tmp_path: Path
+) -> None:
+    model, inputs, path = Activated().eval(), (torch.randn(IMAGE),), tmp_path / "model.onnx"
+    export(model, inputs, path, opset=20)
+    groups = find_groups(model, inputs).groups
+    graph, device = read_graph(path), simulated()
+    table = build_table(device, graph, groups, profile_model(device, path, name="m"))
+    blocks = [block for block in find_blocks(model, inputs, groups) if block.last in gone]
+    assert [block.last for block in blocks] == gone
+    problem = build_problem(table, flat_curves(table), tuple(activations(table, graph, 1.0)))
+    problem = with_removals(problem, blocks, dict.fromkeys(gone, 0.0))
+    assert problem.used(problem.dense)["ram"] == graph.peak_activation_bytes()
+    own = {group for block in blocks for group in block.groups}
+    choice = [0 if n in own else d for n, d in zip(problem.names, problem.dense, strict=True)]
+    export(cut(model, inputs, {}, blocks), inputs, path, opset=20)
+    assert problem.used(choice)["ram"] == read_graph(path).peak_activation_bytes()
 
 
 def test_layers_are_on_every_way_from_those_before_them(tmp_path: Path) -> None:
