@@ -147,7 +147,7 @@ def activations(table: CostTable, graph: Graph, limit: float) -> list[Resource]:
                 fixed += graph.bytes_of(name)
             else:
                 sizes[owner, spared] = sizes.get((owner, spared), 0.0) + graph.bytes_of(name)
-        for name, without in written_over(graph, part, alive).items():
+        for name, without in written_over(graph, part, behind, alive).items():
             fixed += graph.bytes_of(name)
             sizes[None, without] = sizes.get((None, without), 0.0) - graph.bytes_of(name)
         same = (fixed, frozenset(sizes.items()))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgeprune.allocation.problem import Spared
 from edgeprune.export.integer_operators import IntegerGraph
-from edgeprune.export.segments import Graph, Segment
+from edgeprune.export.segments import HOSTS, Graph, Segment
 
 
 @dataclass(frozen=True)
@@ -76,20 +76,31 @@ def spared_output(
     return (own, *later)
 
 
-def written_over(graph: Graph, layer: str, alive: Collection[str]) -> dict[str, Spared]:
+def written_over(
+    graph: Graph, layer: str, behind: Mapping[str, Sequence[str]], alive: Collection[str]
+) -> dict[str, Spared]:
     """Return what a layer's sum writes over and what is left of it would not -> without what.
 
     Where more than the sum is fused behind a layer, that runs by itself once the layer is removed,
-    and its input and its output are there at once.
+    and its input and its output are there at once; unless it is fused to the layer that gives its
+    input, since nothing else reads that then.
     """
     layers = torch_layers(graph)
-    made = {segment.output: layers[segment.name] for segment in graph.segments}
+    made = {segment.output: segment for segment in graph.segments}
+
+    def fused(name: str, host: Segment) -> bool:
+        maker = made.get(name)
+        reads = sum(list(node.input).count(name) for node in host.nodes)
+        others = (s for s in graph.segments if name in (*s.inputs, *s.addends) and s is not host)
+        alone = reads == 1 and all(host.name in behind[other.name] for other in others)
+        return maker is not None and maker.operator in HOSTS and alone and name not in graph.outputs
+
     return {
-        name: ((layers[segment.name], made.get(name, "")),)
+        name: ((layers[segment.name], layers[made[name].name] if name in made else ""),)
         for segment in graph.segments
         if segment.name == layer and not _ends_in_sum(segment)
         for name in segment.addends
-        if name not in alive
+        if name not in alive and not fused(name, segment)
     }
 
 

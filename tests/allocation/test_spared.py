@@ -158,11 +158,28 @@ class Activated(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Residual(nn.Module):
+    """Two blocks as those of ResNet: what is left of one is fused to the layer before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 10)
+        self.a, self.b = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+        self.c, self.d = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = (x + self.b(self.a(x).relu())).relu()
+        x = (x + self.d(self.c(x).relu())).relu()
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [Activated, Residual])
 @pytest.mark.parametrize("gone", [["b"], ["d"], ["b", "d"]])
 def test_memory_of_what_is_left_behind_a_removed_addition_is_there(
-    gone: list[str], simulated, tmp_path: Path
+    kind: type[nn.Module], gone: list[str], simulated, tmp_path: Path
 ) -> None:
-    model, inputs, path = Activated().eval(), (torch.randn(IMAGE),), tmp_path / "model.onnx"
+    model, inputs, path = kind().eval(), (torch.randn(IMAGE),), tmp_path / "model.onnx"
     export(model, inputs, path, opset=20)
     groups = find_groups(model, inputs).groups
     graph, device = read_graph(path), simulated()
