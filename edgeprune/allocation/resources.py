@@ -138,20 +138,20 @@ def activations(table: CostTable, graph: Graph, limit: float) -> list[Resource]:
     rows, seen = [], set()
     for part, alive in graph.alive():
         sizes: dict[tuple[str | None, Spared], float] = {}
-        fixed = 0.0
         for name in alive:
             segment = made.get(name)
             owner = group_of.get(segment.name) if segment else None
             spared = spared_output(graph, segment, behind, alive) if segment else ()
-            if owner is None and not spared:
-                fixed += graph.bytes_of(name)
-            else:
-                sizes[owner, spared] = sizes.get((owner, spared), 0.0) + graph.bytes_of(name)
+            sizes[owner, spared] = sizes.get((owner, spared), 0.0) + graph.bytes_of(name)
         for name, without in written_over(graph, part, behind, alive).items():
-            fixed += graph.bytes_of(name)
-            sizes[None, without] = sizes.get((None, without), 0.0) - graph.bytes_of(name)
+            owner = group_of.get(made[name].name) if name in made else None
+            for spared, sign in (((), 1.0), (without, -1.0)):  # there once the layer is not
+                before = sizes.get((owner, spared), 0.0)
+                sizes[owner, spared] = before + sign * graph.bytes_of(name)
+        fixed = sizes.pop((None, ()), 0.0)
         same = (fixed, frozenset(sizes.items()))
-        if fixed + sum(sizes.values()) <= limit or same in seen:
+        most = fixed + sum(size for size in sizes.values() if size > 0)
+        if most <= limit or same in seen:
             continue
         seen.add(same)
         terms = []

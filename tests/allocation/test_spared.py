@@ -190,9 +190,16 @@ def test_memory_of_what_is_left_behind_a_removed_addition_is_there(
     problem = with_removals(problem, blocks, dict.fromkeys(gone, 0.0))
     assert problem.used(problem.dense)["ram"] == graph.peak_activation_bytes()
     own = {group for block in blocks for group in block.groups}
-    choice = [0 if n in own else d for n, d in zip(problem.names, problem.dense, strict=True)]
-    export(cut(model, inputs, {}, blocks), inputs, path, opset=20)
-    assert problem.used(choice)["ram"] == read_graph(path).peak_activation_bytes()
+    narrow = {name: widths[0] for name, widths in table.widths.items() if name not in own}
+    for widths in ({}, narrow):
+        options = dict(zip(problem.names, problem.widths, strict=True))
+        choice = [
+            0 if name in own else offered.index(widths.get(name, offered[-1]))
+            for name, offered in options.items()
+        ]
+        kept = {name: range(width) for name, width in widths.items()}
+        export(cut(model, inputs, kept, blocks), inputs, path, opset=20)
+        assert problem.used(choice)["ram"] == read_graph(path).peak_activation_bytes()
 
 
 def test_layers_are_on_every_way_from_those_before_them(tmp_path: Path) -> None:
