@@ -15,7 +15,7 @@ from edgeprune.records import Unit
 from edgeprune.report.figures import symbol
 
 MOST = 100.0  # percent: what a budget may ask for
-DOUBT = 0.1  # share by which narrow plans may cost less than predicted: only measuring tells then
+DOUBT = 0.15  # share by which narrow plans may cost less than predicted: only measuring tells then
 KEY = {"ram": ("ram_kb", 1024.0), "flash": ("flash_kb", 1024.0)}
 
 
