@@ -154,15 +154,14 @@ class FirmwareMemory:
 
     def _there(self, names: Sequence[str], step: int) -> str:
         """Return which of tensors that follow each other in one place is there in a step."""
-        written = {operator.output: number for number, operator in enumerate(self._steps)}
-        return [name for name in names if written.get(name, 0) <= step][-1]
+        return [name for name in names if self._written.get(name, 0) <= step][-1]
 
     def _spared(self, tensor: str, owner: Mapping[str, str], alive: Collection[str]) -> Spared:
         """Return without which layers a tensor is not in memory, as `spared_output` does."""
         if tensor == self.graph.input:
             return ()
         own, *later = named(self._behind[tensor])
-        operator = next(op for op in self._steps if op.output == tensor)
+        operator = self._steps[self._written[tensor]]
         if not isinstance(operator, Addition):
             return (own, *later)
         operands = [owner[name] for name in operator.inputs]
@@ -170,6 +169,11 @@ class FirmwareMemory:
             return tuple(later)  # what is the caller's is not written over: another place is needed
         made = {name: layers[0] for name, layers in self._behind.items()}
         return (*sums(operands, made, alive), *later)
+
+    @cached_property
+    def _written(self) -> dict[str, int]:
+        """Tensor -> the step that writes it."""
+        return {operator.output: step for step, operator in enumerate(self._steps)}
 
     @cached_property
     def _behind(self) -> dict[str, tuple[str, ...]]:

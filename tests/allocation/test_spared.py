@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,16 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgeprune.allocation.problem import build_problem, flat_curves
+from edgeprune.allocation.problem import Problem, build_problem, flat_curves
 from edgeprune.allocation.removal import with_removals
 from edgeprune.allocation.resources import Model, activations, resource_rows
 from edgeprune.allocation.spared import layers_behind, spared_layers
 from edgeprune.cost.table import build_table
+from edgeprune.devices.protocol import Device
 from edgeprune.export.onnx_graph import export
-from edgeprune.export.segments import read_graph
+from edgeprune.export.segments import Graph, read_graph
 from edgeprune.profiler.layers import profile_model
 from edgeprune.pruning.blocks import find_blocks
 from edgeprune.pruning.groups import cut, find_groups
+from edgeprune.records import CostTable, ResidualBlock
 from edgeprune.sections import BudgetSection
 from tests.allocation.branched_models import Attentive
 
@@ -100,6 +104,47 @@ class Gated(nn.Module):
 TOKENS, IMAGE = (1, 16, 12), (1, 3, 8, 8)
 
 
+@dataclass(frozen=True)
+class Posed:
+    """A model, and the problem in which some of its branches may go."""
+
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
+    blocks: Sequence[ResidualBlock]
+    graph: Graph
+    table: CostTable
+    problem: Problem
+
+    def without(self, widths: Mapping[str, int], path: Path) -> tuple[list[int], Graph]:
+        """Return the choice of `widths` without the branches, and what is exported of that."""
+        own = {group for block in self.blocks for group in block.groups}
+        options = zip(self.problem.names, self.problem.widths, strict=True)
+        choice = [
+            0 if n in own else offered.index(widths.get(n, offered[-1])) for n, offered in options
+        ]
+        kept = {name: range(width) for name, width in widths.items()}
+        export(cut(self.model, self.inputs, kept, self.blocks), self.inputs, path, opset=20)
+        return choice, read_graph(path)
+
+
+def pose(
+    kind: type[nn.Module], shape: tuple[int, ...], gone: list[str], device: Device, path: Path
+) -> Posed:
+    torch.manual_seed(0)
+    model, inputs = kind().eval(), (torch.randn(shape),)
+    export(model, inputs, path, opset=20)
+    groups, graph = find_groups(model, inputs).groups, read_graph(path)
+    table = build_table(device, graph, groups, profile_model(device, path, name="m"))
+    subject = Model(model, graph, groups, path.stat().st_size)
+    budget = BudgetSection(macs="100%", parameters="100%", flash_kb=1e9)
+    rows = (*resource_rows(budget, table, subject), *activations(table, graph, 1.0))
+    blocks = [block for block in find_blocks(model, inputs, groups) if block.last in gone]
+    assert [block.last for block in blocks] == gone
+    problem = build_problem(table, flat_curves(table), rows, spared_layers(graph))
+    problem = with_removals(problem, blocks, dict.fromkeys(gone, 0.0))
+    return Posed(model, inputs, blocks, graph, table, problem)
+
+
 @pytest.mark.parametrize(
     ("kind", "shape", "gone"),
     [
@@ -115,47 +160,18 @@ TOKENS, IMAGE = (1, 16, 12), (1, 3, 8, 8)
 def test_a_problem_without_branches_is_the_model_without_them(
     kind: type[nn.Module], shape: tuple[int, ...], gone: list[str], simulated, tmp_path: Path
 ) -> None:
-    torch.manual_seed(0)
-    model, inputs, path = kind().eval(), (torch.randn(shape),), tmp_path / "model.onnx"
-    export(model, inputs, path, opset=20)
-    groups = find_groups(model, inputs).groups
-    graph, device = read_graph(path), simulated()
-    table = build_table(device, graph, groups, profile_model(device, path, name="m"))
-    subject = Model(model, graph, groups, path.stat().st_size)
-    budget = BudgetSection(macs="100%", parameters="100%", flash_kb=1e9)
-    rows = (*resource_rows(budget, table, subject), *activations(table, graph, 1.0))
-    blocks = [block for block in find_blocks(model, inputs, groups) if block.last in gone]
-    assert [block.last for block in blocks] == gone
-    problem = build_problem(table, flat_curves(table), rows, spared_layers(graph))
-    problem = with_removals(problem, blocks, dict.fromkeys(gone, 0.0))
-    assert problem.cost(problem.dense) == pytest.approx(table.dense_cost)
-    own = {group for block in blocks for group in block.groups}
-    choice = [0 if n in own else d for n, d in zip(problem.names, problem.dense, strict=True)]
-    export(cut(model, inputs, {}, blocks), inputs, path, opset=20)
-    slim, used = read_graph(path), problem.used(choice)
+    posed = pose(kind, shape, gone, simulated(), tmp_path / "model.onnx")
+    problem, graph = posed.problem, posed.graph
+    assert problem.cost(problem.dense) == pytest.approx(posed.table.dense_cost)
+    choice, slim = posed.without({}, tmp_path / "slim.onnx")
+    used = problem.used(choice)
     assert used["macs"] == slim.macs
     assert used["parameters"] == slim.parameters
     assert used["ram"] == slim.peak_activation_bytes()
     weights = 4 * (graph.parameters - slim.parameters)
     assert problem.used(problem.dense)["flash"] - used["flash"] == pytest.approx(weights)
-    found = profile_model(device, path, name="slim").total
+    found = profile_model(simulated(), tmp_path / "slim.onnx", name="slim").total
     assert problem.cost(choice) == pytest.approx(found, rel=1e-6)
-
-
-class Activated(nn.Module):
-    """Behind the additions of branches come an activation, and a factor with one more addition."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 10)
-        self.a, self.b = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
-        self.c, self.d = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = functional.max_pool2d(self.stem(x).relu(), 2)
-        x = (x + self.b(self.a(x).relu())).relu()
-        x = (x + self.d(self.c(x).relu())) * 0.5 + x
-        return self.head(x.mean((2, 3)))
 
 
 class Residual(nn.Module):
@@ -174,32 +190,29 @@ class Residual(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Activated(Residual):
+    """Behind the additions of branches come an activation, and a factor with one more addition."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.max_pool2d(self.stem(x).relu(), 2)
+        x = (x + self.b(self.a(x).relu())).relu()
+        x = (x + self.d(self.c(x).relu())) * 0.5 + x
+        return self.head(x.mean((2, 3)))
+
+
 @pytest.mark.parametrize("kind", [Activated, Residual])
 @pytest.mark.parametrize("gone", [["b"], ["d"], ["b", "d"]])
 def test_memory_of_what_is_left_behind_a_removed_addition_is_there(
     kind: type[nn.Module], gone: list[str], simulated, tmp_path: Path
 ) -> None:
-    model, inputs, path = kind().eval(), (torch.randn(IMAGE),), tmp_path / "model.onnx"
-    export(model, inputs, path, opset=20)
-    groups = find_groups(model, inputs).groups
-    graph, device = read_graph(path), simulated()
-    table = build_table(device, graph, groups, profile_model(device, path, name="m"))
-    blocks = [block for block in find_blocks(model, inputs, groups) if block.last in gone]
-    assert [block.last for block in blocks] == gone
-    problem = build_problem(table, flat_curves(table), tuple(activations(table, graph, 1.0)))
-    problem = with_removals(problem, blocks, dict.fromkeys(gone, 0.0))
-    assert problem.used(problem.dense)["ram"] == graph.peak_activation_bytes()
-    own = {group for block in blocks for group in block.groups}
-    narrow = {name: widths[0] for name, widths in table.widths.items() if name not in own}
+    posed = pose(kind, IMAGE, gone, simulated(), tmp_path / "model.onnx")
+    problem = posed.problem
+    assert problem.used(problem.dense)["ram"] == posed.graph.peak_activation_bytes()
+    own = {group for block in posed.blocks for group in block.groups}
+    narrow = {name: w[0] for name, w in posed.table.widths.items() if name not in own}
     for widths in ({}, narrow):
-        options = dict(zip(problem.names, problem.widths, strict=True))
-        choice = [
-            0 if name in own else offered.index(widths.get(name, offered[-1]))
-            for name, offered in options.items()
-        ]
-        kept = {name: range(width) for name, width in widths.items()}
-        export(cut(model, inputs, kept, blocks), inputs, path, opset=20)
-        assert problem.used(choice)["ram"] == read_graph(path).peak_activation_bytes()
+        choice, slim = posed.without(widths, tmp_path / "slim.onnx")
+        assert problem.used(choice)["ram"] == slim.peak_activation_bytes()
 
 
 def test_layers_are_on_every_way_from_those_before_them(tmp_path: Path) -> None:
