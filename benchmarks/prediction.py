@@ -25,9 +25,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from edgeprune.allocation.spared import layers_gone
 from edgeprune.cost.prediction import Predictor
 from edgeprune.cost.table import build_table
-from edgeprune.cost.whole import fit_to_whole_plans
+from edgeprune.cost.whole import Without, fit_to_whole_plans, removals
 from edgeprune.devices.opening import open_device
 from edgeprune.devices.protocol import Device
 from edgeprune.devices.spec import load_spec
@@ -38,6 +39,7 @@ from edgeprune.job import load_job
 from edgeprune.loading import call_factory, load_model
 from edgeprune.profiler.layers import profile_model
 from edgeprune.profiler.timing import compare
+from edgeprune.pruning.blocks import find_blocks
 from edgeprune.pruning.channels import width_of
 from edgeprune.pruning.groups import cut, find_groups
 from edgeprune.records import Comparison, CostTable, Environment
@@ -96,11 +98,17 @@ def price(name: str, device_name: str, folder: Path) -> None:
     groups = find_groups(model, inputs).groups
     profile = profile_model(device, path, name=name)
     started = time.monotonic()
-    table = build_table(device, read_graph(path), groups, profile)
+    graph = read_graph(path)
+    table = build_table(device, graph, groups, profile)
     if not device.spec.exact:
         divisors = {group.name: group.divisor for group in groups}
         build = builder(model, inputs, folder)
-        table = fit_to_whole_plans(device, table, path, build, divisors, profile)
+        without = []
+        for number, blocks in enumerate(removals(find_blocks(model, inputs, groups), table.widths)):
+            file = folder / f"without{number}.onnx"
+            export(cut(model, inputs, {}, blocks), inputs, file, opset=OPSET)
+            without.append(Without(layers_gone(graph, table.layers, blocks), file))
+        table = fit_to_whole_plans(device, table, path, build, divisors, profile, without=without)
     seconds = time.monotonic() - started
     write_text(folder / "seconds.json", json.dumps({"table": seconds, "probes": table.probes}))
     write_text(folder / "table.json", table.model_dump_json())

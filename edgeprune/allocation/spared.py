@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from edgeprune.allocation.problem import Spared
 from edgeprune.export.integer_operators import IntegerGraph
 from edgeprune.export.segments import HOSTS, Graph, Segment
+from edgeprune.records import PricedLayer, ResidualBlock
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,21 @@ def spared_layers(graph: Graph) -> dict[str, Spared]:
         s.name: (*_of_sum(s, made), *named(layers[name] for name in behind[s.name]))
         for s in graph.segments
     }
+
+
+def layers_gone(
+    graph: Graph, layers: Iterable[PricedLayer], blocks: Sequence[ResidualBlock]
+) -> tuple[str, ...]:
+    """Return which `layers` do not run without `blocks`."""
+    groups = {group for block in blocks for group in block.groups}
+    removed = {name for block in blocks for name in block.layers}
+    spared = spared_layers(graph)
+    return tuple(
+        layer.name
+        for layer in layers
+        if {layer.group_in, layer.group_out} & groups
+        or any(one in removed and other not in removed for one, other in spared.get(layer.name, ()))
+    )
 
 
 def layers_behind(graph: Graph) -> dict[str, tuple[str, ...]]:

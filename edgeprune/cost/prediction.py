@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -36,8 +36,8 @@ class Predictor:
 
     table: CostTable
 
-    def __call__(self, widths: Mapping[str, int]) -> Prediction:
-        """Return the predicted cost when the groups have these `widths`.
+    def __call__(self, widths: Mapping[str, int], gone: Collection[str] = ()) -> Prediction:
+        """Return the predicted cost when the groups have these `widths`, without layers `gone`.
 
         What a run costs beside its layers counts as measured.
 
@@ -47,6 +47,8 @@ class Predictor:
         parts: dict[Basis, float] = {"measured": 0.0, "interpolated": 0.0, "estimated": 0.0}
         parts["measured"] += self.table.constant
         for layer in self.table.layers:
+            if layer.name in gone:
+                continue
             a, b = layer.widths_of(widths)
             cost, basis = self.price(layer, a, b)
             parts[basis] += self.table.within(layer, a, b, cost)

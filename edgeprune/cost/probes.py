@@ -46,6 +46,7 @@ class Probes:
             on that, all is measured anew.
         environment: what the device must answer with.
         overhead: what the device's profiler adds to a node, in the device's unit.
+        empty: what a node without work costs.
     """
 
     device: Device
@@ -54,6 +55,7 @@ class Probes:
     store: PriceStore | None = None
     environment: Environment | None = None
     overhead: float = 0.0
+    empty: float = 0.0
     taken: dict[str, ProbeCost] = field(default_factory=dict)
     measured: int = 0
     _keys: dict[tuple[int, Widths], str] = field(default_factory=dict)
@@ -211,7 +213,7 @@ class Probes:
                 "taken in:\n  - " + "\n  - ".join(found),
                 "start the job again without --resume",
             )
-        return {model.name: _cost(model, self.overhead) for model in answer.models}
+        return {model.name: _cost(model, self.overhead, self.empty) for model in answer.models}
 
 
 def _agreed(ratios: Sequence[float]) -> float | None:
@@ -225,20 +227,30 @@ def _agreed(ratios: Sequence[float]) -> float | None:
     return middle if off[(3 * len(off) - 1) // 4] <= AGREEMENT else None
 
 
-def _cost(model: ModelAnswer, overhead: float = 0.0) -> ProbeCost:
+def _cost(model: ModelAnswer, overhead: float = 0.0, empty: float = 0.0) -> ProbeCost:
     """Return the price: all nodes but the changes of layout at the borders of the sub-graph.
 
-    What the profiler adds to each node is taken off; a twentieth of what it says stays at least.
+    The floor is that of the sums of runs: one of each node would lose what a clock of whole
+    microseconds cuts off, node by node. What the profiler adds to each node is taken off; what an
+    `empty` one costs and a twentieth of what the profiler says stay at least.
     """
-    costs = [floor_of(node.values) for node in model.nodes]
-    costs = [max(cost - overhead, LEAST * cost) for cost in costs]
+
+    def price(nodes: Sequence[NodeCosts]) -> float:
+        if not nodes:
+            return 0.0
+        if len({len(node.values) for node in nodes}) == 1:
+            cost = floor_of(np.sum([node.values for node in nodes], axis=0).tolist())
+        else:  # bodies of loops run more often
+            cost = sum(floor_of(node.values) for node in nodes)
+        return max(cost - overhead * len(nodes), empty * len(nodes), LEAST * cost)
+
     own = [index for index, node in enumerate(model.nodes) if not _changes_layout(node)]
     if not own:
         raise UnsupportedModelError(f"the device reports no node for probe {model.name}")
     return ProbeCost(
-        cost=sum(costs[index] for index in own),
-        before=sum(costs[: own[0]]),
-        after=sum(costs[own[-1] + 1 :]),
+        cost=price([model.nodes[index] for index in own]),
+        before=price(model.nodes[: own[0]]),
+        after=price(model.nodes[own[-1] + 1 :]),
         operators=tuple(node.operator or "" for node in model.nodes),
     )
 
@@ -268,7 +280,10 @@ def _operators(layer: Template) -> tuple[object, ...]:
         for node in nodes
     ]
     weights = [shape[2:] for shape in layer.segment.weights.values()]
-    return [node.op_type for node in nodes], attributes, weights
+    read = {name for node in nodes for name in node.input}
+    named = zip(layer.segment.addends, layer.addends, strict=True)
+    added = [shape[:-1] for name, shape in named if name in read]
+    return [node.op_type for node in nodes], attributes, weights, added
 
 
 def _signature(layer: Template, widths: Widths) -> str:

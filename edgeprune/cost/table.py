@@ -92,7 +92,8 @@ def build_table(
     store = None
     if prices:
         store = PriceStore(prices, device.spec.name, precision.name, where, once(warn))
-    probes = Probes(device, seed, precision, store, where, profile.node_overhead)
+    beyond = profile.node_overhead, profile.empty_node
+    probes = Probes(device, seed, precision, store, where, *beyond)
     design = _design(device, precision)
     progress = _in_rounds(report, "stairs")
     curves, offered = sweep(probes, found, design, profile, floors or {}, progress)

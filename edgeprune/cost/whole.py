@@ -1,15 +1,18 @@
 """A cost table fitted to a few whole plans.
 
-What a run costs beside the sum of its prices has three parts, and the dense model alone cannot tell
-them apart: a constant, what all layers cost more or less in a model than alone, and what weights
-cost that have left the caches. So a few plans are built and measured against the dense model, and
+What a run costs beside the sum of its prices has four parts, and the dense model alone cannot tell
+them apart: a constant, what all layers cost more or less in a model than alone, what weights cost
+that have left the caches, and the way from one layer to the next. So a few plans are built and
+measured against the dense model, and
 
-    cost(plan) = dense cost * (a + (1 - a - c) P(plan) + c W(plan)),    a, c >= 0
+    cost(plan) = dense cost * (a + (1 - a - b - c) P(plan) + b N(plan) + c W(plan)),  a, b, c >= 0
 
-is fitted to them: P is the plan's sum of prices and W its number of weights, both as shares of the
-dense model's, whose own cost is met. Plans of even shares differ in P and W almost alike, so a and
-c are held near what is likely (ridge regression, the mode of normal errors and normal priors): a
-near the call of an empty model, c near 0. What tells c is the profile of the dense model: layers
+is fitted to them: P is the plan's sum of prices, N its number of layers that run, and W its number
+of weights, as shares of the dense model's, whose own cost is met. Plans of even shares differ in P
+and W almost alike, so a and c are held near what is likely (ridge regression, the mode of normal
+errors and normal priors): a near the call of an empty model, c near 0. What tells b are plans
+without some of their branches, and where there are none it is 0; a layer is likely to cost no more
+beside its price than a node without work. What tells c is the profile of the dense model: layers
 with many weights cost more there, against the others, than alone. With m, p and n a layer's share
 of the profile, of the prices and of the weights,
 
@@ -28,8 +31,10 @@ the dense model in quiet moments (`compare_in_quiet`), as prices are taken.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +43,7 @@ from edgeprune.cost.prediction import Predictor
 from edgeprune.cost.table import Report
 from edgeprune.devices.protocol import Device
 from edgeprune.profiler.timing import compare_in_quiet
-from edgeprune.records import CostTable, ModelProfile, WholePlan
+from edgeprune.records import CostTable, ModelProfile, ResidualBlock, WholePlan
 
 SHARES = (0.85, 0.65, 0.5, 0.3)  # of each group's channels
 HALF_WIDTH, SECONDS = 0.01, 5.0  # of a comparison: relative, and for each plan
@@ -51,6 +56,14 @@ LAYER, OF_ALL = 0.05, 0.003  # that of a layer's cost in the profile: relative, 
 Widths = Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class Without:
+    """A model without some of its branches, in the form for the device; `layers` do not run."""
+
+    layers: Sequence[str]
+    file: Path
+
+
 def fit_to_whole_plans(
     device: Device,
     table: CostTable,
@@ -59,6 +72,7 @@ def fit_to_whole_plans(
     divisors: Mapping[str, int],
     profile: ModelProfile,
     *,
+    without: Sequence[Without] = (),
     seed: int = 0,
     report: Report = lambda what, done, total: None,
 ) -> CostTable:
@@ -71,6 +85,7 @@ def fit_to_whole_plans(
         build: makes plan number n, whose groups have these widths, in the form for the device.
         divisors: group -> what its widths are multiples of.
         profile: of the dense model.
+        without: the dense model without some of its branches.
         seed: order of the runs.
         report: receives (what is being done, done, total).
 
@@ -78,19 +93,25 @@ def fit_to_whole_plans(
         DeviceError: the device fails or changes while it is measured.
     """
     plans = [*whole_plans(table.widths), *plans_beside(table, divisors)]
-    paths = []
+    paths: list[Path] = []
     for number, widths in enumerate(plans):
         report("whole plans cut", number, len(plans))
         paths.append(build(widths, number))
+    gone = [()] * len(plans) + [tuple(one.layers) for one in without]
+    plans += [{group: widths[-1] for group, widths in table.widths.items()}] * len(without)
+    paths += [one.file for one in without]
     ratios = compare_in_quiet(
         device, dense, paths, half_width=HALF_WIDTH, seconds=SECONDS, seed=seed,
         report=lambda settled: report("whole plans settled", settled, len(plans)),
     )  # fmt: skip
     measured = [
-        WholePlan(widths=widths, share=1 / found.ratio, low=1 / found.high, high=1 / found.low)
-        for widths, found in zip(plans, ratios, strict=True)
-    ]
-    return fitted(table, measured, profile.costs)
+        WholePlan(
+            widths=widths, gone=layers,
+            share=1 / found.ratio, low=1 / found.high, high=1 / found.low,
+        )
+        for widths, layers, found in zip(plans, gone, ratios, strict=True)
+    ]  # fmt: skip
+    return fitted(table, measured, profile.costs, profile.empty_node)
 
 
 def whole_plans(offered: Mapping[str, Sequence[int]]) -> list[dict[str, int]]:
@@ -101,6 +122,17 @@ def whole_plans(offered: Mapping[str, Sequence[int]]) -> list[dict[str, int]]:
         if plan not in found:
             found.append(plan)
     return found[1:]
+
+
+def removals(
+    blocks: Sequence[ResidualBlock], offered: Collection[str]
+) -> list[Sequence[ResidualBlock]]:
+    """Return the branches without which the dense model is measured: all of them, every second.
+
+    Those of which a group has no prices stay.
+    """
+    priced = [block for block in blocks if all(group in offered for group in block.groups)]
+    return [some for some in (priced, priced[::2] if len(priced) > 1 else []) if some]
 
 
 def plans_beside(table: CostTable, divisors: Mapping[str, int]) -> list[dict[str, int]]:
@@ -128,16 +160,20 @@ def _nearest(widths: Sequence[int], share: float) -> int:
 
 
 def fitted(
-    table: CostTable, measured: Sequence[WholePlan], layers: Mapping[str, float]
+    table: CostTable,
+    measured: Sequence[WholePlan],
+    layers: Mapping[str, float],
+    empty: float = 0.0,
 ) -> CostTable:
-    """Return `table` with the constant, scale, cold and other that fit `measured` plans best.
+    """Return `table` with the constant, scale, beside, cold and other that fit `measured` best.
 
-    `layers` holds the costs of layers within the dense model.
+    `layers` holds the costs of layers within the dense model; `empty` is that of a node without
+    work.
     """
     if not measured:
         return table
     offered = [p for p in measured if all(w in table.widths[g] for g, w in p.widths.items())]
-    found = _fitted_to_offered(table, offered, layers)
+    found = _fitted_to_offered(table, offered, layers, empty)
     return found.model_copy(update={"other": _other(found, measured), "whole": tuple(measured)})
 
 
@@ -146,8 +182,8 @@ def _other(table: CostTable, measured: Sequence[WholePlan]) -> float:
     without, plain = (Predictor(table.model_copy(update={"other": x})) for x in (0.0, 1.0))
     above = below = 1 / OTHER**2
     for plan in measured:
-        rest = without(plan.widths).cost
-        part = plain(plan.widths).cost - rest
+        rest = without(plan.widths, plan.gone).cost
+        part = plain(plan.widths, plan.gone).cost - rest
         weight = part / (table.dense_cost * _error(plan)) ** 2
         above += weight * (plan.share * table.dense_cost - rest)
         below += weight * part
@@ -160,32 +196,38 @@ def _error(plan: WholePlan) -> float:
 
 
 def _fitted_to_offered(
-    table: CostTable, measured: Sequence[WholePlan], layers: Mapping[str, float]
+    table: CostTable, measured: Sequence[WholePlan], layers: Mapping[str, float], empty: float
 ) -> CostTable:
     if not measured:
         return table
     dense = {group: widths[-1] for group, widths in table.widths.items()}
-    prices, weights = _sums(table, dense)
+    prices, count, weights = _sums(table, dense)
     call = table.constant / table.dense_cost
-    # Unknown are a and c; each equation is divided by the standard deviation of its error.
-    rows = [[1 / max(CONSTANT, OF_CONSTANT * call), 0.0], [0.0, 1 / COLD]]
-    wanted = [call * rows[0][0], 0.0]
+    between = empty * count / table.dense_cost if any(plan.gone for plan in measured) else 0.0
+    # Unknown are a, b and c; each equation is divided by the standard deviation of its error.
+    rows = [
+        [1 / max(CONSTANT, OF_CONSTANT * call), 0.0, 0.0],
+        [0.0, 1 / between if between else 0.0, 0.0],
+        [0.0, 0.0, 1 / COLD],
+    ]
+    wanted = [call * rows[0][0], 0.0, 0.0]
     for plan in measured:
-        own = _sums(table, plan.widths)
-        p, w = own[0] / prices, own[1] / weights if weights else 0.0
+        own = _sums(table, plan.widths, plan.gone)
+        p, n, w = own[0] / prices, own[1] / count, own[2] / weights if weights else 0.0
         error = _error(plan)
-        rows.append([(1 - p) / error, (w - p) / error])
+        rows.append([(1 - p) / error, (n - p) / error if between else 0.0, (w - p) / error])
         wanted.append((plan.share - p) / error)
     for equation in _of_layers(table, layers):
-        rows.append([0.0, equation[0]])
+        rows.append([0.0, 0.0, equation[0]])
         wanted.append(equation[1])
-    a, c = _non_negative(np.array(rows), np.array(wanted))
+    a, b, c = _non_negative(np.array(rows), np.array(wanted))
     if not weights:
         c = 0.0
     return table.model_copy(
         update={
             "constant": a * table.dense_cost,
-            "scale": (1 - a - c) * table.dense_cost / prices,
+            "scale": (1 - a - b - c) * table.dense_cost / prices,
+            "beside": b * table.dense_cost / count,
             "cold": c * table.dense_cost / weights if weights else 0.0,
         }
     )
@@ -205,21 +247,25 @@ def _of_layers(table: CostTable, within: Mapping[str, float]) -> list[tuple[floa
     return list(zip(((n - p) / error).tolist(), ((m - p) / error).tolist(), strict=True))
 
 
-def _sums(table: CostTable, widths: Widths) -> tuple[float, float]:
-    """Return the sum of the prices and the number of weights at these widths."""
-    bare = {"constant": 0.0, "scale": 1.0, "cold": 0.0, "other": 1.0}
-    prices = Predictor(table.model_copy(update=bare))(widths).cost
-    weights = sum(layer.weights_at(*layer.widths_of(widths)) for layer in table.layers)
-    return prices, weights
+def _sums(table: CostTable, widths: Widths, gone: Collection[str] = ()) -> tuple[float, int, float]:
+    """Return the sum of the prices and the numbers of layers and weights, without those `gone`."""
+    bare = {"constant": 0.0, "scale": 1.0, "beside": 0.0, "cold": 0.0, "other": 1.0}
+    predictor = Predictor(table.model_copy(update=bare))
+    left = [(layer, layer.widths_of(widths)) for layer in table.layers if layer.name not in gone]
+    count = sum(predictor.price(layer, *pair)[0] > 0 for layer, pair in left)
+    weights = sum(layer.weights_at(*pair) for layer, pair in left)
+    return predictor(widths, gone).cost, count, weights
 
 
-def _non_negative(rows: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
-    """Return the two non-negative unknowns of least squared error: the best face of the cone."""
-    best, least = (0.0, 0.0), float((wanted**2).sum())
-    for parts in ((0,), (1,), (0, 1)):
-        x = np.zeros(2)
-        x[list(parts)] = np.linalg.lstsq(rows[:, parts], wanted, rcond=None)[0]
-        error = float(((rows @ x - wanted) ** 2).sum())
-        if (x >= 0).all() and error < least:
-            best, least = (float(x[0]), float(x[1])), error
-    return best
+def _non_negative(rows: np.ndarray, wanted: np.ndarray) -> tuple[float, ...]:
+    """Return non-negative unknowns of least squared error: the best face of the cone."""
+    unknowns = rows.shape[1]
+    best, least = np.zeros(unknowns), float((wanted**2).sum())
+    for faces in range(1, unknowns + 1):
+        for parts in itertools.combinations(range(unknowns), faces):
+            x = np.zeros(unknowns)
+            x[list(parts)] = np.linalg.lstsq(rows[:, parts], wanted, rcond=None)[0]
+            error = float(((rows @ x - wanted) ** 2).sum())
+            if (x >= 0).all() and error < least:
+                best, least = x, error
+    return tuple(best.tolist())

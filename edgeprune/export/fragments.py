@@ -22,7 +22,8 @@ class Template:
     """A layer whose widths can be changed.
 
     `width_in` and `width_out` are dense; `flat` is the number of entries a channel has in a
-    flattened input; `resizable` is False for operators whose shape logic is not known here.
+    flattened input; `resizable` is False for operators whose shape logic is not known here;
+    `addends` holds the shapes of what fused operators read besides.
     """
 
     segment: Segment
@@ -33,6 +34,7 @@ class Template:
     resizable: bool
     input_shapes: tuple[Shape, ...]
     kinds: tuple[int, ...]
+    addends: tuple[Shape, ...] = ()
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -72,24 +74,40 @@ def template(graph: Graph, segment: Segment, group_width: int | None = None) -> 
         resizable and bool(width_in),
         shapes,
         kinds,
+        tuple(graph.shapes.get(name, ()) for name in segment.addends),
     )
 
 
 def kept_nodes(layer: Template) -> list[onnx.NodeProto]:
-    """Return the nodes of the layer that its fragment has: the operator and its activation."""
+    """Return the nodes of the layer that its fragment has: the operator and what is fused behind.
+
+    Behind a convolution these are its activations alone: an Add is part of its kernel in one memory
+    layout and not in the other, and alone the other operand would stand in another layout than in
+    the whole model. Matrices have one layout: bias and sums stay, which are nodes of their own.
+    """
     segment = layer.segment
-    return [segment.nodes[0]] + [
-        node
-        for node in segment.nodes[1:]
-        if node.op_type in UNARY and all(n in segment.constants for n in node.input[1:] if n)
-    ]
+    chain = {name for node in segment.nodes for name in node.output}
+    shapes = {n: shape for n, shape in segment.weights.items() if n not in segment.constants}
+    shapes |= dict(zip(segment.addends, layer.addends, strict=True))
+
+    def stays(node: onnx.NodeProto) -> bool:
+        others = [name for name in node.input if name and name not in segment.constants]
+        others = [name for name in others if name not in chain]
+        if node.op_type in UNARY:
+            return not others
+        plain = node.op_type in BINARY and segment.operator in CHANNELS_LAST
+        return plain and all(
+            name not in segment.inputs and shapes.get(name, ())[-1:] in ((1,), (layer.width_out,))
+            for name in others
+        )
+
+    return [segment.nodes[0], *filter(stays, segment.nodes[1:])]
 
 
 def fragment(layer: Template, width_in: int, width_out: int, seed: int = 0) -> bytes:
-    """Return an ONNX model of `layer` at these widths: its operator, random weights, activation.
+    """Return an ONNX model of `layer` at these widths, with random weights: see `kept_nodes`.
 
-    A fused Add is left out: alone, its other operand would stand in another memory layout than in
-    the whole model. The scale of the cost table accounts for it.
+    What it leaves out the scale of the cost table accounts for.
 
     Raises:
         ValueError: the layer is not resizable and the widths are not its dense ones.
@@ -97,19 +115,22 @@ def fragment(layer: Template, width_in: int, width_out: int, seed: int = 0) -> b
     if not layer.resizable and (width_in, width_out) != layer.widths:
         raise ValueError(f"{layer.segment.name}: {layer.segment.operator} has no known shape logic")
     random = np.random.default_rng(seed)
-    source = layer.segment.nodes[0]
+    segment, source = layer.segment, layer.segment.nodes[0]
     node = copy.deepcopy(source)
     initializers = []
+
+    def add_weight(name: str, shape: Shape) -> None:
+        values = random.normal(0, 0.05, shape).astype(np.float32)
+        initializers.append(numpy_helper.from_array(values, name))
+
     for index, name in enumerate(source.input):
         if name in source.input[:index]:
             continue  # both initial states of an LSTM may be the same constant
-        known = layer.segment.constants.get(name)
+        known = segment.constants.get(name)
         if known is not None and (known.dtype.kind in "bi" or not known.shape):
             initializers.append(numpy_helper.from_array(known, name))
-        elif name in layer.segment.weights:
-            shape = _resized(layer, index, layer.segment.weights[name], width_in, width_out)
-            values = random.normal(0, 0.05, shape).astype(np.float32)
-            initializers.append(numpy_helper.from_array(values, name))
+        elif name in segment.weights:
+            add_weight(name, _resized(layer, index, segment.weights[name], width_in, width_out))
     if layer.depthwise:
         for attribute in node.attribute:
             if attribute.name == "group":
@@ -118,21 +139,37 @@ def fragment(layer: Template, width_in: int, width_out: int, seed: int = 0) -> b
         if attribute.name == "hidden_size":
             attribute.i = width_out
     nodes = [node]
-    for follower in kept_nodes(layer)[1:]:
-        fused = copy.deepcopy(follower)
-        fused.input[0] = nodes[-1].output[0]
-        nodes.append(fused)
-        for name in fused.input[1:]:
-            if name:
-                initializers.append(numpy_helper.from_array(layer.segment.constants[name], name))
     inputs = [
         helper.make_tensor_value_info(name, kind, _input_shape(layer, shape, width_in))
-        for name, shape, kind in zip(
-            layer.segment.inputs, layer.input_shapes, layer.kinds, strict=True
-        )
+        for name, shape, kind in zip(segment.inputs, layer.input_shapes, layer.kinds, strict=True)
     ]
+    added = dict(zip(segment.addends, layer.addends, strict=True))
+    chain = {name for n in segment.nodes for name in n.output}
+    there = {tensor.name for tensor in initializers}
+    for follower in kept_nodes(layer)[1:]:
+        fused = copy.deepcopy(follower)
+        for place, name in enumerate(follower.input):
+            if name in chain:
+                fused.input[place] = nodes[-1].output[0]
+            elif name and name not in there:
+                there.add(name)
+                if name in added:
+                    kind, shape = (
+                        onnx.TensorProto.FLOAT,
+                        _last_resized(layer, added[name], width_out),
+                    )
+                    inputs.append(helper.make_tensor_value_info(name, kind, shape))
+                elif name in segment.constants:
+                    initializers.append(numpy_helper.from_array(segment.constants[name], name))
+                else:
+                    add_weight(name, _last_resized(layer, segment.weights[name], width_out))
+        nodes.append(fused)
     output = helper.make_tensor_value_info(nodes[-1].output[0], onnx.TensorProto.FLOAT, None)
     return _serialized(helper.make_graph(nodes, "layer", inputs, [output], initializers))
+
+
+def _last_resized(layer: Template, shape: Shape, width_out: int) -> Shape:
+    return (*shape[:-1], width_out if shape[-1] == layer.width_out else shape[-1])
 
 
 def _input_shape(layer: Template, shape: Shape, width_in: int) -> Shape:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgeprune.data import Data, first_batches
 from edgeprune.export.onnx_graph import describe
 from edgeprune.export.quantization import quantize, quantized, type_of
+from edgeprune.export.segments import BINARY
 from edgeprune.job import Job
 from edgeprune.records import Artifact
 
@@ -58,7 +59,8 @@ class Precision:
         """Return the form of a layer's float model that has the price of the shipped one.
 
         Ranges come from random inputs. An int8 model has one input: operands of the same shape
-        and type become one, which changes no count.
+        and type become one, and what is added to a tensor becomes that tensor, which changes no
+        count.
 
         Raises:
             UnsupportedModelError: the layer cannot be quantised.
@@ -91,10 +93,14 @@ def _join_inputs(graph: onnx.GraphProto) -> None:
     others = {
         value.name for value in graph.input[1:] if value.type.tensor_type == first.type.tensor_type
     }
+    added = {value.name for value in graph.input[1:]} - others
     for node in graph.node:
         for index, name in enumerate(node.input):
             if name in others:
                 node.input[index] = first.name
-    kept = [value for value in graph.input if value.name not in others]
+            elif name in added and node.op_type in BINARY:
+                node.input[index] = node.input[1 - index]
+    read = {name for node in graph.node for name in node.input}
+    kept = [value for value in graph.input if value.name in read]
     del graph.input[:]
     graph.input.extend(kept)

@@ -235,8 +235,7 @@ def _profile(
         row = _row(graph, sub_graph(inside, found.compilers), found.sub_graphs, peaks, seed)
         rows.append(row.model_copy(update={"inside": tuple(s.name for s in inside)}))
         compiled, together = row.cost, row.name
-    total = _interval(found.totals, seed)
-    layout = _interval(found.layout, seed)[0]
+    total, layout = _interval(found.totals, seed), _interval(found.layout, seed)[0]
     whole = max(total[0], layers + compiled + layout)
     assert found.last is not None
     memory = found.memory
@@ -261,6 +260,7 @@ def _profile(
         sub_graphs=compiled,
         rest=total[0] - layers - compiled - layout,
         node_overhead=(calibration or found.counted).overhead,
+        empty_node=calibration.empty if calibration else 0.0,
         call=(calibration or found.counted).call,
         processes=len(found.totals),
         runs=sum(map(len, found.totals)),

@@ -108,7 +108,8 @@ class ModelProfile(Record):
     runtime and out again (`call`, measured with a model without work), and what single runs lost
     (below 0 where the profiled nodes cost more than the whole run).
     `coverage` is the share of the run that named layers explain: `sum_of_layers` over the larger of
-    the total and all nodes. `node_overhead` is what the profiler adds to a node, already taken off.
+    the total and all nodes. `node_overhead` is what the profiler adds to a node, already taken off,
+    and `empty_node` what a node without work costs.
 
     `peak_activation_bytes` is the largest sum of live activations, and `runtime_peak_bytes` what
     the runtime reported for it. `resident_peak_bytes` is by how much a process grew while it ran
@@ -140,6 +141,7 @@ class ModelProfile(Record):
     rest: float = 0.0
     call: float = 0.0
     node_overhead: float = 0.0
+    empty_node: float = 0.0
     processes: int = 0
     runs: int = 0
     stopped: Literal["enough", "time", "unstable", "exact"] = "time"

@@ -182,9 +182,13 @@ class Sum(Record):
 
 
 class WholePlan(Record):
-    """A whole plan as the device gave it: its cost as a share of the dense model's."""
+    """A whole plan as the device gave it: its cost as a share of the dense model's.
+
+    The layers `gone` do not run.
+    """
 
     widths: dict[str, int]
+    gone: tuple[str, ...] = ()
     share: float
     low: float
     high: float
@@ -214,11 +218,11 @@ class CostTable(Record):
     Alone, a layer finds its weights and tensors in the processor's caches; in the model they have
     made way for those of the others. So with n weights it costs `scale` price + `cold` n in the
     model (`within`), and `other` times the price's part where another kernel runs it than in the
-    dense model. `constant`, `scale`, `cold` and `other` are fitted to the dense model and the
-    `whole` plans (cost/whole.py). Without these `cold` is 0, `other` 1 and `scale` = (whole dense
-    model - constant) / sum of its prices; or, where costs are counts and those of the dense model
-    come to more than its prices, 1, and every layer that runs costs `beside` more than its price,
-    whatever its widths: the way from one layer to the next.
+    dense model; and every layer that runs costs `beside` more, whatever its widths: the way from
+    one layer to the next. `constant`, `scale`, `beside`, `cold` and `other` are fitted to the dense
+    model and the `whole` plans (cost/whole.py). Without these `cold` and `beside` are 0, `other` 1
+    and `scale` = (whole dense model - constant) / sum of its prices; or, where costs are counts and
+    those of the dense model come to more than its prices, `scale` is 1 and `beside` the rest.
     """
 
     device: str

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edgeprune.allocation.spared import layers_gone
 from edgeprune.cost.kept import FOLDER, default_folder
 from edgeprune.cost.table import build_table
-from edgeprune.cost.whole import fit_to_whole_plans
+from edgeprune.cost.whole import Without, fit_to_whole_plans, removals
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.segments import read_graph
 from edgeprune.pruning.floors import group_floors
 from edgeprune.pruning.groups import cut
-from edgeprune.records import CostTable, GroupList, ModelProfile
+from edgeprune.records import CostTable, GroupList, ModelProfile, ResidualBlock
 from edgeprune.stages.base import Run
 from edgeprune.store import usable
 
@@ -20,6 +21,7 @@ from edgeprune.store import usable
 def price(run: Run, groups: GroupList, dense: ModelProfile, *, fit: bool = True) -> CostTable:
     """Measure the cost table; where costs are measured times, `fit` it to whole plans."""
     spec, start = run.device.spec, run.file(run.start)
+    graph = read_graph(start)
     with run.console.stage("Pricing layers") as stage:
 
         def report(what: str, done: int, total: int) -> None:
@@ -27,7 +29,7 @@ def price(run: Run, groups: GroupList, dense: ModelProfile, *, fit: bool = True)
 
         table = build_table(
             run.device,
-            read_graph(start),
+            graph,
             groups.groups,
             dense,
             seed=run.job.seed,
@@ -43,17 +45,26 @@ def price(run: Run, groups: GroupList, dense: ModelProfile, *, fit: bool = True)
             return table
         bundles = {group.name: (group.bundles(), group.divisor) for group in groups.groups}
 
+        def file(
+            name: str, kept: Mapping[str, Sequence[int]], removed: Sequence[ResidualBlock] = ()
+        ) -> Path:
+            path = run.file(f"{name}.onnx")
+            slim = cut(run.model, run.data.example, kept, removed)
+            export(slim, run.data.example, path, opset=run.job.export.opset)
+            run.precision.write(path)
+            return run.precision.file(path)
+
         def build(widths: Mapping[str, int], number: int) -> Path:
             kept = {}
             for name, width in widths.items():
                 all_of, size = bundles[name]
                 kept[name] = tuple(sorted(c for b in all_of[: width // size] for c in b))
-            path = run.file(f"whole{number}.onnx")
-            slim = cut(run.model, run.data.example, kept)
-            export(slim, run.data.example, path, opset=run.job.export.opset)
-            run.precision.write(path)
-            return run.precision.file(path)
+            return file(f"whole{number}", kept)
 
+        without = [
+            Without(layers_gone(graph, table.layers, blocks), file(f"without{n}", {}, blocks))
+            for n, blocks in enumerate(removals(groups.blocks, table.widths))
+        ]
         return fit_to_whole_plans(
             run.device,
             table,
@@ -61,6 +72,7 @@ def price(run: Run, groups: GroupList, dense: ModelProfile, *, fit: bool = True)
             build,
             {name: size for name, (_, size) in bundles.items()},
             dense,
+            without=without,
             seed=run.job.seed,
             report=report,
         )

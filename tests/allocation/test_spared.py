@@ -14,7 +14,8 @@ from torch.nn import functional
 from edgeprune.allocation.problem import Problem, build_problem, flat_curves
 from edgeprune.allocation.removal import with_removals
 from edgeprune.allocation.resources import Model, activations, resource_rows
-from edgeprune.allocation.spared import layers_behind, spared_layers
+from edgeprune.allocation.spared import layers_behind, layers_gone, spared_layers
+from edgeprune.cost.prediction import Predictor
 from edgeprune.cost.table import build_table
 from edgeprune.devices.protocol import Device
 from edgeprune.export.onnx_graph import export
@@ -172,6 +173,9 @@ def test_a_problem_without_branches_is_the_model_without_them(
     assert problem.used(problem.dense)["flash"] - used["flash"] == pytest.approx(weights)
     found = profile_model(simulated(), tmp_path / "slim.onnx", name="slim").total
     assert problem.cost(choice) == pytest.approx(found, rel=1e-6)
+    absent = layers_gone(graph, posed.table.layers, posed.blocks)
+    dense = {group: widths[-1] for group, widths in posed.table.widths.items()}
+    assert Predictor(posed.table)(dense, absent).cost == pytest.approx(found, rel=1e-6)
 
 
 class Residual(nn.Module):

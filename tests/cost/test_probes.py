@@ -243,4 +243,24 @@ def test_what_the_profiler_adds_to_each_node_is_taken_off() -> None:
         for name, cost in (("a", 10.0), ("b", 4.0), ("c", 2.0))
     )
     answer = ModelAnswer(name="m", load_seconds=0.0, nodes=nodes)
-    assert module._cost(answer, 3.0).cost == pytest.approx(7.0 + 1.0 + 0.05 * 2.0)
+    assert module._cost(answer, 3.0).cost == pytest.approx(16.0 - 3 * 3.0)
+    assert module._cost(answer, 5.2).cost == pytest.approx(0.05 * 16.0)
+    assert module._cost(answer, 5.2, empty=0.5).cost == pytest.approx(3 * 0.5)
+
+
+def test_short_nodes_count_with_what_a_coarse_clock_cuts_off() -> None:
+    """Each is now 0, now 1 microsecond by the clock, and both together always 1."""
+    values = (0.0, 1.0) * 20
+    nodes = tuple(
+        NodeCosts(name=name, operator="Reshape", provider="p", values=taken)
+        for name, taken in (("a", values), ("b", values[::-1]))
+    )
+    assert module._cost(ModelAnswer(name="m", load_seconds=0.0, nodes=nodes)).cost == 1.0
+
+
+def test_bodies_that_run_more_often_than_the_model_have_a_price() -> None:
+    nodes = tuple(
+        NodeCosts(name=name, operator="Add", provider="p", values=(2.0,) * count)
+        for name, count in (("loop", 10), ("inside", 30))
+    )
+    assert module._cost(ModelAnswer(name="m", load_seconds=0.0, nodes=nodes)).cost == 4.0

@@ -8,7 +8,7 @@ import pytest
 
 from edgeprune.cost.prediction import Predictor
 from edgeprune.cost.table import predicted_cost
-from edgeprune.cost.whole import fit_to_whole_plans, fitted, plans_beside, whole_plans
+from edgeprune.cost.whole import Without, fit_to_whole_plans, fitted, plans_beside, whole_plans
 from edgeprune.records import (
     CostTable,
     Kernels,
@@ -95,6 +95,31 @@ def test_plans_that_cost_more_than_their_prices_raise_the_constant(table) -> Non
     found = fitted(table, shares(table, 0.02, 0.0, error=0.01), {})
     assert found.constant > 0.02 * table.dense_cost
     assert found.cold == 0.0
+
+
+@pytest.mark.parametrize("between", [0.0, 0.05, 0.2])
+def test_plans_without_layers_tell_the_way_between_them(table, between: float) -> None:
+    dense = {group: widths[-1] for group, widths in WIDTHS.items()}
+    bare = table.model_copy(update={"constant": 0.0})
+    whole = predicted_cost(bare, dense)
+    measured = [
+        plan.model_copy(update={"share": plan.share + between * (1 - p)})
+        for plan in shares(table, 0.02, 0.0)
+        for p in [predicted_cost(bare, plan.widths) / whole]
+    ]
+    for gone in ("first", "second"):
+        p = Predictor(bare)(dense, (gone,)).cost / whole
+        share = 0.02 + (0.98 - between) * p + between / 2
+        measured.append(WholePlan(widths=dense, gone=(gone,), share=share, low=share, high=share))
+    found = fitted(table, measured, {}, empty=0.1 * table.dense_cost)
+    assert found.beside == pytest.approx(between * table.dense_cost / 2, rel=0.02, abs=0.1)
+    assert found.constant == pytest.approx(0.02 * table.dense_cost, rel=0.1)
+    assert predicted_cost(found, dense) == pytest.approx(table.dense_cost, rel=1e-12)
+    for plan in measured:
+        predicted = Predictor(found)(plan.widths, plan.gone).cost / table.dense_cost
+        assert predicted == pytest.approx(plan.share, rel=0.01)
+    assert fitted(table, measured, {}).beside == 0.0  # a device whose nodes cost nothing
+    assert fitted(table, measured[:-2], {}, empty=0.1 * table.dense_cost).beside == 0.0
 
 
 def test_an_uncertain_measurement_counts_less(table) -> None:
@@ -214,6 +239,18 @@ def test_cutting_and_measuring_of_whole_plans_are_told_apart(
     assert told[:plans] == cut
     assert {what for what, _, _ in told[plans:]} == {"whole plans settled"}
     assert told[-1] == ("whole plans settled", plans, plans)
+
+
+def test_models_without_branches_are_measured_as_well(table, simulated, exported) -> None:
+    found = fit_to_whole_plans(
+        simulated(), table, exported("residual"), lambda widths, number: exported("residual"), {},
+        factories.a_profile(), without=[Without(("second",), exported("plain"))],
+    )  # fmt: skip
+    *even, without = found.whole
+    assert [plan.gone for plan in even] == [()] * len(whole_plans(table.widths))
+    assert without.gone == ("second",)
+    assert without.widths == {group: widths[-1] for group, widths in WIDTHS.items()}
+    assert without.share < 0.9 < min(plan.share for plan in even)
 
 
 def test_weights_of_layers_by_hand() -> None:

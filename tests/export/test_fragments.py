@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
+from torch import Tensor, nn
 
+from edgeprune.cost.probes import kind_of
 from edgeprune.export.fragments import fragment, template
+from edgeprune.export.onnx_graph import export
+from edgeprune.export.precision import Precision
 from edgeprune.export.segments import read_graph
 
 # (model, layer, width of the group that feeds it, does it feed a group?, does it keep its channels?)
@@ -94,3 +102,64 @@ def test_a_grouped_convolution_runs_at_multiples_of_its_groups(
     shape = templates("grouped", "2")
     _, output = run(fragment(shape, width_in, width_out))
     assert output == (1, width_out, *shape.segment.output_shape[2:])
+
+
+class Gated(nn.Module):
+    """Linear layers over tokens: with bias and activation, gated, added to a skip connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.gate, self.down = (
+            nn.Linear(12, 24),
+            nn.Linear(12, 24, False),
+            nn.Linear(24, 12),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(nn.functional.gelu(self.up(x)) * self.gate(x))
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gated") / "model.onnx"
+    export(Gated().eval(), (torch.randn(1, 6, 12),), path, opset=20)
+    return path
+
+
+def operators(model: Path | bytes, folder: Path) -> Counter[str]:
+    """Return the nodes that onnxruntime makes of a model."""
+    options, path = onnxruntime.SessionOptions(), folder / "optimized.onnx"
+    options.optimized_model_filepath = str(path)
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def test_bias_and_sum_of_matrices_stay(gated, tmp_path) -> None:
+    graph, own = read_graph(gated), Counter[str]()
+    found = {}
+    for segment in graph.segments:
+        shape = template(graph, segment)
+        content = fragment(shape, *shape.widths)
+        found[segment.name] = [node.op_type for node in onnx.load_from_string(content).graph.node]
+        own += operators(content, tmp_path)
+    assert len({kind_of(template(graph, segment)) for segment in graph.segments}) == 3
+    assert found["up"] == ["MatMul", "Add", "Gelu"]
+    assert found["gate"] == ["MatMul", "Mul"]
+    assert found["down"] == ["MatMul", "Add", "Add"]
+    whole = operators(gated, tmp_path)
+    assert {name: own[name] for name in ("Gemm", "MatMul", "Gelu", "Mul", "Add", "Reshape")} == {
+        name: whole[name] for name in ("Gemm", "MatMul", "Gelu", "Mul", "Add", "Reshape")
+    }
+
+
+@pytest.mark.parametrize("precision", [Precision(), Precision("int8")])
+@pytest.mark.parametrize(("name", "count"), [("up", 1), ("gate", 2), ("down", 2)])
+def test_bias_and_sum_have_the_widths_of_the_output(gated, precision, name, count) -> None:
+    graph = read_graph(gated)
+    shape = template(graph, next(s for s in graph.segments if s.name == name))
+    for width_in, width_out in ((5, 7), (1, 3), (shape.width_in, 1), shape.widths):
+        inputs, output = run(precision.fragment(fragment(shape, width_in, width_out)))
+        assert inputs[0] == (1, 6, width_in)
+        others = count - 1 if precision.name == "float32" else 0  # an int8 model has one input
+        assert inputs[1:] == [(1, 6, width_out)] * others
+        assert output == (1, 6, width_out)
