@@ -107,7 +107,7 @@ def price(name: str, device_name: str, folder: Path) -> None:
         for number, blocks in enumerate(removals(find_blocks(model, inputs, groups), table.widths)):
             file = folder / f"without{number}.onnx"
             export(cut(model, inputs, {}, blocks), inputs, file, opset=OPSET)
-            without.append(Without(layers_gone(graph, table.layers, blocks), file))
+            without.append(Without(layers_gone(graph, blocks), file))
         table = fit_to_whole_plans(device, table, path, build, divisors, profile, without=without)
     seconds = time.monotonic() - started
     write_text(folder / "seconds.json", json.dumps({"table": seconds, "probes": table.probes}))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from edgeprune.data import Data
 from edgeprune.job import Job
@@ -51,3 +52,31 @@ def test_models_without_their_branches_are_among_the_whole_plans(
     for plan in without:
         assert plan.widths == {group: widths[-1] for group, widths in table.widths.items()}
         assert plan.share < 0.95
+
+
+class Flattened(nn.Module):
+    """Without both branches the head gets one pixel in place of sixteen, and refuses it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.a, self.b = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+        self.c, self.d = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+        self.head = nn.Linear(256, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        y = x.mean((2, 3), keepdim=True)
+        y = y + self.b(self.a(x).relu()) + self.d(self.c(x).relu())
+        return self.head(y.flatten(1))
+
+
+def test_a_model_that_does_not_run_without_all_branches_is_left_out(
+    simulated, tmp_path: Path, capsys
+) -> None:
+    def build(_: str) -> tuple[nn.Module, Any]:
+        return Flattened().eval(), torch.randn(1, 3, 8, 8)
+
+    table = priced(build, simulated(), "flattened", tmp_path)
+    assert [{*plan.gone} for plan in table.whole if plan.gone] == [{"a", "b"}]
+    assert "the model without b, d is not measured" in capsys.readouterr().err

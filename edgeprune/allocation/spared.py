@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from edgeprune.allocation.problem import Spared
 from edgeprune.export.integer_operators import IntegerGraph
-from edgeprune.export.segments import HOSTS, Graph, Segment
-from edgeprune.records import PricedLayer, ResidualBlock
+from edgeprune.export.segments import ANCHORS, HOSTS, Graph, Segment
+from edgeprune.records import ResidualBlock
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,45 @@ def spared_layers(graph: Graph) -> dict[str, Spared]:
     }
 
 
-def layers_gone(
-    graph: Graph, layers: Iterable[PricedLayer], blocks: Sequence[ResidualBlock]
-) -> tuple[str, ...]:
-    """Return which `layers` do not run without `blocks`."""
-    groups = {group for block in blocks for group in block.groups}
-    removed = {name for block in blocks for name in block.layers}
-    spared = spared_layers(graph)
-    return tuple(
-        layer.name
-        for layer in layers
-        if {layer.group_in, layer.group_out} & groups
-        or any(one in removed and other not in removed for one, other in spared.get(layer.name, ()))
+def layers_gone(graph: Graph, blocks: Sequence[ResidualBlock]) -> tuple[str, ...]:
+    """Return the layers of `graph` that do not run without `blocks`.
+
+    Those that no output needs: a removed layer passes on what is added to it alone, and a sum of
+    which one operand is gone is the other one.
+    """
+    removed, layers = {name for block in blocks for name in block.layers}, torch_layers(graph)
+    dead: set[str] = set()
+    for segment in graph.segments:
+        reads = {*segment.addends}
+        if layers[segment.name] not in removed:
+            reads |= {*segment.inputs}
+        if reads <= dead and (reads or layers[segment.name] in removed):
+            dead.update(name for node in segment.nodes for name in node.output)
+    needed, gone = {*graph.outputs}, []
+    for segment in reversed(graph.segments):
+        reads = {*segment.inputs, *segment.addends} - dead
+        runs = bool(needed & {name for node in segment.nodes for name in node.output})
+        if layers[segment.name] in removed:
+            reads, kept = {*segment.addends}, False
+        else:
+            kept = not (segment.operator == "Add" and {*segment.inputs} & dead)
+        if runs:
+            needed |= reads
+        if not (runs and kept):
+            gone.append(segment.name)
+    return tuple(reversed(gone))
+
+
+def alike(dense: Graph, slim: Graph) -> bool:
+    """Tell whether the layers that `slim` still has give outputs of the shapes in `dense`.
+
+    Where branches are removed that restored the shape of a sum, what follows runs at another.
+    """
+    shapes = {s.name: s.output_shape for s in dense.segments if s.operator in ANCHORS}
+    return all(
+        shapes.get(s.name, s.output_shape) == s.output_shape
+        for s in slim.segments
+        if s.operator in ANCHORS
     )
 
 

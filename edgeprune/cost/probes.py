@@ -18,6 +18,7 @@ from edgeprune.errors import DeviceError, UnsupportedModelError
 from edgeprune.export.fragments import Template, fragment, kept_nodes
 from edgeprune.export.precision import Precision
 from edgeprune.export.segments import CHANNELS_LAST
+from edgeprune.profiler.layers import RESHAPES
 from edgeprune.profiler.stats import floor_of
 from edgeprune.records import Environment, ProbeCost
 
@@ -27,8 +28,9 @@ AGREEMENT = 0.1  # three quarters of them must have changed alike within this
 REFERENCE = "reference"
 LOUD, AGAIN = 1.05, 2  # cost of the reference over its least; times a chunk is measured once more
 ROUNDED = 0.5  # of a microsecond, of which profilers count whole ones: no sign of a louder chunk
-LEAST = 0.05  # of what the profiler says of a node: what is left of it at least
+LEAST = 0.05  # of what the profiler says of nodes: what is left of it at least
 LAYOUT = frozenset({"ReorderInput", "ReorderOutput"})
+Shape = tuple[int, ...]
 Widths = tuple[int, int]
 Progress = Callable[[int, int], None]
 
@@ -248,11 +250,23 @@ def _cost(model: ModelAnswer, overhead: float = 0.0, empty: float = 0.0) -> Prob
     if not own:
         raise UnsupportedModelError(f"the device reports no node for probe {model.name}")
     return ProbeCost(
-        cost=price([model.nodes[index] for index in own]),
+        cost=price(_without_copy([model.nodes[index] for index in own])),
         before=price(model.nodes[: own[0]]),
         after=price(model.nodes[own[-1] + 1 :]),
         operators=tuple(node.operator or "" for node in model.nodes),
     )
+
+
+def _without_copy(nodes: list[NodeCosts]) -> list[NodeCosts]:
+    """Return `nodes` without the copy that a reshape at the end makes for the output of a model.
+
+    onnxruntime runs a product of more than two dimensions as a Gemm between two reshapes, which
+    copy nothing within a model: the last one counts as the first.
+    """
+    first, last = RESHAPES
+    inner = next((node for node in nodes if node.name.startswith(first)), None)
+    copied = inner is not None and nodes[-1].name.startswith(last)
+    return [*nodes[:-1], inner] if copied and inner else nodes
 
 
 def _changes_layout(node: NodeCosts) -> bool:
@@ -263,7 +277,8 @@ def _changes_layout(node: NodeCosts) -> bool:
 
 def kind_of(layer: Template) -> str:
     """Return the same text for layers that one kernel computes: they differ in sizes alone."""
-    return repr((*_operators(layer), layer.flat > 1, layer.depthwise))
+    forms = [[size == 1 for size in shape] for shape in _operands(layer)]
+    return repr((*_operators(layer), forms, layer.flat > 1, layer.depthwise))
 
 
 def parts_of(layer: Template) -> bool:
@@ -280,15 +295,22 @@ def _operators(layer: Template) -> tuple[object, ...]:
         for node in nodes
     ]
     weights = [shape[2:] for shape in layer.segment.weights.values()]
-    read = {name for node in nodes for name in node.input}
-    named = zip(layer.segment.addends, layer.addends, strict=True)
-    added = [shape[:-1] for name, shape in named if name in read]
-    return [node.op_type for node in nodes], attributes, weights, added
+    return [node.op_type for node in nodes], attributes, weights
+
+
+def _operands(layer: Template) -> list[Shape]:
+    """Return the shapes of what is combined with the result of the layer's operator."""
+    shapes = layer.segment.weights | dict(zip(layer.segment.addends, layer.addends, strict=True))
+    return [shapes[n] for node in kept_nodes(layer)[1:] for n in node.input if n in shapes]
 
 
 def _signature(layer: Template, widths: Widths) -> str:
     """Return the same text for two probes that compute the same thing under other names."""
     last = layer.segment.operator in CHANNELS_LAST
     shapes = [shape[:-1] if last else (shape[:1], shape[2:]) for shape in layer.input_shapes]
-    facts = (*_operators(layer), shapes, layer.flat, layer.depthwise, widths)
+    operands = [
+        (*shape[:-1], *("width" if size == layer.width_out else "one" for size in shape[-1:]))
+        for shape in _operands(layer)
+    ]
+    facts = (*_operators(layer), operands, shapes, layer.flat, layer.depthwise, widths)
     return hashlib.sha256(repr(facts).encode()).hexdigest()

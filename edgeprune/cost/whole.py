@@ -48,9 +48,11 @@ from edgeprune.records import CostTable, ModelProfile, ResidualBlock, WholePlan
 SHARES = (0.85, 0.65, 0.5, 0.3)  # of each group's channels
 HALF_WIDTH, SECONDS = 0.01, 5.0  # of a comparison: relative, and for each plan
 SCATTER = 0.015  # relative, of plans about their fit: standard deviation
+LEFT = 0.01  # of the dense cost, of what is left without branches about its fit
 CONSTANT, OF_CONSTANT = 0.01, 0.3  # that of a, as a share of the dense cost and of the call
 COLD = 0.05  # that of c
 BESIDE = (0.8, 0.45)  # of each group's channels, in plans that other kernels run
+MOST = 0.9  # of the dense cost beside what prices tell
 OTHER = 0.1  # standard deviation of their factor
 LAYER, OF_ALL = 0.05, 0.003  # that of a layer's cost in the profile: relative, and of all layers
 Widths = Mapping[str, int]
@@ -191,8 +193,13 @@ def _other(table: CostTable, measured: Sequence[WholePlan]) -> float:
 
 
 def _error(plan: WholePlan) -> float:
-    """Return the standard deviation of a plan about its fit, as a share of the dense cost."""
-    return plan.share * math.hypot(SCATTER, (plan.high - plan.low) / 4 / plan.share)
+    """Return the standard deviation of a plan about its fit, as a share of the dense cost.
+
+    Without branches little may be left, of which prices know a part only: an activation behind a
+    sum that is gone has none.
+    """
+    least = LEFT if plan.gone else 0.0
+    return math.hypot(SCATTER * plan.share, (plan.high - plan.low) / 4, least)
 
 
 def _fitted_to_offered(
@@ -203,7 +210,8 @@ def _fitted_to_offered(
     dense = {group: widths[-1] for group, widths in table.widths.items()}
     prices, count, weights = _sums(table, dense)
     call = table.constant / table.dense_cost
-    between = empty * count / table.dense_cost if any(plan.gone for plan in measured) else 0.0
+    fewer = max(1 - _sums(table, plan.widths, plan.gone)[1] / count for plan in measured)
+    between = fewer * empty * count / table.dense_cost  # the more layers go, the better it is told
     # Unknown are a, b and c; each equation is divided by the standard deviation of its error.
     rows = [
         [1 / max(CONSTANT, OF_CONSTANT * call), 0.0, 0.0],
@@ -221,6 +229,9 @@ def _fitted_to_offered(
         rows.append([0.0, 0.0, equation[0]])
         wanted.append(equation[1])
     a, b, c = _non_negative(np.array(rows), np.array(wanted))
+    if a + b + c > MOST:  # wider must cost more
+        rows = [[row[0], 0.0, row[2]] for row in rows]
+        a, b, c = _non_negative(np.array(rows), np.array(wanted))
     if not weights:
         c = 0.0
     return table.model_copy(

@@ -97,8 +97,7 @@ def kept_nodes(layer: Template) -> list[onnx.NodeProto]:
             return not others
         plain = node.op_type in BINARY and segment.operator in CHANNELS_LAST
         return plain and all(
-            name not in segment.inputs and shapes.get(name, ())[-1:] in ((1,), (layer.width_out,))
-            for name in others
+            shapes.get(name, ())[-1:] in ((1,), (layer.width_out,)) for name in others
         )
 
     return [segment.nodes[0], *filter(stays, segment.nodes[1:])]
@@ -151,16 +150,19 @@ def fragment(layer: Template, width_in: int, width_out: int, seed: int = 0) -> b
         for place, name in enumerate(follower.input):
             if name in chain:
                 fused.input[place] = nodes[-1].output[0]
-            elif name and name not in there:
-                there.add(name)
+                continue
+            if name in segment.inputs:  # which may have another width
+                fused.input[place] = f"{name} added"
+            if name and fused.input[place] not in there:
+                there.add(fused.input[place])
                 if name in added:
-                    kind, shape = (
-                        onnx.TensorProto.FLOAT,
-                        _last_resized(layer, added[name], width_out),
-                    )
-                    inputs.append(helper.make_tensor_value_info(name, kind, shape))
+                    shape = _last_resized(layer, added[name], width_out)
+                    kind = onnx.TensorProto.FLOAT
+                    inputs.append(helper.make_tensor_value_info(fused.input[place], kind, shape))
                 elif name in segment.constants:
-                    initializers.append(numpy_helper.from_array(segment.constants[name], name))
+                    value = segment.constants[name]
+                    value = value.astype(np.float32) if value.dtype.kind == "f" else value
+                    initializers.append(numpy_helper.from_array(value, name))
                 else:
                     add_weight(name, _last_resized(layer, segment.weights[name], width_out))
         nodes.append(fused)

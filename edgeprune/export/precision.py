@@ -59,8 +59,8 @@ class Precision:
         """Return the form of a layer's float model that has the price of the shipped one.
 
         Ranges come from random inputs. An int8 model has one input: operands of the same shape
-        and type become one, and what is added to a tensor becomes that tensor, which changes no
-        count.
+        and type become one, which changes no count; and what the layer's result is combined with
+        becomes that result, which changes none unless it has another shape.
 
         Raises:
             UnsupportedModelError: the layer cannot be quantised.
@@ -94,11 +94,12 @@ def _join_inputs(graph: onnx.GraphProto) -> None:
         value.name for value in graph.input[1:] if value.type.tensor_type == first.type.tensor_type
     }
     added = {value.name for value in graph.input[1:]} - others
+    made = {name for node in graph.node for name in node.output}
     for node in graph.node:
         for index, name in enumerate(node.input):
             if name in others:
                 node.input[index] = first.name
-            elif name in added and node.op_type in BINARY:
+            elif name in added and node.op_type in BINARY and node.input[1 - index] in made:
                 node.input[index] = node.input[1 - index]
     read = {name for node in graph.node for name in node.input}
     kept = [value for value in graph.input if value.name in read]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgeprune.allocation.spared import layers_gone
+from edgeprune.allocation.spared import alike, layers_gone
 from edgeprune.cost.kept import FOLDER, default_folder
 from edgeprune.cost.table import build_table
 from edgeprune.cost.whole import Without, fit_to_whole_plans, removals
+from edgeprune.errors import EdgepruneError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.segments import read_graph
 from edgeprune.pruning.floors import group_floors
@@ -61,10 +62,18 @@ def price(run: Run, groups: GroupList, dense: ModelProfile, *, fit: bool = True)
                 kept[name] = tuple(sorted(c for b in all_of[: width // size] for c in b))
             return file(f"whole{number}", kept)
 
-        without = [
-            Without(layers_gone(graph, table.layers, blocks), file(f"without{n}", {}, blocks))
-            for n, blocks in enumerate(removals(groups.blocks, table.widths))
-        ]
+        without = []
+        for number, blocks in enumerate(removals(groups.blocks, table.widths)):
+            try:
+                path = file(f"without{number}", {}, blocks)
+                fault = "" if alike(graph, read_graph(path)) else "other layers run at other shapes"
+            except EdgepruneError as error:
+                fault = error.what
+            if fault:
+                names = ", ".join(block.last for block in blocks)
+                run.console.warning(f"the model without {names} is not measured: {fault}")
+            else:
+                without.append(Without(layers_gone(graph, blocks), path))
         return fit_to_whole_plans(
             run.device,
             table,

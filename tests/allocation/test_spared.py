@@ -14,7 +14,7 @@ from torch.nn import functional
 from edgeprune.allocation.problem import Problem, build_problem, flat_curves
 from edgeprune.allocation.removal import with_removals
 from edgeprune.allocation.resources import Model, activations, resource_rows
-from edgeprune.allocation.spared import layers_behind, layers_gone, spared_layers
+from edgeprune.allocation.spared import alike, layers_behind, layers_gone, spared_layers
 from edgeprune.cost.prediction import Predictor
 from edgeprune.cost.table import build_table
 from edgeprune.devices.protocol import Device
@@ -173,7 +173,7 @@ def test_a_problem_without_branches_is_the_model_without_them(
     assert problem.used(problem.dense)["flash"] - used["flash"] == pytest.approx(weights)
     found = profile_model(simulated(), tmp_path / "slim.onnx", name="slim").total
     assert problem.cost(choice) == pytest.approx(found, rel=1e-6)
-    absent = layers_gone(graph, posed.table.layers, posed.blocks)
+    absent = layers_gone(graph, posed.blocks)
     dense = {group: widths[-1] for group, widths in posed.table.widths.items()}
     assert Predictor(posed.table)(dense, absent).cost == pytest.approx(found, rel=1e-6)
 
@@ -227,3 +227,63 @@ def test_layers_are_on_every_way_from_those_before_them(tmp_path: Path) -> None:
     assert not {"q", "k", "v"} & {*behind["before"]}
     assert "head" in behind["join"]
     assert not {"join", "down"} & {*behind["embed"]}  # its output goes around both branches
+
+
+class Parallel(nn.Module):
+    """Two branches read one LayerNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm, self.head = nn.Linear(12, 32), nn.LayerNorm(32), nn.Linear(32, 10)
+        self.up, self.down = nn.Linear(32, 64), nn.Linear(64, 32)
+        self.first, self.second = nn.Linear(32, 48), nn.Linear(48, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).relu()
+        y = self.norm(x)
+        x = x + self.down(self.up(y).relu()) + self.second(self.first(y).relu())
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize("gone", [["down"], ["second"], ["down", "second"]])
+def test_what_two_branches_share_goes_with_both(gone: list[str], tmp_path: Path) -> None:
+    model, inputs, files = Parallel().eval(), (torch.randn(TOKENS),), tmp_path / "model.onnx"
+    layers = {"down": ("up", "down"), "second": ("first", "second")}
+    blocks = [ResidualBlock(last=n, layers=layers[n], groups=layers[n][:1]) for n in gone]
+    export(model, inputs, files, opset=20)
+    dense = read_graph(files)
+    export(cut(model, inputs, {}, blocks), inputs, files, opset=20)
+    slim, absent = read_graph(files), layers_gone(dense, blocks)
+    assert ("norm" in absent) is (len(gone) == 2)
+    assert [s.name for s in dense.segments if s.name not in absent] == [
+        segment.name for segment in slim.segments
+    ]
+    assert alike(dense, slim)
+
+
+class Restored(nn.Module):
+    """Either of two branches gives a sum its pixels; without both it has one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)
+        self.a, self.b = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+        self.c, self.d = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        y = x.mean((2, 3), keepdim=True)
+        y = y + self.b(self.a(x).relu()) + self.d(self.c(x).relu())
+        return self.head(self.last(y).relu().mean((2, 3)))
+
+
+def test_models_that_run_at_other_shapes_without_branches_are_told(tmp_path: Path) -> None:
+    model, inputs = Restored().eval(), (torch.randn(IMAGE),)
+    export(model, inputs, tmp_path / "model.onnx", opset=20)
+    dense = read_graph(tmp_path / "model.onnx")
+    blocks = find_blocks(model, inputs, find_groups(model, inputs).groups)
+    assert [block.last for block in blocks] == ["b", "d"]
+    for some, same in (((blocks[0],), True), ((blocks[1],), True), (blocks, False)):
+        export(cut(model, inputs, {}, some), inputs, tmp_path / "slim.onnx", opset=20)
+        assert alike(dense, read_graph(tmp_path / "slim.onnx")) is same

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import onnx
+import onnxruntime
 import pytest
+import torch
+from torch import Tensor, nn
 
 from edgeprune.cost import probes as module
 from edgeprune.cost.probes import Probes
@@ -9,6 +12,7 @@ from edgeprune.devices.protocol import ModelAnswer, NodeCosts
 from edgeprune.devices.simulated import segment_cost
 from edgeprune.errors import UnsupportedModelError
 from edgeprune.export.fragments import fragment, template
+from edgeprune.export.onnx_graph import export
 from edgeprune.export.segments import read_graph
 
 
@@ -264,3 +268,39 @@ def test_bodies_that_run_more_often_than_the_model_have_a_price() -> None:
         for name, count in (("loop", 10), ("inside", 30))
     )
     assert module._cost(ModelAnswer(name="m", load_seconds=0.0, nodes=nodes)).cost == 4.0
+
+
+def test_the_copy_for_the_output_of_a_model_does_not_count() -> None:
+    """onnxruntime gives an output memory of its own, so that a reshape at the end copies."""
+    names = {"gemm_input_reshape": 1.0, "Gemm": 5.0, "gemm_output_reshape": 4.0}
+    nodes = [
+        NodeCosts(name=name, operator=name, provider="p", values=(cost,) * 9)
+        for name, cost in names.items()
+    ]
+    assert module._cost(ModelAnswer(name="m", load_seconds=0.0, nodes=tuple(nodes))).cost == 7.0
+    nodes.append(NodeCosts(name="sum", operator="Add", provider="p", values=(2.0,) * 9))
+    assert module._cost(ModelAnswer(name="m", load_seconds=0.0, nodes=tuple(nodes))).cost == 12.0
+
+
+class Combined(nn.Module):
+    """A product whose result is combined with something of another shape each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(12, 12, bias=False) for _ in range(3))
+        self.d, self.e = nn.Linear(12, 12), nn.Linear(12, 12, bias=False)
+        self.places = nn.Parameter(torch.randn(6, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c(self.b(self.a(x) * 0.5).relu() + self.places)
+        return self.e(self.d(x)) * x.mean(2, keepdim=True)
+
+
+def test_what_is_combined_with_a_product_is_told_apart(tmp_path) -> None:
+    export(Combined().eval(), (torch.randn(1, 6, 12),), tmp_path / "model.onnx", opset=20)
+    graph = read_graph(tmp_path / "model.onnx")
+    shapes = [template(graph, s) for s in graph.segments if s.operator == "MatMul"]
+    assert len({module._signature(shape, (12, 12)) for shape in shapes}) == 5
+    assert module._signature(shapes[0], (12, 12)) != module._signature(shapes[0], (12, 11))
+    for shape in shapes:
+        onnxruntime.InferenceSession(fragment(shape, 5, 7), providers=["CPUExecutionProvider"])

@@ -152,6 +152,17 @@ def test_bias_and_sum_of_matrices_stay(gated, tmp_path) -> None:
     }
 
 
+def test_what_a_layer_reads_itself_may_be_added_to_its_result(tmp_path) -> None:
+    class Own(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + x
+
+    export(Own(12, 12).eval(), (torch.randn(1, 6, 12),), tmp_path / "own.onnx", opset=20)
+    graph = read_graph(tmp_path / "own.onnx")
+    shape = template(graph, graph.segments[0])
+    assert run(fragment(shape, 5, 7)) == ([(1, 6, 5), (1, 6, 7)], (1, 6, 7))
+
+
 @pytest.mark.parametrize("precision", [Precision(), Precision("int8")])
 @pytest.mark.parametrize(("name", "count"), [("up", 1), ("gate", 2), ("down", 2)])
 def test_bias_and_sum_have_the_widths_of_the_output(gated, precision, name, count) -> None:
