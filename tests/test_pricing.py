@@ -54,29 +54,29 @@ def test_models_without_their_branches_are_among_the_whole_plans(
         assert plan.share < 0.95
 
 
-class Flattened(nn.Module):
-    """Without both branches the head gets one pixel in place of sixteen, and refuses it."""
+class Restored(nn.Module):
+    """Either of two branches gives a sum its pixels; without both it has one."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.stem, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 1)
         self.a, self.b = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
         self.c, self.d = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
-        self.head = nn.Linear(256, 10)
+        self.head = nn.Linear(8, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x).relu()
         y = x.mean((2, 3), keepdim=True)
         y = y + self.b(self.a(x).relu()) + self.d(self.c(x).relu())
-        return self.head(y.flatten(1))
+        return self.head(self.last(y).relu().mean((2, 3)))
 
 
-def test_a_model_that_does_not_run_without_all_branches_is_left_out(
+def test_a_model_without_branches_that_runs_at_other_shapes_is_left_out(
     simulated, tmp_path: Path, capsys
 ) -> None:
     def build(_: str) -> tuple[nn.Module, Any]:
-        return Flattened().eval(), torch.randn(1, 3, 8, 8)
+        return Restored().eval(), torch.randn(1, 3, 8, 8)
 
-    table = priced(build, simulated(), "flattened", tmp_path)
+    table = priced(build, simulated(), "restored", tmp_path)
     assert [{*plan.gone} for plan in table.whole if plan.gone] == [{"a", "b"}]
-    assert "the model without b, d is not measured" in capsys.readouterr().err
+    assert "the model without b, d tells no prices" in capsys.readouterr().err

@@ -46,7 +46,8 @@ def find_blocks(
     A branch is offered if every layer in it touches a group of channels that lies in it entirely,
     so that width 0 of these groups stands for it; if no layer in it runs twice or is in `keep`; and
     if the model without it is proved to give the output of the model whose branch yields 0.
-    Of branches that share a group only the innermost is offered.
+    Of branches that share a group only the innermost is offered; and where the model without all of
+    them is not proved, as few as that takes are not.
     """
     graph = _Graph.of(model, inputs)
     found: list[ResidualBlock] = []
@@ -61,14 +62,21 @@ def find_blocks(
         ]
         for block in sorted(candidates, key=lambda block: -len(block.layers))[:1]:
             kept = any(n == k or n.startswith(f"{k}.") for n in block.layers for k in keep)
-            if not kept and _proved(model, inputs, block):
+            if not kept and _proved(model, inputs, [block]):
                 found.append(block)
     order = {name: place for place, (name, _) in enumerate(model.named_modules())}
     innermost: list[ResidualBlock] = []
     for block in sorted(found, key=lambda block: len(block.layers)):
         if not any(set(block.groups) & set(other.groups) for other in innermost):
             innermost.append(block)
-    return tuple(sorted(innermost, key=lambda block: order[block.last]))
+    innermost.sort(key=lambda block: order[block.last])
+    if len(innermost) < 2 or _proved(model, inputs, innermost):
+        return tuple(innermost)
+    together: list[ResidualBlock] = []
+    for block in innermost:
+        if not together or _proved(model, inputs, [*together, block]):
+            together.append(block)
+    return tuple(together)
 
 
 def remove(model: nn.Module, blocks: Sequence[ResidualBlock]) -> None:
@@ -173,14 +181,17 @@ def _block(
     return ResidualBlock(last=last, layers=tuple(layers), groups=tuple(g.name for g in own))
 
 
-def _proved(model: nn.Module, inputs: Inputs, block: ResidualBlock) -> bool:
-    """Whether the model without the branch gives what it gives when the branch yields 0."""
+def _proved(model: nn.Module, inputs: Inputs, blocks: Sequence[ResidualBlock]) -> bool:
+    """Whether the model without the branches gives what it gives when they yield 0."""
     without, silent = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
-    silence(silent, [block])
+    silence(silent, blocks)
     yields: list[float] = []
-    layer = dict(silent.named_modules())[block.last]
-    layer.register_forward_hook(lambda _, __, out: yields.append(float(out.abs().max())))
-    remove(without, [block])
+    layers = dict(silent.named_modules())
+    for block in blocks:
+        layers[block.last].register_forward_hook(
+            lambda _, __, out: yields.append(float(out.abs().max()))
+        )
+    remove(without, blocks)
     try:
         with torch.inference_mode():
             wanted = list(_tensors(silent(*inputs)))
@@ -188,7 +199,7 @@ def _proved(model: nn.Module, inputs: Inputs, block: ResidualBlock) -> bool:
     except Exception:  # noqa: BLE001 - whatever breaks the model without the branch forbids it
         return False
     scale = max((float(out.abs().max()) for out in wanted), default=0.0) or 1.0
-    return yields == [0.0] and all(
+    return yields == [0.0] * len(blocks) and all(
         a.shape == b.shape and float((a - b).abs().max()) <= TOLERANCE * scale
         for a, b in zip(got, wanted, strict=True)
     )

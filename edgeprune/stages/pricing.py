@@ -9,7 +9,6 @@ from edgeprune.allocation.spared import alike, layers_gone
 from edgeprune.cost.kept import FOLDER, default_folder
 from edgeprune.cost.table import build_table
 from edgeprune.cost.whole import Without, fit_to_whole_plans, removals
-from edgeprune.errors import EdgepruneError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.segments import read_graph
 from edgeprune.pruning.floors import group_floors
@@ -64,16 +63,14 @@ def price(run: Run, groups: GroupList, dense: ModelProfile, *, fit: bool = True)
 
         without = []
         for number, blocks in enumerate(removals(groups.blocks, table.widths)):
-            try:
-                path = file(f"without{number}", {}, blocks)
-                fault = "" if alike(graph, read_graph(path)) else "other layers run at other shapes"
-            except EdgepruneError as error:
-                fault = error.what
-            if fault:
-                names = ", ".join(block.last for block in blocks)
-                run.console.warning(f"the model without {names} is not measured: {fault}")
-            else:
+            path = file(f"without{number}", {}, blocks)
+            if alike(graph, read_graph(path)):
                 without.append(Without(layers_gone(graph, blocks), path))
+            else:
+                names = ", ".join(block.last for block in blocks)
+                run.console.warning(
+                    f"the model without {names} tells no prices: other layers run at other shapes"
+                )
         return fit_to_whole_plans(
             run.device,
             table,

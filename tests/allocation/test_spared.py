@@ -259,31 +259,3 @@ def test_what_two_branches_share_goes_with_both(gone: list[str], tmp_path: Path)
         segment.name for segment in slim.segments
     ]
     assert alike(dense, slim)
-
-
-class Restored(nn.Module):
-    """Either of two branches gives a sum its pixels; without both it has one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)
-        self.a, self.b = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
-        self.c, self.d = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
-        self.head = nn.Linear(8, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x).relu()
-        y = x.mean((2, 3), keepdim=True)
-        y = y + self.b(self.a(x).relu()) + self.d(self.c(x).relu())
-        return self.head(self.last(y).relu().mean((2, 3)))
-
-
-def test_models_that_run_at_other_shapes_without_branches_are_told(tmp_path: Path) -> None:
-    model, inputs = Restored().eval(), (torch.randn(IMAGE),)
-    export(model, inputs, tmp_path / "model.onnx", opset=20)
-    dense = read_graph(tmp_path / "model.onnx")
-    blocks = find_blocks(model, inputs, find_groups(model, inputs).groups)
-    assert [block.last for block in blocks] == ["b", "d"]
-    for some, same in (((blocks[0],), True), ((blocks[1],), True), (blocks, False)):
-        export(cut(model, inputs, {}, some), inputs, tmp_path / "slim.onnx", opset=20)
-        assert alike(dense, read_graph(tmp_path / "slim.onnx")) is same

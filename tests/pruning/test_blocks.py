@@ -108,6 +108,31 @@ def test_a_branch_that_is_needed_elsewhere_or_runs_twice_stays() -> None:
     assert lasts == ["second.7"]
 
 
+class Pooled(nn.Module):
+    """Three branches; one of the last two has to give a sum its pixels, or the head refuses it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.ins = nn.ModuleList(nn.Conv2d(16, 8, 3, padding=1) for _ in range(3))
+        self.outs = nn.ModuleList(nn.Conv2d(8, 16, 3, padding=1) for _ in range(3))
+        self.head = nn.Linear(256, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        x = x + self.outs[0](self.ins[0](x).relu())
+        y = x.mean((2, 3), keepdim=True)
+        for number in (1, 2):
+            y = y + self.outs[number](self.ins[number](x).relu())
+        return self.head(y.flatten(1))
+
+
+def test_of_branches_that_cannot_all_go_as_many_as_can_are_offered() -> None:
+    model, inputs = Pooled().eval(), (torch.randn(1, 3, 8, 8),)
+    groups = find_groups(model, inputs).groups
+    assert [block.last for block in find_blocks(model, inputs, groups)] == ["outs.0", "outs.1"]
+
+
 @pytest.mark.parametrize("which", [(0,), (1,), (0, 1)])
 def test_removal_equals_the_silent_branch_and_replays(
     build, groups_of, tmp_path: Path, which: tuple[int, ...]
