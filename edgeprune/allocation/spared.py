@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeprune.allocation.problem import Spared
 from edgeprune.export.integer_operators import IntegerGraph
@@ -62,17 +62,19 @@ def layers_gone(graph: Graph, blocks: Sequence[ResidualBlock]) -> tuple[str, ...
     return tuple(reversed(gone))
 
 
-def alike(dense: Graph, slim: Graph) -> bool:
-    """Tell whether the layers that `slim` still has give outputs of the shapes in `dense`.
+def alike(dense: Graph, slim: Graph, gone: Collection[str]) -> bool:
+    """Tell whether `slim` has the weighted layers of `dense` without those `gone`, of their shapes.
 
     Where branches are removed that restored the shape of a sum, what follows runs at another.
     """
-    shapes = {s.name: s.output_shape for s in dense.segments if s.operator in ANCHORS}
-    return all(
-        shapes.get(s.name, s.output_shape) == s.output_shape
-        for s in slim.segments
-        if s.operator in ANCHORS
+    left, found = (
+        [(s.operator, s.output_shape) for s in graph.segments if s.operator in ANCHORS]
+        for graph in (
+            replace(dense, segments=tuple(s for s in dense.segments if s.name not in gone)),
+            slim,
+        )
     )
+    return left == found
 
 
 def layers_behind(graph: Graph) -> dict[str, tuple[str, ...]]:

@@ -59,16 +59,16 @@ class Precision:
         """Return the form of a layer's float model that has the price of the shipped one.
 
         Ranges come from random inputs. An int8 model has one input: operands of the same shape
-        and type become one, which changes no count; and what the layer's result is combined with
-        becomes that result, which changes none unless it has another shape.
+        and type become one, and a sum of the layer's result with a tensor of its shape becomes one
+        with itself; which changes no count. What has another shape becomes a constant.
 
         Raises:
             UnsupportedModelError: the layer cannot be quantised.
         """
         if self.name == "float32":
             return content
-        proto = onnx.load_from_string(content)
-        _join_inputs(proto.graph)
+        proto = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
+        _join_inputs(proto.graph, seed)
         shape = [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
         kind, random = type_of(proto.graph.input[0]), np.random.default_rng(seed)
         inputs: list[NDArray[Any]] = [
@@ -88,20 +88,26 @@ def _whole(inputs: Any, data: Data) -> int:
     return len(inputs) // size * size
 
 
-def _join_inputs(graph: onnx.GraphProto) -> None:
-    first = graph.input[0]
-    others = {
-        value.name for value in graph.input[1:] if value.type.tensor_type == first.type.tensor_type
-    }
-    added = {value.name for value in graph.input[1:]} - others
+def _join_inputs(graph: onnx.GraphProto, seed: int) -> None:
+    first, *rest = graph.input
+    types = {v.name: v.type.tensor_type for v in (*rest, *graph.value_info, *graph.output)}
+    same = {value.name for value in rest if types[value.name] == first.type.tensor_type}
     made = {name for node in graph.node for name in node.output}
     for node in graph.node:
         for index, name in enumerate(node.input):
-            if name in others:
+            if name in same:
                 node.input[index] = first.name
-            elif name in added and node.op_type in BINARY and node.input[1 - index] in made:
-                node.input[index] = node.input[1 - index]
-    read = {name for node in graph.node for name in node.input}
+            elif name in types and name not in made and node.op_type in BINARY:
+                other = node.input[1 - index]
+                if other in made and types[other] == types[name]:
+                    node.input[index] = other
+    random, read = np.random.default_rng(seed), {n for node in graph.node for n in node.input}
+    for value in rest:
+        if value.name in read and type_of(value).kind == "f":
+            shape = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+            array = random.standard_normal(shape).astype(type_of(value))
+            graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
+            read.remove(value.name)
     kept = [value for value in graph.input if value.name in read]
     del graph.input[:]
     graph.input.extend(kept)

@@ -38,6 +38,23 @@ class Removed(nn.Module):
         return self.zero
 
 
+class Silent(nn.Module):
+    """Stands for a recurrent layer in a branch: zeros of its shapes, which nobody needs."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        directions, width = 1 + layer.bidirectional, layer.proj_size or layer.hidden_size
+        self.width, self.count = directions * width, directions * layer.num_layers
+        self.states = (width, layer.hidden_size) if isinstance(layer, nn.LSTM) else (width,)
+        self.axis = 0 if layer.batch_first else 1
+
+    def forward(self, x: Tensor, _: Any = None) -> tuple[Tensor, Any]:
+        """Return the outputs of all steps, and the last states."""
+        batch = (x.shape[self.axis],) if x.dim() > 2 else ()
+        last = tuple(x.new_zeros(self.count, *batch, width) for width in self.states)
+        return x.new_zeros(*x.shape[:-1], self.width), last if len(last) > 1 else last[0]
+
+
 def find_blocks(
     model: nn.Module, inputs: Inputs, groups: Sequence[ChannelGroup], keep: Sequence[str] = ()
 ) -> tuple[ResidualBlock, ...]:
@@ -81,9 +98,12 @@ def find_blocks(
 
 def remove(model: nn.Module, blocks: Sequence[ResidualBlock]) -> None:
     """Take the layers of `blocks` out of `model`."""
+    layers = dict(model.named_modules())
     for block in blocks:
         for name in block.layers:
-            _replace(model, name, Removed() if name == block.last else nn.Identity())
+            layer = layers[name]
+            inner = Silent(layer) if isinstance(layer, nn.RNNBase) else nn.Identity()
+            _replace(model, name, Removed() if name == block.last else inner)
 
 
 def silence(model: nn.Module, blocks: Sequence[ResidualBlock]) -> None:
@@ -99,12 +119,12 @@ def silence(model: nn.Module, blocks: Sequence[ResidualBlock]) -> None:
 class _Graph:
     """The autograd graph of a forward pass.
 
-    `readers` holds who reads each node, `calls` the nodes that a module's calls gave, and `made`
-    the module whose output a node is.
+    `readers` holds who reads each node, `calls` the nodes that each of a module's calls gave and
+    that are read, and `made` the module whose output a node is.
     """
 
     readers: dict[Node, list[Node]] = field(default_factory=dict)
-    calls: dict[str, list[Node]] = field(default_factory=dict)
+    calls: dict[str, list[set[Node]]] = field(default_factory=dict)
     made: dict[Node, str] = field(default_factory=dict)
 
     @classmethod
@@ -131,14 +151,17 @@ class _Graph:
                     graph.readers[source] = []
                     waiting.append(source)
                 graph.readers[source].append(node)
+        graph.calls = {
+            name: [nodes & graph.readers.keys() for nodes in calls]
+            for name, calls in graph.calls.items()
+        }
         return graph
 
     def _hook(self, name: str) -> Any:
         def note(_: nn.Module, __: Any, output: Any) -> None:
-            node = output.grad_fn if isinstance(output, Tensor) else None
-            self.calls.setdefault(name, []).append(node)
-            if node is not None:
-                self.made[node] = name
+            nodes = {out.grad_fn for out in _tensors(output) if out.grad_fn is not None}
+            self.calls.setdefault(name, []).append(nodes)
+            self.made.update(dict.fromkeys(nodes, name))
 
         return note
 
@@ -162,10 +185,10 @@ def _block(
         if not set(graph.readers[node]) <= inside | outside:
             return None
     layers, modules = [], dict(model.named_modules())
-    for name, nodes in graph.calls.items():
-        if all(node in inside for node in nodes):
+    for name, calls in graph.calls.items():
+        if all(nodes and nodes <= inside for nodes in calls):
             layers.append(name)
-        elif any(node in inside for node in nodes) and _weighted(modules[name]):
+        elif any(nodes & inside for nodes in calls) and _weighted(modules[name]):
             return None
     last = graph.made[branch]
     if any(len(graph.calls[name]) > 1 and _weighted(modules[name]) for name in layers):

@@ -64,8 +64,9 @@ def price(run: Run, groups: GroupList, dense: ModelProfile, *, fit: bool = True)
         without = []
         for number, blocks in enumerate(removals(groups.blocks, table.widths)):
             path = file(f"without{number}", {}, blocks)
-            if alike(graph, read_graph(path)):
-                without.append(Without(layers_gone(graph, blocks), path))
+            gone = layers_gone(graph, blocks)
+            if alike(graph, read_graph(path), gone):
+                without.append(Without(gone, path))
             else:
                 names = ", ".join(block.last for block in blocks)
                 run.console.warning(

@@ -54,6 +54,22 @@ def test_operands_of_a_sum_become_one_input(tmp_path) -> None:
     assert [value.name for value in session.get_inputs()] == ["a"]
 
 
+@pytest.mark.parametrize("shape", [[1, 4, 1, 1], [1, 4, 3, 3], [1, 1, 3, 3]])
+def test_an_operand_of_another_shape_becomes_a_constant(shape: list[int]) -> None:
+    values = [onnx.helper.make_tensor_value_info(n, 1, [1, 4, 3, 3]) for n in "xy"]
+    gate = onnx.helper.make_tensor_value_info("gate", 1, shape)
+    node = onnx.helper.make_node("Mul", ["gate", "x"], ["y"], name="scale/Mul")
+    graph = onnx.helper.make_graph([node], "layer", [values[0], gate], values[1:])
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10
+    )
+    content = INT8.fragment(model.SerializeToString())
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    assert [(value.name, value.shape) for value in session.get_inputs()] == [("x", [1, 4, 3, 3])]
+    (answer,) = session.run(None, {"x": np.ones((1, 4, 3, 3), np.float32)})
+    assert answer.shape == (1, 4, 3, 3)
+
+
 def test_float_goes_to_the_device_as_it_is(exported) -> None:
     path = exported("plain")
     assert Precision().file(path) == path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,8 @@ from edgeprune.errors import InternalCheckError
 from edgeprune.export.onnx_graph import export
 from edgeprune.export.segments import read_graph
 from edgeprune.importance.sensitivity import block_losses
-from edgeprune.pruning.blocks import find_blocks
-from edgeprune.pruning.groups import find_groups
+from edgeprune.pruning.blocks import find_blocks, silence
+from edgeprune.pruning.groups import cut, find_groups
 from edgeprune.pruning.shrink import rebuild, shrink
 from edgeprune.records import GroupList, PlannedGroup, ResidualBlock, WidthPlan
 
@@ -106,6 +107,40 @@ def test_a_branch_that_is_needed_elsewhere_or_runs_twice_stays() -> None:
     twice = Inverted(shared=True).eval()
     lasts = [b.last for b in find_blocks(twice, INPUT, find_groups(twice, INPUT).groups)]
     assert lasts == ["second.7"]
+
+
+class Recurrent(nn.Module):
+    """A branch of a recurrent layer, of which all steps or the last states are read."""
+
+    def __init__(self, kind: type[nn.RNNBase], *, states: bool, **settings: int) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.steps = kind(8, 12, batch_first=True, **settings)
+        self.out, self.states = nn.Linear(self.steps.proj_size or 12, 8), states
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        y, last = self.steps(x)
+        if self.states:
+            last = last[0] if isinstance(last, tuple) else last
+            y = last[-1][:, None]
+        return self.head((x + self.out(y)).mean(1))
+
+
+@pytest.mark.parametrize("states", [False, True])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_recurrent_layer_goes_with_its_branch(tmp_path: Path, kind, states: bool) -> None:
+    model, inputs = Recurrent(kind, states=states).eval(), (torch.randn(1, 5, 6),)
+    (block,) = find_blocks(model, inputs, find_groups(model, inputs).groups)
+    assert (block.last, block.layers, block.groups) == ("out", ("steps", "out"), ("steps",))
+    slim = cut(model, inputs, {}, [block])
+    silent = copy.deepcopy(model)
+    silence(silent, [block])
+    torch.testing.assert_close(slim(*inputs), silent(*inputs))
+    assert not [name for name, _ in slim.named_parameters() if name.startswith(("steps", "out"))]
+    export(slim, inputs, tmp_path / "slim.onnx", opset=20)
+    operators = [s.operator for s in read_graph(tmp_path / "slim.onnx").segments]
+    assert not {"LSTM", "GRU"} & {*operators}
 
 
 class Pooled(nn.Module):
