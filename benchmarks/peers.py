@@ -89,8 +89,8 @@ def section(results: list[BenchResult]) -> str:
         "rank by the criterion of each group's curve, the others as their names say; those named",
         "`refit_error` are given the criterion of `exact`. Recovery reconstructs first, whoever",
         "decided the widths. A method marked *over* did not get down to the budget, and one marked",
-        "*under* found no plan that uses it up. Methods that keep the same channels are trained once.",
-        "Written by `make bench-peers`.",
+        "*under* found no plan that uses it up. Methods that keep the same channels are trained",
+        "once. Written by `make bench-peers`.",
         "",
     ]
     for result in results:
