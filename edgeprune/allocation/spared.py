@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from edgeprune.allocation.problem import Spared
 from edgeprune.export.integer_operators import IntegerGraph
-from edgeprune.export.segments import ANCHORS, HOSTS, Graph, Segment
+from edgeprune.export.segments import ANCHORS, HOSTS, Graph, Segment, Shape
 from edgeprune.records import ResidualBlock
 
 
@@ -67,14 +67,12 @@ def alike(dense: Graph, slim: Graph, gone: Collection[str]) -> bool:
 
     Where branches are removed that restored the shape of a sum, what follows runs at another.
     """
-    left, found = (
-        [(s.operator, s.output_shape) for s in graph.segments if s.operator in ANCHORS]
-        for graph in (
-            replace(dense, segments=tuple(s for s in dense.segments if s.name not in gone)),
-            slim,
-        )
-    )
-    return left == found
+    left = [segment for segment in dense.segments if segment.name not in gone]
+    return _weighted(left) == _weighted(slim.segments)
+
+
+def _weighted(segments: Iterable[Segment]) -> list[tuple[str, Shape]]:
+    return [(s.operator, s.output_shape) for s in segments if s.operator in ANCHORS]
 
 
 def layers_behind(graph: Graph) -> dict[str, tuple[str, ...]]:
